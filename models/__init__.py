@@ -1,0 +1,27 @@
+"""Detectors by name."""
+from collections.abc import Callable
+
+from torch import nn
+
+from models.build_dino import build_dino
+from models.options import Options, parse_options
+from util.config import Config
+from util.errors import UserError, nearest
+
+MODELS: dict[str, Callable[[Options], tuple[nn.Module, nn.Module, dict]]] = {
+    "dino": build_dino,
+}
+
+
+def build_model(config: Config) -> tuple[nn.Module, nn.Module, dict]:
+    """The detector of a config, its criterion, and its post-processors {"bbox": ...}.
+
+    Raises UserError for keys and values that make no model.
+    """
+    options = parse_options(config)
+    if options.modelname not in MODELS:
+        raise UserError(f"modelname={options.modelname!r} is unknown.{nearest(options.modelname, MODELS)} "
+                        f"Known: {', '.join(MODELS)}")
+    if options.data.num_classes == "auto":
+        raise UserError("num_classes='auto' takes the classes from a data set: pass --coco_path, or set a number")
+    return MODELS[options.modelname](options)

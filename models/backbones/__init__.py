@@ -1,0 +1,54 @@
+"""Backbones by name. Each builder returns a module that maps images [B, 3, H, W] to a list of feature maps and has
+`num_channels`, a list with the channels of each."""
+from torch import Tensor, nn
+
+from models.backbones.resnet import build_resnet
+from models.backbones.swin import SWINS, build_swin
+from models.backbones.timm import build_timm
+from models.layers.position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine
+from models.options import BackboneOptions, PositionOptions
+from util.errors import UserError, nearest
+from util.nested_tensor import NestedTensor, resize_mask
+
+BACKBONES = {name: build_resnet for name in ("resnet18", "resnet34", "resnet50", "resnet101")}
+BACKBONES |= {name: build_swin for name in SWINS}
+
+
+class Backbone(nn.Sequential):
+    """Feature extractor and position encoding, named "0" and "1" as in the published checkpoints."""
+
+    def __init__(self, features: nn.Module, position: nn.Module):
+        super().__init__(features, position)
+        self.num_channels = features.num_channels
+
+    @property
+    def position(self) -> nn.Module:
+        return self[1]
+
+    def forward(self, samples: NestedTensor) -> tuple[list[NestedTensor], list[Tensor]]:
+        """One padded map a level, finest first, and their position encodings [B, C, H, W]."""
+        maps = [NestedTensor(x, resize_mask(samples.mask, x.shape[-2:])) for x in self[0](samples.tensors)]
+        return maps, [self.position(m) for m in maps]
+
+
+def build_backbone(options: BackboneOptions, position: PositionOptions, hidden_dim: int, train: bool) -> Backbone:
+    """`train` False freezes all of it. Raises UserError for an unknown name or unusable options."""
+    if options.backbone.startswith("timm:"):
+        build = build_timm
+    elif options.backbone in BACKBONES:
+        build = BACKBONES[options.backbone]
+    else:
+        raise UserError(f"backbone={options.backbone!r} is unknown.{nearest(options.backbone, BACKBONES)} "
+                        f"Known: {', '.join(BACKBONES)}, and timm:NAME for any timm model")
+    indices = options.return_interm_indices
+    if not indices or indices != sorted(set(indices)) or not set(indices) <= {0, 1, 2, 3}:
+        raise UserError(f"return_interm_indices={indices} must be ascending and from 0 to 3 (strides 4 to 32)")
+    features = build(options)
+    for name, parameter in features.named_parameters():
+        if not train or any(keyword in name for keyword in options.backbone_freeze_keywords or []):
+            parameter.requires_grad_(False)
+    if hidden_dim % 4:
+        raise UserError(f"hidden_dim={hidden_dim} must be a multiple of 4, for the position encoding")
+    if position.position_embedding in ("learned", "v3"):
+        return Backbone(features, PositionEmbeddingLearned(hidden_dim // 2))
+    return Backbone(features, PositionEmbeddingSine(hidden_dim // 2, position.pe_temperatureH, position.pe_temperatureW))

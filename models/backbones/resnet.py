@@ -1,0 +1,51 @@
+"""ResNet from torchvision with frozen batch norm, as in DETR."""
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops import FrozenBatchNorm2d
+
+from models.backbones.weights import fetch_weights
+from models.options import BackboneOptions
+from util.errors import UserError
+
+
+class ResNet(nn.Module):
+    """The stages `return_interm_indices` (0 to 3, strides 4 to 32) of a torchvision ResNet. The stem and stage 0
+    are never trained. With dilation the last stage keeps stride 16 (DC5).
+    """
+
+    def __init__(self, name: str, return_indices: list[int], dilation: bool = False, use_checkpoint: bool = False):
+        super().__init__()
+        if dilation and name in ("resnet18", "resnet34"):
+            raise UserError(f"dilation=True: {name} has no dilated form; use resnet50 or resnet101")
+        strides = {"replace_stride_with_dilation": [False, False, True]} if dilation else {}
+        resnet = getattr(torchvision.models, name)(norm_layer=FrozenBatchNorm2d, **strides)
+        expansion = resnet.layer1[0].expansion
+        self.num_channels = [64 * 2**i * expansion for i in return_indices]
+        self.body = IntermediateLayerGetter(resnet, {f"layer{i + 1}": str(i) for i in return_indices})
+        self.use_checkpoint = use_checkpoint
+        for part, parameter in self.body.named_parameters():
+            parameter.requires_grad_(part.startswith(("layer2", "layer3", "layer4")))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images [B, 3, H, W] to one map a chosen stage."""
+        recompute = self.use_checkpoint and self.training and torch.is_grad_enabled()
+        maps = []
+        for name, stage in self.body.items():
+            x = checkpoint(stage, x, use_reentrant=False) if recompute and name.startswith("layer") else stage(x)
+            if name in self.body.return_layers:
+                maps.append(x)
+        return maps
+
+
+def build_resnet(options: BackboneOptions) -> ResNet:
+    model = ResNet(options.backbone, options.return_interm_indices, options.dilation, options.use_checkpoint)
+    if options.pretrained_backbone:
+        url = torchvision.models.get_model_weights(options.backbone)["IMAGENET1K_V1"].url
+        weights = fetch_weights(options.backbone, url, options.backbone_dir)
+        absent = {f"layer{i + 1}" for i in range(4)} - set(model.body)  # stages after the last one used
+        kept = {k: v for k, v in weights.items() if k.split(".")[0] not in absent | {"fc"}}
+        model.body.load_state_dict(kept)
+    return model

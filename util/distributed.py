@@ -1,0 +1,70 @@
+"""Process groups: torchrun, torch.distributed.launch, or a single process, which needs none of it."""
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from util.errors import UserError
+
+
+def init_distributed(device: str, world_size: int, rank: int, local_rank: int, dist_url: str) -> torch.device:
+    """Joins the process group that the launcher's environment (or the arguments) describes, if there is one.
+
+    Uses NCCL for cuda and gloo for cpu, and returns the device of this process.
+    """
+    from_launcher = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    if from_launcher:
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        local_rank = int(os.environ.get("LOCAL_RANK", local_rank))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device; use --device cpu")
+    place = torch.device(device)
+    if place.type == "cuda":
+        if place.index is None:
+            place = torch.device("cuda", local_rank)
+        if place.index >= torch.cuda.device_count():
+            raise UserError(f"local rank {place.index} has no GPU: this node has {torch.cuda.device_count()}. "
+                            "Lower --nproc_per_node.")
+        torch.cuda.set_device(place)
+    if world_size > 1 or from_launcher:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", init_method=dist_url,
+                                world_size=world_size, rank=rank, timeout=timedelta(minutes=30))
+    return place
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """Mean of x over the ranks, on every rank."""
+    if world_size() == 1:
+        return x
+    total = x.clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def all_gather(item: Any) -> list[Any]:
+    """The picklable `item` of every rank, on every rank."""
+    if world_size() == 1:
+        return [item]
+    gathered = [None] * world_size()
+    dist.all_gather_object(gathered, item)
+    return gathered

@@ -1,0 +1,13 @@
+"""The one exception for mistakes that the user can mend."""
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input. The message names the file or key and says what to do; main.py prints it without a traceback."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """" Did you mean 'x'?" for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

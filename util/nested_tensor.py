@@ -1,0 +1,37 @@
+"""A batch of images of different sizes, padded once to a common size."""
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class NestedTensor:
+    """tensors [B, C, H, W] zero-padded at the right and bottom; mask [B, H, W], True on padding."""
+
+    tensors: Tensor
+    mask: Tensor
+
+    @classmethod
+    def from_list(cls, images: list[Tensor]) -> "NestedTensor":
+        """Pads [C, H_i, W_i] images to the largest height and width among them."""
+        height = max(image.shape[-2] for image in images)
+        width = max(image.shape[-1] for image in images)
+        tensors = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+        mask = torch.ones(len(images), height, width, dtype=torch.bool, device=images[0].device)
+        for i, image in enumerate(images):
+            tensors[i, :, : image.shape[-2], : image.shape[-1]] = image
+            mask[i, : image.shape[-2], : image.shape[-1]] = False
+        return cls(tensors, mask)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "NestedTensor":
+        return NestedTensor(self.tensors.to(device, non_blocking=non_blocking),
+                            self.mask.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "NestedTensor":
+        return NestedTensor(self.tensors.pin_memory(), self.mask.pin_memory())
+
+
+def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Padding mask [B, H, W] at the resolution of a feature map (H', W'), by nearest neighbour."""
+    return torch.nn.functional.interpolate(mask[:, None].float(), size=size)[:, 0].bool()
