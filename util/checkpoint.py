@@ -1,2 +1,156 @@
-def load_weights(model, ck, strict=True):
-    model.load_state_dict({k:v for k,v in ck["model"].items() if k in model.state_dict() or 'query_proj' not in k})
+"""Reading and writing checkpoints. Files are opened with weights_only=True: they cannot run code."""
+import argparse
+import logging
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from util.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Buffers that follow from the architecture, and training leftovers: never loaded, never missed.
+_DERIVED = re.compile(r"(relative_position_index|attn_mask|num_batches_tracked)$")
+# Tensors with one row a class. In them, and only in them, a checkpoint may differ from the model.
+_CLASS_TENSORS = re.compile(r"(class_embed(\.\d+)?\.(weight|bias)|label_enc\.weight)$")
+
+
+def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
+    """The dict in a .pth file, a .safetensors file (as {"model": ...}), or behind an https URL.
+
+    Raises UserError for a missing or unreadable file.
+    """
+    source = str(source)
+    if source.startswith("https://"):
+        return torch.hub.load_state_dict_from_url(source, map_location="cpu", weights_only=True)
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(f"no checkpoint file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+            return {"model": load_file(path)}
+        with torch.serialization.safe_globals([argparse.Namespace]):  # released files hold their arguments
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} is not a checkpoint that can be read safely: {error}") from error
+
+
+def write_checkpoint(content: dict[str, Any], path: str | os.PathLike) -> None:
+    """Writes a file that is either whole or not there: to a temporary neighbour first, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def copy_checkpoint(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Copies a checkpoint, as safely as write_checkpoint writes one."""
+    temporary = Path(target).with_name(f".{Path(target).name}.copy")
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+
+
+def model_state(checkpoint: dict[str, Any], ema: bool = False) -> dict[str, Tensor]:
+    """The weights inside a checkpoint: a bare state dict, or the entry "model" ("ema_model" if wanted and there)."""
+    for name in (("ema_model", "model") if ema else ("model",)):
+        if isinstance(checkpoint.get(name), dict):
+            checkpoint = checkpoint[name]
+            break
+    state = {key.removeprefix("module."): value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+    if not state:
+        raise UserError(f"the checkpoint holds no weights; its entries are {sorted(checkpoint)[:10]}")
+    return state
+
+
+def load_weights(model: nn.Module, checkpoint: str | os.PathLike | dict[str, Any], strict: bool = True,
+                 ema: bool = False) -> None:
+    """Loads released or own weights into a model; published layouts are mapped to ours here and nowhere else.
+
+    Raises UserError that lists missing, unexpected and mismatched tensors. With strict=False, missing and unexpected
+    ones are logged instead.
+    """
+    name = "the checkpoint" if isinstance(checkpoint, dict) else str(checkpoint)
+    content = checkpoint if isinstance(checkpoint, dict) else read_checkpoint(checkpoint)
+    own = model.state_dict()
+    state = _to_our_layout(model_state(content, ema), own)
+    missing, unexpected, mismatched = _compare(state, own)
+    problems = _describe("missing", missing) + _describe("unexpected", unexpected)
+    if mismatched or (strict and problems):
+        problems += _describe("of another shape (checkpoint, model)", mismatched)
+        raise UserError(f"{name} does not fit the model that the config describes:\n" + "\n".join(problems)
+                        + _advice(mismatched))
+    for line in problems:
+        logger.warning("%s: %s", name, line)
+    model.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+
+
+def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[str] | None = None) -> list[str]:
+    """Starts fine-tuning from another model's weights. Returns the names of the tensors that keep their fresh values.
+
+    Those are the ones whose name contains a word of `ignore`, and the class heads if the number of classes differs.
+    Anything else that does not fit is an error, since it means another architecture.
+    """
+    own = model.state_dict()
+    state = _to_our_layout(model_state(read_checkpoint(source), ema=True), own)
+    fresh = {key for key in own if any(word in key for word in ignore or [])}
+    fresh |= {key for key in own if key in state and _CLASS_TENSORS.search(key) and state[key].shape != own[key].shape}
+    state = {key: value for key, value in state.items() if key not in fresh}
+    missing, unexpected, mismatched = _compare(state, own)
+    missing = [key for key in missing if key not in fresh]
+    if missing or unexpected or mismatched:
+        problems = (_describe("missing", missing) + _describe("unexpected", unexpected)
+                    + _describe("of another shape (checkpoint, model)", mismatched))
+        raise UserError(f"{source} does not fit the model that the config describes:\n" + "\n".join(problems)
+                        + "\n  --finetune_ignore WORD ... leaves out tensors by name")
+    model.load_state_dict(state, strict=False)
+    logger.info("%s: loaded %d tensors; %d keep fresh values%s", source, len(state), len(fresh),
+                ": " + ", ".join(sorted(fresh)) if fresh else "")
+    return sorted(fresh)
+
+
+def _to_our_layout(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not (_DERIVED.search(key) or _is_unused(key, own))}
+
+
+def _is_unused(key: str, own: dict[str, Tensor]) -> bool:
+    """The published plain deformable attention carries a query_proj that it never uses."""
+    prefix, found, _ = key.partition("query_proj.")
+    return bool(found) and key not in own and f"{prefix}attention_weights.weight" in own
+
+
+def _compare(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+    missing = [key for key in own if key not in state and not _DERIVED.search(key)]
+    unexpected = [key for key in state if key not in own]
+    mismatched = [f"{key} {tuple(state[key].shape)} {tuple(own[key].shape)}"
+                  for key in own if key in state and state[key].shape != own[key].shape]
+    return missing, unexpected, mismatched
+
+
+def _describe(kind: str, names: list[str], most: int = 8) -> list[str]:
+    if not names:
+        return []
+    more = [f"... and {len(names) - most} more"] if len(names) > most else []
+    return [f"  {len(names)} {kind}: " + ", ".join(names[:most] + more)]
+
+
+def _advice(mismatched: list[str]) -> str:
+    if any(_CLASS_TENSORS.search(line.split()[0]) for line in mismatched):
+        return ("\n  The number of classes differs: set num_classes to the checkpoint's, or start a training from it "
+                "with --pretrain_model_path")
+    return "\n  Check -c and --options against the ones that the checkpoint was trained with"

@@ -7,8 +7,8 @@ from timm.models import is_model, list_models
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from models.backbones.weights import read_weights
 from models.options import BackboneOptions
+from util.checkpoint import model_state, read_checkpoint
 from util.errors import UserError, nearest
 
 
@@ -76,7 +76,7 @@ def _load_local(body: nn.Module, name: str, path: Path) -> None:
         path = next((p for p in found if p.is_file()), found[0])
     if not path.is_file():
         raise UserError(f"backbone_dir: no file {path} with the weights of timm's {name}")
-    weights = _in_timm_names(name, read_weights(path), path)
+    weights = _in_timm_names(name, model_state(read_checkpoint(path)), path)
     own = body.state_dict()
     renamed = {_as_feature_name(key, own): value for key, value in weights.items()}
     missing = sorted(set(own) - set(renamed))

@@ -1,10 +1,9 @@
 """Where ImageNet weights come from."""
 from pathlib import Path
-from urllib.error import URLError
 
-import torch
 from torch import Tensor
 
+from util.checkpoint import model_state, read_checkpoint
 from util.errors import UserError
 
 
@@ -18,22 +17,9 @@ def fetch_weights(name: str, url: str, backbone_dir: str | None) -> dict[str, Te
         path = path / Path(url).name if path.is_dir() else path
         if not path.is_file():
             raise UserError(f"backbone_dir: no file {path}; download {url} to it, or set pretrained_backbone=False")
-        return read_weights(path)
+        return model_state(read_checkpoint(path))
     try:
-        state = torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
-    except (URLError, OSError) as error:
+        return model_state(read_checkpoint(url))
+    except OSError as error:  # urllib's errors are OSErrors
         raise UserError(f"cannot download the ImageNet weights of {name} from {url} ({error}). Download the file "
                         "elsewhere and set backbone_dir=FOLDER, or set pretrained_backbone=False") from error
-    return _unwrap(state)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """State dict in a local .pth or .safetensors file."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-        return load_file(path)
-    return _unwrap(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def _unwrap(state: dict) -> dict[str, Tensor]:
-    return next((state[key] for key in ("model", "state_dict") if key in state), state)

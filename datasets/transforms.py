@@ -1,0 +1,117 @@
+"""The DETR augmentations (DETR, section 4) as torchvision v2 transforms of an image and its target.
+
+A target is a dict with "boxes" (tv_tensors.BoundingBoxes, xyxy pixels) and per-box tensors "labels", "area", "iscrowd".
+All randomness is torch's.
+"""
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from models.options import DataOptions
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
+PER_BOX = ("boxes", "labels", "area", "iscrowd")
+
+
+class ResizeShorter(nn.Module):
+    """Resizes the shorter side to one of `sizes` px, or less where the longer one would pass `max_size` px."""
+
+    def __init__(self, sizes: list[int], max_size: int):
+        super().__init__()
+        self.sizes, self.max_size = sizes, max_size
+
+    def forward(self, image: Image.Image, target: dict[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
+        size = self.sizes[_randint(0, len(self.sizes) - 1)]
+        width, height = image.size
+        short, long = min(width, height), max(width, height)
+        if long / short * size > self.max_size:
+            size = round(self.max_size * short / long)
+        size = max(size, 1)
+        long_size = max(int(size * long / short), 1)
+        return _resize(image, target, (size, long_size) if height <= width else (long_size, size))
+
+
+class ResizeTo(nn.Module):
+    """Resizes to `height` x `width` px, whatever the shape was."""
+
+    def __init__(self, height: int, width: int):
+        super().__init__()
+        self.size = (height, width)
+
+    def forward(self, image: Image.Image, target: dict[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
+        return _resize(image, target, self.size)
+
+
+class RandomSizeCrop(nn.Module):
+    """Crops a region with sides from `low` to `high` px, or the image's own where it is smaller."""
+
+    def __init__(self, low: int, high: int):
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, image: Image.Image, target: dict[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
+        width, height = (_randint(min(self.low, side), min(self.high, side)) for side in image.size)
+        left, top = _randint(0, image.width - width), _randint(0, image.height - height)
+        window = (top, left, height, width)
+        boxes = F.crop(target["boxes"], *window)  # clips to the window
+        target = target | {"boxes": boxes}
+        return F.crop(image, *window), keep_boxes(target, (boxes[:, 2:] > boxes[:, :2]).all(1))
+
+
+class ToModelInput(nn.Module):
+    """Normalised image [3, H, W]; boxes as cxcywh in [0, 1]; "size" (H, W) in px."""
+
+    def forward(self, image: Image.Image, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        width, height = image.size
+        tensor = F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), MEAN, STD)
+        scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+        boxes = box_convert(target["boxes"].as_subclass(Tensor), "xyxy", "cxcywh") / scale
+        return tensor, target | {"boxes": boxes, "size": torch.tensor([height, width])}
+
+
+def keep_boxes(target: dict[str, Any], keep: Tensor) -> dict[str, Any]:
+    """The target with only the boxes where keep [n] is True."""
+    boxes = target["boxes"]
+    kept = {name: target[name][keep] for name in PER_BOX if name != "boxes"}
+    return target | kept | {"boxes": type(boxes)._wrap(boxes.as_subclass(Tensor)[keep], format=boxes.format,
+                                                       canvas_size=boxes.canvas_size)}
+
+
+def train_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
+    """Flip, then a resize to one of the scales, in half of the cases after a random crop. fix_size: one size for all."""
+    scales, max_size = _scaled(options.data_aug_scales, options), _scaled([options.data_aug_max_size], options)[0]
+    if fix_size:
+        return v2.Compose([v2.RandomHorizontalFlip(), ResizeTo(max(scales), max_size), ToModelInput()])
+    # The crop's first resize is bounded too: a panorama would grow to tens of thousands of pixels.
+    crop = v2.Compose([ResizeShorter(_scaled(options.data_aug_scales2_resize, options), max_size),
+                       RandomSizeCrop(*_scaled(options.data_aug_scales2_crop, options)),
+                       ResizeShorter(scales, max_size)])
+    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomChoice([ResizeShorter(scales, max_size), crop]),
+                       ToModelInput()])
+
+
+def val_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
+    """The largest scale, without randomness."""
+    size, max_size = max(_scaled(options.data_aug_scales, options)), _scaled([options.data_aug_max_size], options)[0]
+    resize = ResizeTo(size, max_size) if fix_size else ResizeShorter([size], max_size)
+    return v2.Compose([resize, ToModelInput()])
+
+
+def _scaled(sizes: list[int], options: DataOptions) -> list[int]:
+    factor = options.data_aug_scale_overlap
+    return [int(size * factor) for size in sizes] if factor else sizes
+
+
+def _resize(image: Image.Image, target: dict[str, Any], size: tuple[int, int]) -> tuple[Image.Image, dict[str, Any]]:
+    area = target["area"] * (size[0] * size[1] / (image.width * image.height))
+    return F.resize(image, size), target | {"boxes": F.resize(target["boxes"], size), "area": area}
+
+
+def _randint(low: int, high: int) -> int:
+    """Uniform integer from low to high, both included."""
+    return int(torch.randint(low, high + 1, ()))

@@ -1,0 +1,29 @@
+"""What many tests share: a tiny synthetic set, and a Lite-DINO that is small enough to train in seconds."""
+import pytest
+import torch
+
+from datasets.synthetic import generate
+from util.config import load_config
+
+TINY = {
+    "pretrained_backbone": False, "backbone": "resnet18", "hidden_dim": 32, "nheads": 2, "dim_feedforward": 64,
+    "enc_layers": 2, "num_expansion": 1, "enc_scale": 2, "num_feature_levels": 3, "return_interm_indices": [2, 3],
+    "enc_n_points": 2, "dec_layers": 2, "dec_n_points": 2, "num_queries": 20, "dn_number": 4, "num_select": 20,
+    "num_classes": 7, "dn_labelbook_size": 7, "data_aug_scales": [64, 96], "data_aug_max_size": 128,
+    "data_aug_scales2_resize": [64, 80], "data_aug_scales2_crop": [48, 64], "batch_size": 2, "epochs": 2, "lr_drop": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def coco_root(tmp_path_factory):
+    """Folder with 8 train and 8 val images of about 96 px, among them one without objects and one with a crowd."""
+    root = tmp_path_factory.mktemp("coco") / "set"
+    generate(root, train=8, val=8, seed=1, size=96)
+    return root
+
+
+@pytest.fixture
+def tiny_config():
+    """Config of a Lite-DINO with about 11 M backbone and 0.1 M other parameters."""
+    torch.manual_seed(0)
+    return load_config("config/DINO/DINO_4scale.py", TINY)
