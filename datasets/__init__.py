@@ -7,6 +7,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampl
 
 from datasets.coco import CocoDetection, collate
 from util.distributed import rank, world_size
+from util.signals import ignore_in_worker
 
 
 class TrainBatches(Sampler):
@@ -44,4 +45,5 @@ def eval_loader(dataset: CocoDetection, batch_size: int, num_workers: int) -> Da
 def _loader(dataset: CocoDetection, batches: Sampler, num_workers: int) -> DataLoader:
     # Its own generator: starting workers must not move the training's random state.
     return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=num_workers,
-                      pin_memory=torch.cuda.is_available(), generator=torch.Generator())
+                      pin_memory=torch.cuda.is_available(), generator=torch.Generator(),
+                      worker_init_fn=ignore_in_worker)

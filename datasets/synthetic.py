@@ -82,7 +82,7 @@ def _write_split(root: Path, split: str, count: int, parameters: dict, progress:
     """Draw and write the pictures of one split, then its annotation file."""
     (root / split).mkdir(parents=True)
     images, annotations = [], []
-    for index in tqdm(range(count), desc=split, disable=not progress):
+    for index in tqdm(range(count), desc=split, disable=None if progress else True):
         rng = np.random.Generator(np.random.PCG64([parameters["seed"], SPLITS.index(split), index]))
         picture, objects = _draw_picture(rng, index, parameters["size"])
         name = f"{index + 1:012d}.jpg"

@@ -51,11 +51,14 @@ class SetCriterion(nn.Module):
     def forward(self, outputs: dict, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """outputs as a detector returns them; targets with "labels" [n] and "boxes" [n, 4] cxcywh in [0, 1].
 
-        The losses are sums over the queries divided by the number of boxes in the global batch.
+        The losses are sums over the queries divided by the number of boxes: in training, that of all processes'
+        batches (their mean, since DDP averages gradients).
         """
         labels = torch.cat([t["labels"] for t in targets])
         boxes = torch.cat([t["boxes"] for t in targets]).to(outputs["pred_boxes"].dtype)
-        num_boxes = all_reduce_mean(boxes.new_tensor(len(boxes))).clamp(min=1)
+        num_boxes = boxes.new_tensor(len(boxes))
+        # Evaluation must not wait for other processes: they may have fewer images.
+        num_boxes = (all_reduce_mean(num_boxes) if self.training else num_boxes).clamp(min=1)
 
         sets = {"": outputs}
         sets.update({f"_{i}": aux for i, aux in enumerate(outputs.get("aux_outputs", []))})
@@ -72,8 +75,9 @@ class SetCriterion(nn.Module):
             for suffix, predicted in outputs["dn_outputs"].items():
                 losses.update(self._set_losses(predicted, labels, boxes, match, num_boxes * meta.num_groups,
                                                "_dn" + suffix))
-        # A batch without targets has no denoising; every rank still logs the same names.
-        return losses | {name: boxes.new_zeros(()) for name in self.weight_dict if name not in losses}
+        if self.training:  # a batch without targets has no denoising, yet all processes log the same names
+            losses |= {name: boxes.new_zeros(()) for name in self.weight_dict if name not in losses}
+        return losses
 
     def _set_losses(self, predicted: dict[str, Tensor], labels: Tensor, boxes: Tensor, match: Tensor,
                     num_boxes: Tensor, suffix: str) -> dict[str, Tensor]:

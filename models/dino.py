@@ -21,7 +21,18 @@ class DINO(nn.Module):
     """A detector in which the encoder alone decides between DINO and Lite-DINO.
 
     heads: how many box and class heads differ between the decoder's layers and the encoder's proposals, see `Heads`.
+    PARTS names the modules of each part that the benchmark counts.
     """
+
+    PARTS = {
+        "backbone": ["backbone.0"],
+        "input projection": ["input_proj"],
+        "encoder": ["transformer.encoder"],
+        "query selection": ["transformer.enc_output", "transformer.enc_output_norm",
+                            "transformer.enc_out_class_embed", "transformer.enc_out_bbox_embed"],
+        "decoder": ["transformer.decoder"],
+        "heads": ["class_embed", "bbox_embed"],
+    }
 
     def __init__(self, backbone: nn.Module, transformer: TwoStageTransformer, input_proj: nn.ModuleList,
                  heads: "Heads", label_enc: nn.Embedding, denoising: Denoising | None, aux_loss: bool = True):

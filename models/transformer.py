@@ -44,10 +44,10 @@ class TwoStageTransformer(nn.Module):
         anchors, usable = token_anchors(memory)
         tokens = self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~usable, 0)))
         scores = self.enc_out_class_embed(tokens).amax(-1)
-        box_logits = self.enc_out_bbox_embed(tokens) + anchors
         best = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices[..., None]
-        return Proposals(tokens.gather(1, best.expand(-1, -1, tokens.shape[-1])),
-                         box_logits.gather(1, best.expand(-1, -1, 4)))
+        content = tokens.gather(1, best.expand(-1, -1, tokens.shape[-1]))
+        # The box head sees the chosen tokens alone: the others' boxes are never used.
+        return Proposals(content, self.enc_out_bbox_embed(content) + anchors.gather(1, best.expand(-1, -1, 4)))
 
     def queries(self, proposals: Proposals) -> Queries:
         """Queries that start at the proposals, without gradient into them."""

@@ -2,6 +2,8 @@
 
 B batch, Q queries, N tokens of all levels, M heads, D channels a head, L levels, P points.
 """
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +14,7 @@ from util.precision import at_least_float32
 def key_aware_deform_attn(query: Tensor, key: Tensor, value: Tensor, spatial_shapes: list[tuple[int, int]],
                           sampling_locations: Tensor) -> Tensor:
     """See models.ops.functional."""
-    with torch.autocast(query.device.type, enabled=False):
+    with _without_autocast(value):
         values = sample(value, spatial_shapes, sampling_locations)
         keys = values if key is value else sample(key, spatial_shapes, sampling_locations)
         scaled = at_least_float32(query).permute(0, 2, 1, 3) * query.shape[-1] ** -0.5  # [B, M, Q, D]
@@ -23,7 +25,7 @@ def key_aware_deform_attn(query: Tensor, key: Tensor, value: Tensor, spatial_sha
 def ms_deform_attn(value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locations: Tensor,
                    attention_weights: Tensor) -> Tensor:
     """See models.ops.functional."""
-    with torch.autocast(value.device.type, enabled=False):
+    with _without_autocast(value):
         values = sample(value, spatial_shapes, sampling_locations)
         weights = attention_weights.to(values.dtype).flatten(3).transpose(1, 2)
         return _weighted_sum(values, weights).to(value.dtype)
@@ -44,3 +46,10 @@ def sample(value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locati
 def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
     """[B, M, D, Q, K] and [B, M, Q, K] to [B, Q, M * D]."""
     return torch.einsum("bmdqk,bmqk->bqmd", values, weights).flatten(2)
+
+
+def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
+    """The meta device, where shapes alone are computed, has no autocast to switch off."""
+    if torch.amp.is_autocast_available(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return contextlib.nullcontext()

@@ -1,0 +1,154 @@
+"""The training step and the evaluation, as straight loops."""
+import contextlib
+import json
+import logging
+import math
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from datasets.coco_eval import CocoEvaluator
+from util.distributed import all_gather, all_reduce_mean, is_main, rank
+from util.errors import UserError
+from util.logger import Progress
+from util.metrics import Meters
+from util.nested_tensor import NestedTensor
+from util.signals import StopRequest
+from util.train_state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteError(UserError):
+    """A loss or gradient is NaN or infinite; nothing that follows would be worth saving."""
+
+
+def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, state: TrainState, device: torch.device,
+                    output_dir: Path, *, amp_dtype: torch.dtype | None = None, clip_max_norm: float = 0.0,
+                    grad_accum_steps: int = 1, step_scheduler: bool = False, average: bool = True,
+                    stop: StopRequest | None = None) -> bool:
+    """Trains from batch `state.step` to the end of the epoch; means of the losses gather in `state.meters`.
+
+    model is state.model, or DDP around it. `loader` yields the batches that are left. step_scheduler: the schedule
+    moves with every optimizer step. average: update state.ema. Returns False if `stop` ended it early, after a whole
+    optimizer step on all processes. Raises NonFiniteError, with the batch's image ids saved to output_dir.
+    """
+    model.train()
+    criterion.train()
+    total = state.step + len(loader)
+    progress = Progress(f"epoch {state.epoch}", total, state.step, quiet=not is_main())
+    grad_norm, image_ids = torch.zeros((), device=device), []
+    for samples, targets in progress(loader):
+        group = min(grad_accum_steps, total - state.step // grad_accum_steps * grad_accum_steps)
+        ends_group = (state.step + 1) % grad_accum_steps == 0 or state.step + 1 == total
+        samples, targets = to_device(samples, targets, device)
+        with synchronised(model, ends_group):
+            with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
+                outputs = model(samples, targets)
+            losses = criterion(outputs, targets)
+            loss = weighted_sum(losses, criterion.weight_dict)
+
+            # One transfer to the host: the losses, and the gradient norm of the step before.
+            values = reduced({"loss": loss, **losses, "grad_norm": grad_norm, "stop": stop_flag(stop, device)})
+            require_finite("loss", values["loss"], targets, state, output_dir, loss.detach())
+            if not state.scaler.is_enabled():  # the scaler skips such steps itself
+                require_finite("gradient norm", values["grad_norm"], image_ids, state, output_dir)
+            state.scaler.scale(loss / group).backward()
+        image_ids = targets
+        if ends_group:
+            state.scaler.unscale_(state.optimizer)
+            limit = clip_max_norm if clip_max_norm > 0 else float("inf")
+            grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), limit)
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+            state.optimizer.zero_grad(set_to_none=True)
+            if state.ema is not None and average:
+                state.ema.update_parameters(state.model)
+            if step_scheduler:
+                state.scheduler.step()
+        state.step += 1
+        stopping = values.pop("stop") > 0
+        skipped = sum(t.get("skipped", 0) for t in targets)
+        state.meters.update(values | {"skipped_images": skipped, "lr": state.optimizer.param_groups[0]["lr"]})
+        progress.show(f"loss {values['loss']:.3f} (mean {state.meters.means()['loss']:.3f}) "
+                      f"class error {values['class_error']:.0f} % lr {state.optimizer.param_groups[0]['lr']:.1e}")
+        if stopping and ends_group:
+            break
+    if not state.scaler.is_enabled():
+        require_finite("gradient norm", float(grad_norm), image_ids, state, output_dir)
+    return state.step == total
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, criterion: nn.Module | None, postprocess: nn.Module, loader: Iterable,
+             evaluator: CocoEvaluator, device: torch.device, *, amp_dtype: torch.dtype | None = None,
+             max_batches: int | None = None) -> dict[str, float]:
+    """Fills the evaluator with the detections of all processes. Returns the mean losses ({} without a criterion)."""
+    model.eval()
+    meters = Meters()
+    if criterion is not None:
+        criterion.eval()
+    total = len(loader) if max_batches is None else min(max_batches, len(loader))
+    for samples, targets in Progress("evaluation", total, quiet=not is_main())(islice(loader, total)):
+        samples, targets = to_device(samples, targets, device)
+        with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
+            outputs = model(samples)
+        sizes = torch.stack([t["orig_size"] for t in targets])
+        evaluator.update([t["image_id"] for t in targets], postprocess(outputs, sizes))
+        if criterion is not None:
+            losses = criterion(outputs, targets)
+            losses["loss"] = weighted_sum(losses, criterion.weight_dict)
+            meters.update({name: float(value) for name, value in losses.items()})
+    evaluator.synchronize()
+    return merged_means(all_gather(meters.state_dict()))
+
+
+def to_device(samples: NestedTensor, targets: list[dict], device: torch.device) -> tuple[NestedTensor, list[dict]]:
+    moved = [{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()}
+             for t in targets]
+    return samples.to(device, non_blocking=True), moved
+
+
+def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    return sum(losses[name] * weights[name] for name in losses if name in weights)
+
+
+def synchronised(model: nn.Module, ends_group: bool) -> contextlib.AbstractContextManager:
+    """DDP exchanges gradients in the last batch of a group only."""
+    wait = isinstance(model, DistributedDataParallel) and not ends_group
+    return model.no_sync() if wait else contextlib.nullcontext()
+
+
+def stop_flag(stop: StopRequest | None, device: torch.device) -> Tensor:
+    """Above zero on every process after the reduction, if any process was asked to stop."""
+    return torch.tensor(float(stop is not None and stop.requested), device=device)
+
+
+def reduced(values: dict[str, Tensor]) -> dict[str, float]:
+    """Means over the processes, on the host."""
+    stacked = torch.stack([value.detach().float() for value in values.values()])
+    return dict(zip(values, all_reduce_mean(stacked).tolist()))
+
+
+def merged_means(states: list[dict]) -> dict[str, float]:
+    """Means over the batches of all processes."""
+    names = states[0]["sums"]
+    count = {name: sum(s["counts"].get(name, 0) for s in states) for name in names}
+    return {name: sum(s["sums"].get(name, 0.0) for s in states) / count[name] for name in names}
+
+
+def require_finite(what: str, value: float, targets: list[dict], state: TrainState, output_dir: Path,
+                   own_value: Tensor | None = None) -> None:
+    """Every process sees the reduced `value`, so all stop together; each saves the ids of its own batch."""
+    if math.isfinite(value):
+        return
+    record = {"what": what, "value": str(value if own_value is None else float(own_value)), "epoch": state.epoch,
+              "step": state.step, "image_ids": [int(t["image_id"]) for t in targets]}
+    path = output_dir / f"non_finite_rank{rank()}.json"
+    path.write_text(json.dumps(record, indent=1))
+    raise NonFiniteError(f"the {what} is {value} in epoch {state.epoch}, step {state.step}; the batch's image ids are "
+                         f"in {path}. The last checkpoint is intact. Lower lr or clip_max_norm, or leave out --amp")

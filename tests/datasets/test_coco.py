@@ -1,0 +1,426 @@
+"""COCO folders, whole and damaged: what is read, what is left out, and what is refused by name."""
+import contextlib
+import json
+import logging
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets import train_loader
+from datasets.coco import CocoDetection, check_num_classes, class_names, collate, read_annotations
+from datasets.transforms import train_transforms, val_transforms
+from models.options import DataOptions
+from util.errors import UserError
+
+SMALL = DataOptions(data_aug_scales=[64, 96], data_aug_max_size=128, data_aug_scales2_resize=[64, 80],
+                    data_aug_scales2_crop=[48, 64])
+NONE, CROWD = 3, 7  # index of the image without objects, and of the one with a crowd
+
+
+@pytest.fixture
+def root(coco_root, tmp_path):
+    """A copy of the set that a test may damage."""
+    return shutil.copytree(coco_root, tmp_path / "set")
+
+
+def file_of(root, split):
+    return root / "annotations" / f"instances_{split}2017.json"
+
+
+@contextlib.contextmanager
+def edited(root, split="train"):
+    """The content of an annotation file, written back at the end."""
+    content = json.loads(file_of(root, split).read_text())
+    yield content
+    file_of(root, split).write_text(json.dumps(content))
+
+
+def opened(root, split="train", options=SMALL, **kwargs):
+    transforms = train_transforms if split == "train" else val_transforms
+    return CocoDetection(root, split, transforms(options), **kwargs)
+
+
+def untouched(root, split="train"):
+    """The set without transforms: PIL images, and boxes as xyxy px."""
+    return CocoDetection(root, split, lambda image, target: (image, target))
+
+
+def picture(root, index, split="train"):
+    return root / f"{split}2017" / f"{index + 1:012d}.jpg"
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rescale(path):
+    with Image.open(path) as image:
+        larger = image.resize((image.width + 1, image.height))
+    larger.save(path)
+
+
+DAMAGES = {"gone": lambda path: path.unlink(), "truncated": truncate, "empty": lambda path: path.write_bytes(b""),
+           "text": lambda path: path.write_text("<html>"), "of another size": rescale}
+
+
+def refusal(read, *args, **kwargs):
+    with pytest.raises(UserError) as error:
+        read(*args, **kwargs)
+    return str(error.value)
+
+
+def only_image(root, width, height, boxes=()):
+    """Replaces both splits by one image of that size. boxes: xywh px."""
+    for split in ("train", "val"):
+        Image.new("RGB", (width, height), (200, 30, 60)).save(picture(root, 0, split))
+        with edited(root, split) as content:
+            content["images"] = [content["images"][0] | {"width": width, "height": height}]
+            content["annotations"] = [{"id": i + 1, "image_id": 1, "category_id": 1, "bbox": box}
+                                      for i, box in enumerate(boxes)]
+
+
+def same(one, other):
+    tensor, target = one
+    assert torch.equal(tensor, other[0])
+    assert target.keys() == other[1].keys()
+    for key, value in target.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[1][key])), key
+
+
+# what an item is
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_items_hold_what_the_docs_say(coco_root, split):
+    dataset = opened(coco_root, split)
+    assert len(dataset) == 8
+    for index in range(8):
+        image, target = dataset[index]
+        count = len(target["boxes"])
+        assert image.dtype == torch.float32 and image.shape == (3, *target["size"])
+        assert target["boxes"].shape == (count, 4) and type(target["boxes"]) is torch.Tensor
+        assert target["boxes"].dtype == torch.float32 and target["labels"].dtype == torch.int64
+        assert target["labels"].shape == target["area"].shape == target["iscrowd"].shape == (count,)
+        assert ((target["boxes"] >= 0) & (target["boxes"] <= 1)).all()
+        assert target["image_id"] == index + 1 and target["skipped"] == 0
+        info = dataset.coco.imgs[index + 1]
+        assert target["orig_size"].tolist() == [info["height"], info["width"]]
+
+
+def test_boxes_and_labels_are_those_of_the_file(coco_root):
+    dataset = untouched(coco_root)
+    for index in range(8):
+        _, target = dataset[index]
+        wanted = [a for a in dataset.coco.imgToAnns[index + 1] if not a["iscrowd"]]
+        assert target["labels"].tolist() == [a["category_id"] for a in wanted]
+        assert target["area"].tolist() == [a["area"] for a in wanted]
+        assert target["boxes"].tolist() == [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in wanted)]
+
+
+def test_crowds_are_left_out_and_images_without_objects_stay(coco_root):
+    dataset = untouched(coco_root)
+    crowds = [a for a in dataset.coco.imgToAnns[CROWD + 1] if a["iscrowd"]]
+    _, target = dataset[CROWD]
+    assert crowds and len(target["boxes"]) == len(dataset.coco.imgToAnns[CROWD + 1]) - len(crowds) > 0
+    assert not target["iscrowd"].any()
+    _, target = opened(coco_root)[NONE]
+    assert target["boxes"].shape == (0, 4) and target["labels"].shape == (0,)
+
+
+def test_areas_and_crowd_flags_have_defaults(root):
+    with edited(root) as content:
+        content["annotations"] = [{k: v for k, v in a.items() if k not in ("area", "iscrowd", "segmentation")}
+                                  for a in content["annotations"]]
+        del content["info"], content["licenses"]
+    dataset = untouched(root)
+    everything = dataset.coco.imgToAnns[CROWD + 1]
+    _, target = dataset[CROWD]
+    assert target["area"].tolist() == [a["bbox"][2] * a["bbox"][3] for a in everything]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
+def test_images_of_any_mode_become_rgb(root, mode):
+    only_image(root, 40, 30)
+    with edited(root, "val") as content:
+        content["images"][0]["file_name"] = "picture.tiff"
+    Image.new("RGB", (40, 30), (200, 30, 60)).convert(mode).save(root / "val2017" / "picture.tiff")
+    assert opened(root, "val")[0][0].shape[0] == 3
+
+
+def test_file_names_may_hold_folders(root):
+    (root / "train2017" / "part").mkdir()
+    shutil.move(picture(root, 0), root / "train2017" / "part" / "a.jpg")
+    with edited(root) as content:
+        content["images"][0]["file_name"] = "part/a.jpg"
+    dataset = opened(root)
+    assert len(dataset) == 8 and dataset[0][1]["image_id"] == 1
+
+
+def test_a_test_split_has_images_but_no_annotations(root):
+    shutil.move(root / "val2017", root / "test2017")
+    with edited(root, "val") as content:
+        del content["annotations"]
+    shutil.move(file_of(root, "val"), root / "annotations" / "image_info_test-dev2017.json")
+    dataset = opened(root, "test")
+    assert len(dataset) == 8 and all(len(target["boxes"]) == 0 for _, target in (dataset[i] for i in range(8)))
+
+
+# boxes
+
+def test_unusable_boxes_are_dropped_and_counted(root, caplog):
+    bad = [[200, 10, 20, 20], [-50, 10, 20, 20], [10, -20, 5, 20], [10, 10, 0, 20], [10, 10, 20, -3],
+           [float("nan"), 10, 20, 20], [10, 10, float("inf"), 20], [10, 10, 20, float("nan")]]
+    good = [[10, 10, 20, 20], [-5, 40, 20, 20], [90, 70, 1000, 1000]]
+    only_image(root, 100, 80, bad[:4] + good + bad[4:])
+    with caplog.at_level(logging.WARNING):
+        _, target = untouched(root)[0]
+    assert target["boxes"].tolist() == [[10, 10, 30, 30], [0, 40, 15, 60], [90, 70, 100, 80]]
+    assert len(target["labels"]) == len(target["area"]) == len(target["iscrowd"]) == 3
+    assert "train2017: dropped 8 boxes" in caplog.text
+
+
+def test_nothing_is_logged_for_a_sound_set(coco_root, caplog):
+    with caplog.at_level(logging.WARNING):
+        opened(coco_root), opened(coco_root, "val")
+    assert not caplog.records
+
+
+# damaged images
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_training_passes_over_an_unusable_image(root, damage, caplog):
+    DAMAGES[damage](picture(root, 2))
+    with caplog.at_level(logging.WARNING):
+        dataset = opened(root)
+        items = [dataset[i][1] for i in range(len(dataset))]
+    ids, skips = [t["image_id"] for t in items], [t["skipped"] for t in items]
+    if damage == "gone":  # known before the first step, so no place is taken by another image
+        assert (ids, skips) == ([1, 2, 4, 5, 6, 7, 8], [0] * 7)
+        assert "1 images" in caplog.text
+    else:
+        assert (ids, skips) == ([1, 2, 4, 4, 5, 6, 7, 8], [0, 0, 1, 0, 0, 0, 0, 0])
+    assert picture(root, 2).name in caplog.text
+    _, sound = untouched(root)[ids.index(4)]
+    assert len(items[ids.index(4)]["labels"]) == len(sound["labels"])
+
+
+def test_after_the_last_image_comes_the_first(root):
+    for index in (6, 7):
+        truncate(picture(root, index))
+    target = opened(root)[6][1]
+    assert target["image_id"] == 1 and target["skipped"] == 2
+
+
+def test_training_without_any_usable_image_is_an_error(root):
+    for index in range(8):
+        truncate(picture(root, index))
+    dataset = opened(root)
+    assert "train2017" in refusal(lambda: dataset[0])
+    for index in range(8):
+        picture(root, index).unlink()
+    assert "instances_train2017.json" in refusal(opened, root)
+
+
+@pytest.mark.parametrize("split, strict", [("train", True), ("val", False)])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_strict_training_and_evaluation_stop_at_an_unusable_image(root, damage, split, strict):
+    DAMAGES[damage](picture(root, 2, split))
+
+    def read_all():
+        dataset = opened(root, split, strict=strict)
+        for index in range(len(dataset)):
+            dataset[index]
+
+    assert picture(root, 2, split).name in refusal(read_all)
+
+
+def test_both_sizes_of_an_image_that_differs_are_told(root):
+    only_image(root, 40, 30)
+    Image.new("RGB", (30, 40)).save(picture(root, 0, "val"))
+    text = refusal(lambda: opened(root, "val")[0])
+    assert "30x40" in text and "40x30" in text
+
+
+# damaged annotations
+
+def test_missing_folders_and_files_are_named(root):
+    assert "nowhere" in refusal(opened, root / "nowhere")
+    assert "image_info_test-dev2017.json" in refusal(opened, root, "test")
+    shutil.rmtree(root / "val2017")
+    assert "val2017" in refusal(opened, root, "val")
+
+
+@pytest.mark.parametrize("text, words", [
+    ("{", "not valid JSON"), ("", "not valid JSON"), ("[]", "a list"), ("3", "an int|a int"), ("{}", "'images'"),
+    ('{"images": [], "categories": []}', "'images'"),
+    ('{"images": [{"id": 1, "file_name": "a.jpg", "height": 1, "width": 1}]}', "'categories'"),
+    ('{"images": {"id": 1}, "categories": [{"id": 1, "name": "a"}]}', "'images'"),
+    ('{"images": ["a.jpg"], "categories": [{"id": 1, "name": "a"}]}', "'images'"),
+])
+def test_files_that_are_not_coco_are_refused(root, text, words):
+    file_of(root, "train").write_text(text)
+    message = refusal(opened, root)
+    assert "instances_train2017.json" in message and any(word in message for word in words.split("|")), message
+
+
+def test_a_file_that_is_not_text_is_refused(root):
+    file_of(root, "train").write_bytes(b"\x89PNG\xff\xfe\x00")
+    assert "instances_train2017.json" in refusal(opened, root)
+
+
+@pytest.mark.parametrize("entries, key", [
+    ("images", "id"), ("images", "file_name"), ("images", "height"), ("images", "width"), ("categories", "id"),
+    ("categories", "name"), ("annotations", "id"), ("annotations", "image_id"), ("annotations", "category_id"),
+    ("annotations", "bbox")])
+def test_an_entry_that_lacks_a_key_is_refused(root, entries, key):
+    with edited(root) as content:
+        del content[entries][1][key]
+    text = refusal(opened, root)
+    assert repr(entries) in text and repr(key) in text and "instances_train2017.json" in text
+
+
+@pytest.mark.parametrize("change", [
+    {"category_id": 99}, {"image_id": 99}, {"bbox": [1, 2, 3]}, {"bbox": "1 2 3 4"}, {"bbox": [1, 2, 3, None]},
+    {"bbox": None}])
+def test_an_annotation_with_foreign_values_is_refused(root, change):
+    with edited(root) as content:
+        content["annotations"][2] |= change
+        content["annotations"][2]["id"] = 4242
+    text = refusal(opened, root)
+    (key, value), = change.items()
+    assert "4242" in text and key in text and repr(value) in text
+
+
+@pytest.mark.parametrize("number", [-1, "1", 1.5, None])
+def test_category_ids_are_whole_numbers_from_0(root, number):
+    with edited(root) as content:
+        content["categories"][0]["id"] = number
+        content["annotations"] = []
+    assert "category ids" in refusal(opened, root)
+
+
+def test_an_image_id_given_twice_is_refused(root):
+    with edited(root) as content:
+        content["images"][1]["id"] = 1
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 2]
+    text = refusal(opened, root)
+    assert "instances_train2017.json" in text and "1" in text.partition("images")[2]
+
+
+def test_an_annotation_id_given_twice_is_refused_or_mended(root):
+    """Otherwise pycocotools reads one of the two twice and the other never."""
+    with edited(root) as content:
+        content["annotations"][1]["id"] = content["annotations"][0]["id"]
+        count = len(content["annotations"])
+    try:
+        coco = read_annotations(root, "train")
+    except UserError as error:
+        assert "instances_train2017.json" in str(error)
+    else:
+        assert len(coco.anns) == count
+
+
+def test_classes_must_have_room_for_every_category(coco_root):
+    coco = read_annotations(coco_root, "train")
+    assert class_names(coco) == dict(enumerate(("disc", "ring", "square", "triangle", "star", "cross"), 1))
+    check_num_classes(7, coco, "x.json")
+    check_num_classes(91, coco, "x.json")
+    text = refusal(check_num_classes, 6, coco, "x.json")
+    assert "x.json" in text and "num_classes=6" in text and "7" in text
+
+
+# sizes at the ends
+
+@pytest.mark.parametrize("width, height", [(1, 1), (5000, 100), (100, 5000), (3000, 1), (1, 3000)])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_extreme_shapes_give_images_of_bounded_size(root, split, width, height):
+    only_image(root, width, height, [[0, 0, width, height]])
+    dataset = opened(root, split, DataOptions())
+    for epoch in range(6 if split == "train" else 1):
+        dataset.set_epoch(epoch)
+        image, target = dataset[0]
+        assert min(image.shape) >= 1
+        # The shorter side is rounded, and 1 px at least, which moves the longer one by up to half the ratio or to it.
+        ratio = max(width, height) / min(width, height)
+        assert image[0].numel() <= 800 * 1333 and max(image.shape) <= max(1333 + ratio / 2, ratio)
+        assert image.isfinite().all()
+        torch.testing.assert_close(target["boxes"], torch.tensor([[0.5, 0.5, 1, 1]]))
+
+
+# randomness
+
+def test_a_sample_follows_from_seed_epoch_and_index(coco_root):
+    one, other = opened(coco_root, seed=5), opened(coco_root, seed=5)
+    for epoch in (3, 0, 3):
+        one.set_epoch(epoch), other.set_epoch(epoch)
+        torch.manual_seed(epoch)
+        first = [one[i] for i in range(8)]
+        for i in reversed(range(8)):
+            same(other[i], first[i])
+
+
+@pytest.mark.parametrize("change", ["epoch", "seed"])
+def test_another_epoch_or_seed_gives_other_samples(coco_root, change):
+    one, other = opened(coco_root), opened(coco_root, seed=int(change == "seed"))
+    other.set_epoch(int(change == "epoch"))
+    changed = [a[0].shape != b[0].shape or not torch.equal(a[0], b[0])
+               for a, b in ((one[i], other[i]) for i in range(8))]
+    assert sum(changed) >= 4
+
+
+def test_the_images_of_an_epoch_are_not_augmented_alike(coco_root):
+    dataset = opened(coco_root)
+    assert len({tuple(dataset[i][1]["size"].tolist()) for i in range(8)}) > 2
+
+
+def test_epoch_by_epoch_the_same_samples_whatever_the_workers(coco_root):
+    def epochs(workers):
+        loader = train_loader(opened(coco_root, seed=3), 2, workers, seed=3)
+        batches = []
+        for epoch in range(2):
+            loader.batch_sampler.set_epoch(epoch)
+            batches += list(loader)
+        return batches
+
+    alone = epochs(0)
+    assert len(alone) == 8
+    for workers in (1, 2):
+        for (batch, targets), (wanted, wanted_targets) in zip(epochs(workers), alone, strict=True):
+            assert torch.equal(batch.mask, wanted.mask)
+            for image, target, *other in zip(batch.tensors, targets, wanted.tensors, wanted_targets, strict=True):
+                same((image, target), other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sampling_leaves_the_global_random_states_alone(coco_root, workers):
+    loader = train_loader(opened(coco_root), 2, workers, seed=0)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert len(list(loader)) == 4
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
+
+
+def test_sampling_does_not_seed_cuda(coco_root, monkeypatch):
+    """torch.manual_seed seeds every GPU too, from which the denoising noise is drawn."""
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    opened(coco_root)[0]
+    assert not seeds
+
+
+# batches
+
+def test_a_batch_is_padded_and_masked(coco_root):
+    dataset = opened(coco_root, "val")
+    samples = [dataset[i] for i in (0, 1, NONE)]
+    batch, targets = collate(samples)
+    assert batch.tensors.shape == (3, 3, *(max(s[0].shape[k] for s in samples) for k in (1, 2)))
+    for (image, target), padded, mask, collated in zip(samples, batch.tensors, batch.mask, targets, strict=True):
+        height, width = target["size"]
+        assert torch.equal(padded[:, :height, :width], image)
+        assert not mask[:height, :width].any() and mask.sum() == mask.numel() - height * width
+        assert not padded[:, mask].any()
+        assert collated is target

@@ -1,0 +1,216 @@
+"""Average precision: against pycocotools itself, and for what is special here: merging, unknown labels, no results."""
+import contextlib
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from datasets.coco import read_annotations
+from datasets.coco_eval import STATS, CocoEvaluator
+
+IMAGES = list(range(1, 9))
+EMPTY, CROWD = 4, 8  # ids of the image without objects, and of the one with a crowd
+
+
+@pytest.fixture
+def coco(coco_root):
+    return read_annotations(coco_root, "val")
+
+
+def result(rows):
+    """A post-processor's result from (score, label, xywh px)."""
+    boxes = torch.tensor([box for *_, box in rows], dtype=torch.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return {"scores": torch.tensor([score for score, *_ in rows]), "labels": torch.tensor(
+        [label for _, label, _ in rows], dtype=torch.int64), "boxes": boxes}
+
+
+def perfect(coco, image_id):
+    return result([(0.9, a["category_id"], a["bbox"]) for a in coco.imgToAnns[image_id] if not a["iscrowd"]])
+
+
+def shaken(coco, image_id, seed=0):
+    """The objects moved at random, some with another label, and some boxes out of nothing."""
+    rng = np.random.default_rng([seed, image_id])
+    rows = [(rng.random(), a["category_id"] if rng.random() < 0.8 else int(rng.integers(1, 7)),
+             (np.array(a["bbox"]) + rng.normal(0, 2, 4)).clip(1).tolist())
+            for a in coco.imgToAnns[image_id] for _ in range(2)]
+    rows += [(rng.random() / 2, int(rng.integers(1, 7)), rng.uniform(1, 40, 4).tolist()) for _ in range(5)]
+    return result(rows)
+
+
+def evaluated(coco, results):
+    """Evaluator and numbers for results by image id."""
+    evaluator = CocoEvaluator(coco)
+    for image_id, found in results.items():
+        evaluator.update([image_id], [found])
+    return evaluator, evaluator.summarize()
+
+
+def official(path, rows, images=None):
+    """pycocotools' own twelve numbers and printed table."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(path)
+        evaluation = COCOeval(truth, truth.loadRes(rows), "bbox")
+        if images is not None:
+            evaluation.params.imgIds = images
+        evaluation.evaluate()
+        evaluation.accumulate()
+    with contextlib.redirect_stdout(text):
+        evaluation.summarize()
+    return evaluation.stats.tolist(), text.getvalue()
+
+
+def annotation_file(root):
+    return root / "annotations" / "instances_val2017.json"
+
+
+def test_perfect_detections_have_ap_1(coco):
+    _, stats = evaluated(coco, {i: perfect(coco, i) for i in IMAGES})
+    numbers = dict(zip(STATS, stats, strict=True))
+    assert numbers["AP"] == numbers["AP50"] == numbers["AP75"] == numbers["AR100"] == pytest.approx(1)
+
+
+def test_an_annotation_with_the_id_0_can_be_found(coco_root, tmp_path):
+    """pycocotools takes a match with the id 0 for no match."""
+    root = shutil.copytree(coco_root, tmp_path / "set")
+    content = json.loads(annotation_file(root).read_text())
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["id"] = number
+    annotation_file(root).write_text(json.dumps(content))
+    coco = read_annotations(root, "val")
+    assert evaluated(coco, {i: perfect(coco, i) for i in IMAGES})[1][0] == pytest.approx(1)
+
+
+def test_no_detections_have_ap_0(coco):
+    evaluator, stats = evaluated(coco, {i: result([]) for i in IMAGES})
+    assert dict(zip(STATS, stats, strict=True))["AP"] == 0 and set(stats) <= {0, -1}
+    assert "0.0" in evaluator.per_class() and evaluator.rows() == []
+
+
+def test_nothing_seen_is_no_crash(coco):
+    evaluator, stats = evaluated(coco, {})
+    assert stats == [-1] * 12
+    assert len(evaluator.per_class().splitlines()) == 7
+
+
+@pytest.mark.parametrize("images", [IMAGES, [1, 2, EMPTY], [EMPTY]])
+def test_the_numbers_are_those_of_pycocotools(coco, coco_root, images):
+    evaluator, stats = evaluated(coco, {i: shaken(coco, i) for i in images})
+    wanted, table = official(annotation_file(coco_root), evaluator.rows(), images)
+    assert len(stats) == 12 and all(type(x) is float for x in stats)
+    assert stats == pytest.approx(wanted, abs=1e-12)
+    assert evaluator.table == table
+    if images == IMAGES:
+        assert 0.05 < stats[0] < 0.9  # neither trivial
+
+
+def test_summarize_twice_gives_the_same(coco):
+    evaluator, stats = evaluated(coco, {i: shaken(coco, i) for i in IMAGES})
+    assert evaluator.summarize() == stats
+
+
+def test_only_images_that_were_seen_count(coco):
+    assert evaluated(coco, {i: perfect(coco, i) for i in (1, 2)})[1][0] == pytest.approx(1)
+    _, stats = evaluated(coco, {1: perfect(coco, 1), 2: result([])})
+    assert 0 < stats[0] < 1
+
+
+def test_detections_within_a_crowd_do_not_count(coco):
+    (crowd,) = [a for a in coco.imgToAnns[CROWD] if a["iscrowd"]]
+    x, y, width, height = crowd["bbox"]
+    inside = [(0.99, crowd["category_id"], [x + k, y + k, width / 2, height / 2]) for k in range(4)]
+    plain = perfect(coco, CROWD)
+    more = {name: torch.cat([value, plain[name]]) for name, value in result(inside).items()}
+    assert evaluated(coco, {CROWD: more})[1][0] == pytest.approx(1)
+    # The same boxes with another class are false positives, where that class is measured.
+    wrong = [(0.99, int(plain["labels"][0]), box) for *_, box in inside]
+    assert wrong[0][1] != crowd["category_id"]
+    more = {name: torch.cat([value, plain[name]]) for name, value in result(wrong).items()}
+    assert evaluated(coco, {CROWD: more})[1][0] < 0.95
+
+
+def test_labels_without_a_category_are_left_out(coco, coco_root):
+    found = {i: perfect(coco, i) for i in IMAGES}
+    for image_id in IMAGES:
+        extra = result([(1.0, 0, [1, 1, 50, 50]), (1.0, 7, [1, 1, 50, 50]), (1.0, 90, [5, 5, 9, 9])])
+        found[image_id] = {name: torch.cat([value, found[image_id][name]]) for name, value in extra.items()}
+    evaluator, stats = evaluated(coco, found)
+    assert stats[0] == pytest.approx(1)
+    assert {row["category_id"] for row in evaluator.rows()} <= set(range(1, 7))
+
+
+def test_the_table_has_a_line_for_every_class(coco):
+    wrong = 5
+    found = {i: perfect(coco, i) for i in IMAGES}
+    for one in found.values():
+        one["boxes"][one["labels"] == wrong] = torch.tensor([0.0, 0, 1, 1])
+    header, *lines = evaluated(coco, found)[0].per_class().splitlines()
+    assert header.split() == ["class", "AP", "AP50", "boxes"]
+    assert [line.split()[0] for line in lines] == ["disc", "ring", "square", "triangle", "star", "cross"]
+    for label, line in enumerate(lines, 1):
+        boxes = sum(a["category_id"] == label and not a["iscrowd"] for a in coco.anns.values())
+        ap = "-" if boxes == 0 else "0.0" if label == wrong else "100.0"
+        assert line.split()[1:] == [ap, ap, str(boxes)]
+
+
+def test_classes_that_no_image_shows_have_no_number(coco):
+    lines = evaluated(coco, {EMPTY: result([(0.5, 1, [1, 1, 9, 9])])})[0].per_class().splitlines()[1:]
+    assert all(line.split()[1:] == ["-", "-", "0"] for line in lines)
+
+
+def test_saved_results_are_a_file_for_pycocotools(coco, coco_root, tmp_path):
+    evaluator, stats = evaluated(coco, {i: shaken(coco, i) for i in IMAGES})
+    path = tmp_path / "new" / "results.json"
+    evaluator.save_results(path)
+    rows = json.loads(path.read_text())
+    assert rows == evaluator.rows() and rows[0].keys() == {"image_id", "category_id", "bbox", "score"}
+    assert official(annotation_file(coco_root), str(path))[0] == pytest.approx(stats, abs=1e-12)
+
+
+def test_only_the_main_process_saves(coco, tmp_path, monkeypatch):
+    evaluator, _ = evaluated(coco, {1: perfect(coco, 1)})
+    monkeypatch.setattr("datasets.coco_eval.is_main", lambda: False)
+    evaluator.save_results(tmp_path / "results.json")
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_parts_of_several_processes_make_one_whole(coco, monkeypatch):
+    found = {i: shaken(coco, i) for i in IMAGES}
+    whole, stats = evaluated(coco, found)
+    parts = [CocoEvaluator(coco) for _ in range(3)]
+    for rank, part in enumerate(parts):
+        share = IMAGES[rank::3]
+        part.update(share, [found[i] for i in share])
+    gathered = [dict(part.detections) for part in parts]
+    monkeypatch.setattr("datasets.coco_eval.all_gather", lambda item: gathered)
+    for part in parts:
+        part.synchronize()
+        assert part.rows() == whole.rows()
+        assert part.summarize() == stats
+
+
+def test_an_image_that_comes_twice_counts_once(coco):
+    evaluator = CocoEvaluator(coco)
+    for _ in range(2):
+        evaluator.update(IMAGES, [shaken(coco, i) for i in IMAGES])
+    once, stats = evaluated(coco, {i: shaken(coco, i) for i in IMAGES})
+    assert evaluator.rows() == once.rows() and evaluator.summarize() == stats
+
+
+def test_results_are_left_as_they_are(coco):
+    found = perfect(coco, 1)
+    before = found["boxes"].clone()
+    evaluated(coco, {1: found})
+    assert torch.equal(found["boxes"], before)
+
+
+def test_half_precision_results_are_taken(coco):
+    found = {name: value.half() if value.is_floating_point() else value for name, value in perfect(coco, 1).items()}
+    assert evaluated(coco, {1: found})[1][0] == pytest.approx(1)

@@ -1,0 +1,173 @@
+"""The order of training batches, and each process's share of an evaluation."""
+import pytest
+import torch
+
+import datasets
+from datasets import TrainBatches, eval_loader, train_loader
+from datasets.coco import CocoDetection
+from datasets.synthetic import generate
+from datasets.transforms import train_transforms, val_transforms
+from models.options import DataOptions
+
+SMALL = DataOptions(data_aug_scales=[32, 40], data_aug_max_size=64, data_aug_scales2_resize=[32, 40],
+                    data_aug_scales2_crop=[24, 32])
+
+
+class Numbers:
+    """A set of which only the length counts."""
+
+    def __init__(self, length):
+        self.length, self.epoch = length, 0
+
+    def __len__(self):
+        return self.length
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
+@pytest.fixture
+def as_process(monkeypatch):
+    """Makes the loaders that are built next those of one process of several."""
+    def as_process(rank, world_size):
+        monkeypatch.setattr(datasets, "rank", lambda: rank)
+        monkeypatch.setattr(datasets, "world_size", lambda: world_size)
+    return as_process
+
+
+@pytest.fixture(scope="module")
+def single_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("single") / "set"
+    generate(root, train=1, val=1, seed=2, size=48)
+    return root
+
+
+def opened(root, split):
+    return CocoDetection(root, split, (train_transforms if split == "train" else val_transforms)(SMALL))
+
+
+def order(length=23, batch_size=4, seed=0, epoch=0, start=0):
+    batches = TrainBatches(Numbers(length), batch_size, seed)
+    batches.set_epoch(epoch, start)
+    assert len(batches) == len(list(batches))
+    return list(batches)
+
+
+# training
+
+def test_the_order_follows_from_seed_and_epoch_alone():
+    first = order(seed=3, epoch=2)
+    torch.manual_seed(99)
+    torch.rand(5)
+    assert order(seed=3, epoch=2) == first
+    assert order(seed=3, epoch=1) != first and order(seed=4, epoch=2) != first
+
+
+def test_an_order_does_not_depend_on_the_epochs_before():
+    batches = TrainBatches(Numbers(23), 4, seed=0)
+    for epoch in (0, 1, 5):
+        batches.set_epoch(epoch)
+        list(batches)
+    assert list(batches) == order(epoch=5)
+
+
+def test_the_set_learns_of_the_epoch():
+    batches = TrainBatches(Numbers(23), 4, seed=0)
+    batches.set_epoch(7, start=2)
+    assert batches.dataset.epoch == 7
+
+
+def test_batches_are_full_shuffled_and_without_repetition():
+    batches = order(23, 4)
+    seen = [i for batch in batches for i in batch]
+    assert [len(batch) for batch in batches] == [4] * 5
+    assert len(set(seen)) == 20 and seen != sorted(seen)
+    assert {i for epoch in range(6) for batch in order(23, 4, epoch=epoch) for i in batch} == set(range(23))
+
+
+@pytest.mark.parametrize("start", range(6))
+def test_a_start_in_mid_epoch_gives_the_remaining_batches(start):
+    assert order(epoch=1, start=start) == order(epoch=1)[start:]
+
+
+def test_the_next_epoch_starts_at_its_beginning():
+    batches = TrainBatches(Numbers(23), 4, seed=0)
+    batches.set_epoch(0, start=3)
+    assert len(list(batches)) == len(batches) == 2
+    batches.set_epoch(1)
+    assert list(batches) == order(epoch=1)
+
+
+@pytest.mark.parametrize("length, size, sizes", [
+    (8, 4, [4, 4]), (9, 4, [4, 4]), (4, 4, [4]), (3, 4, [3]), (1, 4, [1]), (1, 1, [1]), (7, 1, [1] * 7)])
+def test_the_last_batch_is_dropped_only_where_a_full_one_exists(length, size, sizes):
+    assert [len(batch) for batch in order(length, size)] == sizes
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_an_epoch_in_equal_parts(as_process, world_size):
+    shares = []
+    for rank in range(world_size):
+        as_process(rank, world_size)
+        shares.append(order(24, 2, epoch=1))
+    assert {len(share) for share in shares} == {24 // world_size // 2}
+    assert sorted(i for share in shares for batch in share for i in batch) == list(range(24))
+
+
+def test_every_process_has_as_many_batches_where_the_set_does_not_divide(as_process):
+    counts = set()
+    for rank in range(3):
+        as_process(rank, 3)
+        counts.add(tuple(len(batch) for batch in order(10, 2)))
+    assert counts == {(2, 2)}
+
+
+def test_a_loader_started_in_mid_epoch_gives_the_same_samples(coco_root):
+    loader = train_loader(opened(coco_root, "train"), 2, 0, seed=1)
+    loader.batch_sampler.set_epoch(2)
+    whole = list(loader)
+    resumed = train_loader(opened(coco_root, "train"), 2, 0, seed=1)
+    resumed.batch_sampler.set_epoch(2, start=3)
+    assert len(resumed) == 1 and len(whole) == 4
+    ((batch, targets),) = resumed
+    assert torch.equal(batch.tensors, whole[3][0].tensors) and torch.equal(batch.mask, whole[3][0].mask)
+    assert [t["image_id"] for t in targets] == [t["image_id"] for t in whole[3][1]]
+
+
+# evaluation
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 9])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_every_image_is_evaluated_exactly_once(coco_root, as_process, world_size, batch_size):
+    dataset, shares = opened(coco_root, "val"), []
+    for rank in range(world_size):
+        as_process(rank, world_size)
+        loader = eval_loader(dataset, batch_size, 0)
+        batches = [[t["image_id"] for t in targets] for _, targets in loader]
+        assert len(loader) == len(batches) and all(len(batch) <= batch_size for batch in batches)
+        shares.append([i for batch in batches for i in batch])
+    assert sorted(i for share in shares for i in share) == list(range(1, 9))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_workers_evaluate_in_the_same_order(coco_root):
+    ids = [[t["image_id"] for _, targets in eval_loader(opened(coco_root, "val"), 3, workers) for t in targets]
+           for workers in (0, 2)]
+    assert ids[0] == ids[1] == list(range(1, 9))
+
+
+# a set of one image
+
+def test_one_image_is_enough(single_root):
+    loader = train_loader(opened(single_root, "train"), 4, 0, seed=0)
+    ((batch, targets),) = loader
+    assert len(batch.tensors) == len(targets) == 1
+    ((_, targets),) = eval_loader(opened(single_root, "val"), 4, 0)
+    assert targets[0]["image_id"] == 1
+
+
+def test_two_processes_both_train_on_the_one_image(single_root, as_process):
+    for rank in range(2):
+        as_process(rank, 2)
+        ((_, targets),) = train_loader(opened(single_root, "train"), 4, 0, seed=0)
+        assert [t["image_id"] for t in targets] == [1]

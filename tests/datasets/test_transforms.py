@@ -1,0 +1,277 @@
+"""Augmentations: sizes, and boxes that still surround what they surrounded, pixel by pixel."""
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from datasets.coco import CocoDetection
+from datasets.transforms import (
+    MEAN,
+    STD,
+    RandomSizeCrop,
+    ResizeShorter,
+    ResizeTo,
+    ToModelInput,
+    keep_boxes,
+    train_transforms,
+    val_transforms,
+)
+from models.options import DataOptions
+
+SMALL = DataOptions(data_aug_scales=[64, 96], data_aug_max_size=128, data_aug_scales2_resize=[64, 80],
+                    data_aug_scales2_crop=[48, 64])
+GOLDEN = Path(__file__).parents[1] / "golden" / "val_pipeline.json"
+
+
+def sample(width, height, *boxes):
+    """A black image with a white rectangle in every box (xyxy px), and its target."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    for left, top, right, bottom in boxes:
+        pixels[top:bottom, left:right] = 255
+    corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    size = corners[:, 2:] - corners[:, :2]
+    return Image.fromarray(pixels), {
+        "boxes": tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(height, width)),
+        "labels": torch.arange(len(boxes)), "area": size.prod(1), "iscrowd": torch.zeros(len(boxes), dtype=torch.int64)}
+
+
+def seen(white):
+    """Box (xyxy px) around the true pixels [H, W], None if there are none."""
+    rows, columns = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if len(rows) else None
+
+
+def white_of(image):
+    """Where a PIL image or a model input [3, H, W] is white."""
+    if isinstance(image, torch.Tensor):
+        return (image > 0.2).all(0).numpy()
+    return (np.asarray(image) > 127).all(-1)
+
+
+def corners_of(image, boxes):
+    """Boxes as xyxy px, whether they are that already or cxcywh in [0, 1]."""
+    if not isinstance(image, torch.Tensor):
+        return boxes
+    centre, size = boxes[:, :2], boxes[:, 2:]
+    height, width = image.shape[1:]
+    return torch.cat([centre - size / 2, centre + size / 2], 1) * torch.tensor([width, height, width, height])
+
+
+def check_surrounds(image, target, slack=1.01):
+    """Whether the white rectangle is still there; if so, the one box ends where it ends."""
+    found, boxes = seen(white_of(image)), corners_of(image, target["boxes"])
+    if found is None:  # a sliver that is paler than half may be left
+        assert len(boxes) == 0 or (boxes[:, 2:] - boxes[:, :2]).min() <= slack
+        return False
+    np.testing.assert_allclose(np.asarray(boxes), [found], atol=slack)
+    return True
+
+
+# resizing
+
+@pytest.mark.parametrize("width, height, size, most, wanted", [
+    (640, 480, 800, 1333, (1066, 800)), (480, 640, 800, 1333, (800, 1066)),  # sizes of the reference
+    (640, 427, 800, 1333, (1199, 800)), (427, 640, 800, 1333, (800, 1199)),
+    (500, 500, 800, 1333, (800, 800)), (1000, 500, 800, 1333, (1332, 666)), (500, 1000, 800, 1333, (666, 1332)),
+    (2000, 1500, 600, 1333, (800, 600)), (1, 1, 800, 1333, (800, 800)), (3000, 2, 10, 100, (1500, 1)),
+])
+def test_the_shorter_side_gets_its_size_unless_the_longer_is_too_long(width, height, size, most, wanted):
+    image, target = ResizeShorter([size], most)(*sample(width, height, (0, 0, width, height)))
+    assert image.size == wanted
+    torch.testing.assert_close(torch.Tensor(target["boxes"]), torch.tensor([[0.0, 0.0, *wanted]]))
+    assert target["area"].item() == pytest.approx(wanted[0] * wanted[1], rel=1e-4)
+
+
+def test_all_sizes_are_drawn_and_no_other():
+    torch.manual_seed(0)
+    resize = ResizeShorter([20, 30, 40], 1000)
+    assert {resize(*sample(50, 60))[0].width for _ in range(60)} == {20, 30, 40}
+
+
+@pytest.mark.parametrize("ratio", [1.2, 1.5, 2, 3.3, 7])
+def test_the_longer_side_keeps_its_bound(ratio):
+    for side in range(40, 60):
+        image, _ = ResizeShorter([100], 130)(Image.new("RGB", (round(side * ratio), side)), sample(1, 1)[1])
+        # As in the reference the shorter side is rounded, which moves the longer one by up to half the ratio.
+        assert max(image.size) <= 130 + ratio / 2 and min(image.size) <= 100
+
+
+@pytest.mark.parametrize("resize", [ResizeShorter([150], 1000), ResizeShorter([40], 1000), ResizeShorter([90], 100),
+                                    ResizeTo(90, 70), ResizeTo(30, 200)])
+def test_boxes_scale_with_the_image(resize):
+    image, target = resize(*sample(120, 80, (30, 20, 70, 50)))
+    assert check_surrounds(image, target)
+    assert target["boxes"].canvas_size == image.size[::-1]
+    assert target["area"].item() == pytest.approx(40 * 30 * image.width * image.height / (120 * 80))
+
+
+# flips
+
+@pytest.mark.parametrize("box", [(0, 0, 10, 10), (30, 20, 70, 50), (100, 70, 120, 80)])
+def test_flips_move_boxes(box):
+    image, target = v2.RandomHorizontalFlip(p=1)(*sample(120, 80, box))
+    left, top, right, bottom = box
+    assert target["boxes"].tolist() == [[120 - right, top, 120 - left, bottom]]
+    assert check_surrounds(image, target, slack=0)
+
+
+def test_half_of_the_training_images_are_flipped():
+    torch.manual_seed(0)
+    augment = train_transforms(SMALL, fix_size=True)
+    centres = [augment(*sample(120, 80, (0, 0, 20, 80)))[1]["boxes"][0, 0].item() for _ in range(60)]
+    assert {round(x, 4) for x in centres} == {round(10 / 120, 4), round(110 / 120, 4)}
+    assert 15 < sum(x > 0.5 for x in centres) < 45
+
+
+# crops
+
+def test_crops_clip_and_drop_boxes():
+    torch.manual_seed(0)
+    kept = 0
+    for _ in range(100):
+        image, target = RandomSizeCrop(30, 60)(*sample(120, 80, (30, 20, 70, 50)))
+        assert 30 <= image.width <= 60 and 30 <= image.height <= 60
+        assert target["boxes"].canvas_size == image.size[::-1]
+        assert len({len(target[name]) for name in ("boxes", "labels", "area", "iscrowd")}) == 1
+        found = seen(white_of(image))
+        assert target["boxes"].tolist() == ([] if found is None else [found])
+        kept += found is not None
+    assert 10 < kept < 100
+
+
+def test_crops_keep_what_belongs_to_each_box():
+    torch.manual_seed(0)
+    boxes = [(0, 0, 10, 10), (60, 0, 70, 10), (0, 60, 10, 70), (60, 60, 70, 70)]
+    counts = set()
+    for _ in range(40):
+        image, target = RandomSizeCrop(20, 70)(*sample(70, 70, *boxes))
+        assert len(target["labels"]) == len(target["boxes"])
+        for x0, y0, x1, y1 in target["boxes"].int().tolist():
+            assert white_of(image)[y0:y1, x0:x1].all()
+        counts.add(tuple(target["labels"].tolist()))
+    assert len(counts) > 3
+
+
+def test_the_area_of_a_cropped_box_is_no_larger_than_the_box():
+    torch.manual_seed(0)
+    for _ in range(20):
+        _, target = RandomSizeCrop(30, 50)(*sample(60, 60, (5, 5, 55, 55)))
+        left, top, right, bottom = target["boxes"][0].tolist()
+        assert target["area"].item() <= (right - left) * (bottom - top) + 1e-3
+
+
+def test_crops_of_small_images_take_what_there_is():
+    image, target = RandomSizeCrop(384, 600)(*sample(50, 500, (10, 10, 40, 490)))
+    assert image.width == 50 and 384 <= image.height <= 500
+    assert len(target["boxes"]) == 1
+    assert RandomSizeCrop(384, 600)(*sample(7, 5))[0].size == (7, 5)
+
+
+def test_crops_reach_every_edge():
+    torch.manual_seed(0)
+    corners = [(0, 0, 1, 1), (19, 0, 20, 1), (0, 14, 1, 15), (19, 14, 20, 15)]
+    found = set()
+    for _ in range(300):
+        found |= set(RandomSizeCrop(9, 10)(*sample(20, 15, *corners))[1]["labels"].tolist())
+    assert found == {0, 1, 2, 3}
+
+
+def test_boxes_are_kept_with_all_that_belongs_to_them():
+    _, target = sample(50, 50, (0, 0, 5, 5), (10, 10, 20, 20), (30, 30, 45, 45))
+    kept = keep_boxes(target | {"other": 3}, torch.tensor([True, False, True]))
+    assert kept["boxes"].tolist() == [[0, 0, 5, 5], [30, 30, 45, 45]] and kept["boxes"].canvas_size == (50, 50)
+    assert kept["labels"].tolist() == [0, 2] and kept["area"].tolist() == [25, 225] and kept["other"] == 3
+    assert len(target["labels"]) == 3
+
+
+# the whole
+
+@pytest.mark.parametrize("box", [(30, 20, 70, 50), (0, 0, 40, 25), (5, 5, 115, 75)])
+def test_training_images_keep_their_boxes_on_the_objects(box):
+    torch.manual_seed(0)
+    augment = train_transforms(SMALL)
+    visible = 0
+    for _ in range(60):
+        image, target = augment(*sample(120, 80, box))
+        assert image.shape[1:] == tuple(target["size"].tolist()) and max(image.shape) <= 130
+        # A crop of 48 px may be enlarged to 128: a pixel's rounding before it weighs that much more after.
+        visible += check_surrounds(image, target, slack=3)
+    assert visible > 30
+
+
+def test_images_without_boxes_pass():
+    torch.manual_seed(0)
+    for augment in (train_transforms(SMALL), train_transforms(SMALL, fix_size=True), val_transforms(SMALL)):
+        for _ in range(8):
+            _, target = augment(*sample(120, 80))
+            assert target["boxes"].shape == (0, 4) and target["labels"].shape == target["area"].shape == (0,)
+
+
+def test_fix_size_gives_one_size_whatever_the_image():
+    torch.manual_seed(0)
+    for augment in (train_transforms(SMALL, fix_size=True), val_transforms(SMALL, fix_size=True)):
+        for width, height in ((120, 80), (80, 120), (30, 200)):
+            image, target = augment(*sample(width, height, (10, 20, 25, 70)))
+            assert image.shape == (3, 96, 128) and target["size"].tolist() == [96, 128]
+            assert check_surrounds(image, target, slack=3)
+
+
+@pytest.mark.parametrize("factor, wanted", [(None, (3, 96, 96)), (0.5, (3, 48, 48)), (1.5, (3, 144, 144))])
+def test_the_overlap_factor_scales_all_sizes(factor, wanted):
+    options = DataOptions(**(vars(SMALL) | {"data_aug_scale_overlap": factor}))
+    assert val_transforms(options)(*sample(50, 50))[0].shape == wanted
+    factor = factor or 1
+    longest = val_transforms(options)(*sample(500, 50))[0].shape[2]
+    assert 128 * factor - 10 < longest <= 128 * factor + 5
+    torch.manual_seed(0)
+    sides = {train_transforms(options)(*sample(50, 50))[0].shape[1] for _ in range(40)}
+    assert {64 * factor, 96 * factor} <= sides
+    assert max(sides) <= 128 * factor + 5 and min(sides) >= 48 * factor
+
+
+def test_validation_is_not_random_and_takes_the_largest_size():
+    augment, images = val_transforms(DataOptions()), []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        image, target = augment(*sample(64, 48, (8, 8, 40, 40)))
+        images.append(image)
+        torch.testing.assert_close(target["boxes"], torch.tensor([[24 / 64, 24 / 48, 32 / 64, 32 / 48]]))
+    assert images[0].shape == (3, 800, 1066)
+    assert all(torch.equal(image, images[0]) for image in images)
+
+
+def test_pixels_are_normalised_with_the_values_of_imagenet():
+    image = Image.new("RGB", (4, 2))
+    image.putpixel((3, 1), (255, 51, 102))
+    tensor, target = ToModelInput()(image, sample(4, 2, (1, 0, 3, 2))[1])
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    assert (MEAN, STD) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert tensor.shape == (3, 2, 4) and tensor.dtype == torch.float32
+    torch.testing.assert_close(tensor[:, 0, 0], -mean / std)
+    torch.testing.assert_close(tensor[:, 1, 3], (torch.tensor([1.0, 0.2, 0.4]) - mean) / std)
+    assert target["boxes"].tolist() == [[0.5, 0.5, 0.5, 1.0]] and target["size"].tolist() == [2, 4]
+
+
+@pytest.mark.skipif("COCO_MINI" not in os.environ, reason="COCO_MINI names no folder")
+def test_validation_samples_are_those_of_the_reference():
+    golden = json.loads(GOLDEN.read_text())
+    dataset = CocoDetection(os.environ["COCO_MINI"], "val", val_transforms(DataOptions()))
+    assert len(dataset) == golden["length"]
+    for wanted in golden["samples"]:
+        image, target = dataset[wanted["index"]]
+        assert target["image_id"] == wanted["image_id"] and list(image.shape) == wanted["shape"]
+        for name in ("labels", "iscrowd", "orig_size", "size"):
+            assert target[name].tolist() == wanted[name], name
+        for name, tolerance in (("boxes", 1e-6), ("area", 0.1)):
+            torch.testing.assert_close(target[name], torch.tensor(wanted[name]), rtol=1e-5, atol=tolerance)
+        torch.testing.assert_close(image.mean((1, 2)), torch.tensor(wanted["mean"]), rtol=0, atol=1e-3)
+        torch.testing.assert_close(image.std((1, 2)), torch.tensor(wanted["std"]), rtol=0, atol=1e-3)
+        # One level of 255 is 0.018 here, by which JPEG decoders may differ.
+        pixels = torch.tensor([image[:, y, x].tolist() for y, x, *_ in wanted["pixels"]])
+        torch.testing.assert_close(pixels, torch.tensor([p[2:] for p in wanted["pixels"]]), rtol=0, atol=0.04)

@@ -1,0 +1,370 @@
+"""Checkpoints as real files: whole or absent, never run, and loaded into models tensor by tensor."""
+import argparse
+import copy
+import logging
+import multiprocessing
+import os
+import pickle
+import resource
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import nn
+
+from models import build_model
+from util import checkpoint as module
+from util.checkpoint import copy_checkpoint, load_pretrained, load_weights, read_checkpoint, write_checkpoint
+from util.config import Config
+from util.errors import UserError
+
+# Two of the backbone's stages, so that a model is 4 MB.
+SMALL = {"return_interm_indices": [1], "num_feature_levels": 2}
+
+
+@pytest.fixture(scope="module")
+def built():
+    return {}
+
+
+@pytest.fixture
+def build(tiny_config, built):
+    def build(seed=0, **changes):
+        key = (seed, str(changes))
+        if key not in built:
+            torch.manual_seed(seed)
+            model = build_model(Config({**tiny_config, **SMALL, **changes}))[0]
+            # Heads start from constants: random numbers tell a loaded tensor from a fresh one.
+            for parameter in model.parameters():
+                nn.init.normal_(parameter)
+            built[key] = model
+        return copy.deepcopy(built[key])
+    return build
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(content, name="model.pth"):
+        write_checkpoint(content, tmp_path / name)
+        return tmp_path / name
+    return save
+
+
+class Runs:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def snapshot(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def differing(state, other):
+    assert state.keys() == other.keys()
+    return sorted(key for key in state if not torch.equal(state[key], other[key]))
+
+
+def refusal(load, *args, **kwargs):
+    with pytest.raises(UserError) as error:
+        load(*args, **kwargs)
+    return str(error.value)
+
+
+def fitting(key, *words):
+    return any(word in key for word in words)
+
+
+# writing
+
+def test_what_is_written_reads_back(tmp_path):
+    path = tmp_path / "new" / "folder" / "model.pth"
+    write_checkpoint({"model": {"w": torch.arange(3.0)}, "epoch": 4}, path)
+    content = read_checkpoint(path)
+    assert content["epoch"] == 4 and content["model"]["w"].tolist() == [0, 1, 2]
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [p.name for p in path.parent.iterdir()] == ["model.pth"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
+def test_an_interrupted_write_leaves_the_old_file_alone(monkeypatch, save, tmp_path, error):
+    path = save({"epoch": 1})
+
+    def fail(content, file):
+        file.write(b"half of it")
+        raise error
+
+    monkeypatch.setattr(module.torch, "save", fail)
+    with pytest.raises(type(error)):
+        write_checkpoint({"epoch": 2}, path)
+    assert read_checkpoint(path) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
+
+
+def overfill(path):
+    """Exit code 7 if the limit on the size of files is an exception, and not the end of the process."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        write_checkpoint({"epoch": 2, "model": torch.zeros(1_000_000)}, path)
+    except (OSError, RuntimeError):
+        os._exit(7)
+
+
+def test_a_full_disk_leaves_the_old_file_alone(save, tmp_path):
+    path = save({"epoch": 1})
+    process = multiprocessing.get_context("fork").Process(target=overfill, args=(path,))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == 7
+    assert read_checkpoint(path) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_a_copy_is_equal_and_replaces(save, tmp_path):
+    source, target = save({"epoch": 2}), save({"epoch": 1}, "other.pth")
+    copy_checkpoint(source, target)
+    assert target.read_bytes() == source.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.pth", "other.pth"]
+
+
+def test_an_interrupted_copy_leaves_the_old_file_alone(monkeypatch, save, tmp_path):
+    source, target = save({"epoch": 2}), save({"epoch": 1}, "other.pth")
+
+    def fail(*paths):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        copy_checkpoint(source, target)
+    assert read_checkpoint(target) == {"epoch": 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.pth", "other.pth"]
+
+
+# reading
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_released_files_with_their_arguments_are_read(tmp_path, new_format):
+    path = tmp_path / "released.pth"
+    args = argparse.Namespace(lr=1e-4, lr_drop_list=[33, 45], backbone="resnet50", frozen_weights=None, masks=False)
+    torch.save({"model": {"w": torch.ones(2)}, "args": args, "epoch": 11}, path,
+               _use_new_zipfile_serialization=new_format)
+    content = read_checkpoint(path)
+    assert content["model"]["w"].tolist() == [1, 1] and content["args"] == args
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))])
+def test_files_with_code_are_refused_and_do_not_run(tmp_path, write):
+    path, made = tmp_path / "evil.pth", tmp_path / "made"
+    write({"model": {"w": torch.ones(2)}, "args": Runs(made)}, path)
+    assert "evil.pth" in refusal(read_checkpoint, path)
+    assert not made.exists()
+
+
+def test_safetensors_are_read(tmp_path):
+    save_file({"w": torch.arange(4.0)}, tmp_path / "model.safetensors")
+    content = read_checkpoint(tmp_path / "model.safetensors")
+    assert content.keys() == {"model"} and content["model"]["w"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+def test_broken_files_are_named(tmp_path, name):
+    path = tmp_path / name
+    (save_file if "safe" in name else torch.save)({"w": torch.zeros(1000)}, path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"<html>404: not found</html>\n", b"version 1\nhash 2\n"):
+        path.write_bytes(content)
+        assert name in refusal(read_checkpoint, path)
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    assert "absent.pth" in refusal(read_checkpoint, tmp_path / "absent.pth")
+    assert str(tmp_path) in refusal(read_checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize("content", [[torch.ones(2)], torch.ones(2), 3])
+def test_a_file_without_a_dict_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "list.pth")
+    assert "list.pth" in refusal(read_checkpoint, tmp_path / "list.pth")
+
+
+# load_weights
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3},
+                                  lambda s: {"model": {f"module.{k}": v for k, v in s.items()}},
+                                  lambda s: {f"module.{k}": v for k, v in s.items()}])
+def test_weights_load_from_every_wrapping(build, save, wrap):
+    source, model = build(1), build(2)
+    assert differing(snapshot(model), snapshot(source))
+    load_weights(model, save(wrap(source.state_dict())))
+    assert not differing(snapshot(model), snapshot(source))
+    fresh = build(3)
+    load_weights(fresh, wrap(source.state_dict()))  # a dict instead of a file
+    assert not differing(snapshot(fresh), snapshot(source))
+
+
+def test_weights_load_from_safetensors(build, tmp_path):
+    source, model = build(1), build(2)
+    save_file(snapshot(source), tmp_path / "model.safetensors")
+    load_weights(model, tmp_path / "model.safetensors")
+    assert not differing(snapshot(model), snapshot(source))
+
+
+def test_weights_load_from_a_ddp_model(build, save):
+    source, model = build(1), build(2)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        path = save({"model": nn.parallel.DistributedDataParallel(source).state_dict()})
+    finally:
+        dist.destroy_process_group()
+    assert all(key.startswith("module.") for key in read_checkpoint(path)["model"])
+    load_weights(model, path)
+    assert not differing(snapshot(model), snapshot(source))
+
+
+def test_the_average_is_loaded_on_request_only(build):
+    plain, average, model = build(1), build(2), build(3)
+    content = {"model": plain.state_dict(), "ema_model": average.state_dict()}
+    load_weights(model, content)
+    assert not differing(snapshot(model), snapshot(plain))
+    load_weights(model, content, ema=True)
+    assert not differing(snapshot(model), snapshot(average))
+    load_weights(model, content | {"ema_model": None}, ema=True)
+    assert not differing(snapshot(model), snapshot(plain))
+
+
+def test_what_does_not_fit_is_listed_and_nothing_is_loaded(build):
+    model = build()
+    before, state = snapshot(model), snapshot(build(1))
+    del state["transformer.level_embed"], state["label_enc.weight"]
+    state |= {f"extra{i}.weight": torch.zeros(1) for i in range(11)}
+    key = "transformer.encoder.layers.0.linear1.weight"
+    state[key] = state[key][:5]
+    text = refusal(load_weights, model, state)
+    assert "2 missing" in text and "transformer.level_embed" in text and "label_enc.weight" in text
+    assert "11 unexpected" in text and "extra0.weight" in text and "and 3 more" in text
+    assert f"{key} (5, 32) (64, 32)" in text
+    assert "num_classes" not in text
+    assert not differing(snapshot(model), before)
+
+
+def test_the_file_is_named(build, save):
+    assert "model.pth" in refusal(load_weights, build(), save({"model": {"w": torch.ones(1)}}))
+
+
+def test_another_number_of_classes_is_told_from_another_architecture(build):
+    model = build()
+    assert "num_classes" in refusal(load_weights, model, build(num_classes=5, dn_labelbook_size=5).state_dict())
+    # All tensors differ here, those of the class heads among them, but not in their number of rows.
+    assert "num_classes" not in refusal(load_weights, model, build(hidden_dim=64).state_dict())
+
+
+def test_without_strict_the_rest_is_loaded_and_told(build, caplog):
+    source, model = build(1), build(2)
+    before, state = snapshot(model), snapshot(source)
+    del state["transformer.level_embed"]
+    with caplog.at_level(logging.WARNING):
+        load_weights(model, state | {"extra.weight": torch.zeros(1)}, strict=False)
+    assert "transformer.level_embed" in caplog.text and "extra.weight" in caplog.text
+    after = snapshot(model)
+    assert differing(after, snapshot(source)) == ["transformer.level_embed"]
+    assert torch.equal(after["transformer.level_embed"], before["transformer.level_embed"])
+
+
+def test_without_strict_another_shape_is_still_an_error(build):
+    text = refusal(load_weights, build(), build(num_classes=5, dn_labelbook_size=5).state_dict(), strict=False)
+    assert "class_embed.0.weight (5, 32) (7, 32)" in text
+
+
+def test_tensors_that_follow_from_the_architecture_are_never_asked_for(build):
+    source, model = build(1), build(2)
+    extra = {"backbone.0.body.bn1.num_batches_tracked": torch.tensor(3), "backbone.0.relative_position_index":
+             torch.zeros(4), "backbone.0.layers.0.attn_mask": torch.zeros(4)}
+    load_weights(model, source.state_dict() | extra)
+    assert not differing(snapshot(model), snapshot(source))
+
+
+def test_the_unused_projection_of_published_plain_attention_is_dropped(build):
+    source, model = build(1, key_aware=False), build(2, key_aware=False)
+    attentions = [key.removesuffix("attention_weights.weight") for key in source.state_dict()
+                  if key.endswith("attention_weights.weight")]
+    assert len(attentions) == 4
+    extra = {f"{prefix}query_proj.{part}": torch.zeros(32) for prefix in attentions for part in ("weight", "bias")}
+    load_weights(model, source.state_dict() | extra)
+    assert not differing(snapshot(model), snapshot(source))
+    # Elsewhere it is no stranger.
+    text = refusal(load_weights, build(3, key_aware=True), source.state_dict() | extra)
+    assert "8 unexpected" in text and "attention_weights" in text
+    assert "x.query_proj.weight" in refusal(load_weights, model, source.state_dict() | {
+        "x.query_proj.weight": torch.zeros(1)})
+
+
+# load_pretrained
+
+def test_fine_tuning_starts_from_all_weights_of_an_equal_model(build, save):
+    plain, average, model = build(1), build(2), build(3)
+    assert load_pretrained(model, save({"model": plain.state_dict()})) == []
+    assert not differing(snapshot(model), snapshot(plain))
+    load_pretrained(model, save({"model": plain.state_dict(), "ema_model": average.state_dict()}))
+    assert not differing(snapshot(model), snapshot(average))
+
+
+def test_another_number_of_classes_leaves_only_class_tensors_fresh(build, save, caplog):
+    source, model = build(1), build(2, num_classes=5, dn_labelbook_size=5)
+    before = snapshot(model)
+    with caplog.at_level(logging.INFO):
+        fresh = load_pretrained(model, save({"model": source.state_dict()}))
+    assert fresh == sorted(key for key in before if fitting(key, "class_embed", "label_enc"))
+    assert "label_enc.weight" in caplog.text and "class_embed.0.bias" in caplog.text
+    after, wanted = snapshot(model), snapshot(source)
+    for key in after:
+        assert torch.equal(after[key], before[key] if key in fresh else wanted[key]), key
+
+
+def test_ignored_words_keep_fresh_values(build, save):
+    source, model = build(1), build(2)
+    before = snapshot(model)
+    fresh = load_pretrained(model, save({"model": source.state_dict()}), ["label_enc", "bbox_embed"])
+    assert fresh == sorted(key for key in before if fitting(key, "label_enc", "bbox_embed"))
+    after, wanted = snapshot(model), snapshot(source)
+    for key in after:
+        assert torch.equal(after[key], before[key] if key in fresh else wanted[key]), key
+
+
+def test_ignored_words_leave_out_what_only_the_checkpoint_has(build, save):
+    source, model = build(1, dec_layers=3), build(2)
+    extra = [key for key in source.state_dict() if key not in model.state_dict()]
+    assert extra
+    words = ["decoder.layers.2", "bbox_embed.2", "class_embed.2"]
+    assert all(fitting(key, *words) for key in extra)
+    path = save({"model": source.state_dict()})
+    assert "--finetune_ignore" in refusal(load_pretrained, model, path)
+    assert load_pretrained(model, path, words) == []
+    assert torch.equal(model.transformer.level_embed, source.transformer.level_embed)
+
+
+@pytest.mark.parametrize("changes", [{"hidden_dim": 64}, {"dec_layers": 3}, {"enc_layers": 3}, {"key_aware": False}])
+def test_fine_tuning_from_another_architecture_is_an_error(build, save, changes):
+    model = build()
+    before = snapshot(model)
+    text = refusal(load_pretrained, model, save({"model": build(**changes).state_dict()}))
+    assert "model.pth" in text and "--finetune_ignore" in text
+    assert not differing(snapshot(model), before)
+
+
+@pytest.mark.parametrize("load", [load_weights, load_pretrained])
+def test_a_checkpoint_without_weights_is_refused(build, save, load):
+    assert "epoch" in refusal(load, build(), save({"epoch": 3, "lr": 0.1}))
+
+
+def test_loading_does_not_tie_the_model_to_the_checkpoint(build):
+    state, model = snapshot(build(1)), build(2)
+    load_weights(model, state)
+    before = copy.deepcopy(state)
+    with torch.no_grad():
+        model.transformer.level_embed.add_(1)
+    assert not differing(state, before)

@@ -1,0 +1,65 @@
+"""Draws what a run found: python tools/draw_results.py RUN_FOLDER --coco_path DIR
+
+Reads RUN_FOLDER/results/val_detections.json (written by main.py --eval --save_results) and log.txt, and writes
+detections.png, a grid of val images with ground truth and detections, and curves.png, the training by epoch.
+"""
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from torchvision.ops import box_convert
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.coco import SPLITS, class_names, read_annotations  # noqa: E402
+from util.errors import UserError  # noqa: E402
+from util.visualize import draw_detections, plot_log, save_grid  # noqa: E402
+
+
+def main(args: argparse.Namespace) -> None:
+    results = args.run / "results" / "val_detections.json"
+    if not results.is_file():
+        raise UserError(f"no detections {results}; main.py --eval --save_results --output_dir {args.run} writes them")
+    coco = read_annotations(args.coco_path, "val")
+    detections = defaultdict(list)
+    for row in json.loads(results.read_text()):
+        detections[row["image_id"]].append(row)
+    folder = Path(args.coco_path) / SPLITS["val"][0]
+    ids = sorted(coco.getImgIds())[: args.images]
+    pictures = [draw_detections(Image.open(folder / coco.imgs[i]["file_name"]).convert("RGB"), ground_truth(coco, i),
+                                as_tensors(detections[i]), class_names(coco), args.score) for i in ids]
+    save_grid(pictures, args.run / "detections.png")
+    if (args.run / "log.txt").is_file():
+        plot_log(args.run / "log.txt", args.run / "curves.png")
+
+
+def ground_truth(coco: COCO, image_id: int) -> dict[str, torch.Tensor]:
+    rows = coco.imgToAnns[image_id]
+    return {"labels": torch.tensor([row["category_id"] for row in rows], dtype=torch.int64), "boxes": corners(rows),
+            "iscrowd": torch.tensor([row["iscrowd"] for row in rows], dtype=torch.int64)}
+
+
+def as_tensors(rows: list[dict]) -> dict[str, torch.Tensor]:
+    return {"scores": torch.tensor([row["score"] for row in rows]), "boxes": corners(rows),
+            "labels": torch.tensor([row["category_id"] for row in rows], dtype=torch.int64)}
+
+
+def corners(rows: list[dict]) -> torch.Tensor:
+    return box_convert(torch.tensor([row["bbox"] for row in rows]).reshape(-1, 4), "xywh", "xyxy")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("--coco_path", required=True, metavar="DIR")
+    parser.add_argument("--images", type=int, default=16, help="how many val images")
+    parser.add_argument("--score", type=float, default=0.3, help="least score of a detection")
+    try:
+        main(parser.parse_args())
+    except UserError as error:
+        sys.exit(f"error: {error}")

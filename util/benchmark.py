@@ -1,0 +1,139 @@
+"""Cost of a detector: parameters, GFLOPs by part, speed and memory."""
+import contextlib
+import copy
+import resource
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def _grid_sample_flops(input_shape: tuple, grid_shape: tuple, *args, out_shape: tuple, **kwargs) -> int:
+    """Four multiply-adds for every bilinear sample and channel."""
+    return 2 * 4 * torch.Size(out_shape).numel()
+
+
+# Counted besides torch's own (convolutions, matrix products, attention); in FLOPs, two a multiply-add.
+FORMULAS = {torch.ops.aten.grid_sampler_2d: _grid_sample_flops}
+
+
+@dataclass
+class Speed:
+    """Images a second at a batch size."""
+
+    batch: int
+    fps: float
+
+
+def count_flops(model: nn.Module, size: tuple[int, int]) -> dict[str, float]:
+    """GFLOPs of one image of `size` (height, width) px, multiply-add = 1: one entry a part of `model.PARTS`, in
+    order, and "total". Computes shapes only, on the meta device, so it needs neither time nor memory.
+
+    PARTS maps a part's name to prefixes of module names; the longest prefix decides.
+    """
+    model = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    spent = dict.fromkeys(model.PARTS, 0)
+    stack: list[list] = []  # [part, FLOPs when it started, FLOPs spent inside in other parts]
+
+    def enter(part: str):
+        return lambda *_: stack.append([part, counter.get_total_flops(), 0])
+
+    def leave(*_) -> None:
+        part, start, inside = stack.pop()
+        whole = counter.get_total_flops() - start
+        spent[part] += whole - inside
+        if stack:
+            stack[-1][2] += whole
+
+    for part, prefixes in model.PARTS.items():
+        for prefix in prefixes:
+            module = model.get_submodule(prefix)
+            for leaf in module if isinstance(module, nn.ModuleList) else [module]:
+                if not getattr(leaf, "_counted", False):  # shared heads are listed once a layer
+                    leaf._counted = True
+                    leaf.register_forward_pre_hook(enter(part))
+                    leaf.register_forward_hook(leave)
+    with counter, torch.no_grad():
+        model([torch.empty(3, *size, device="meta")])
+    total = counter.get_total_flops()
+    spent["other"] = total - sum(spent.values())
+    return {part: flops / 2e9 for part, flops in (spent | {"total": total}).items()}
+
+
+def mean_flops(model: nn.Module, sizes: Iterable[tuple[int, int]]) -> dict[str, float]:
+    """count_flops averaged over images of several sizes; equal sizes are counted once."""
+    sizes = list(sizes)
+    by_size = {size: count_flops(model, size) for size in set(sizes)}
+    rows = [by_size[size] for size in sizes]
+    return {part: sum(row[part] for row in rows) / len(rows) for part in rows[0]}
+
+
+@torch.no_grad()
+def measure_speed(model: nn.Module, images: list[Tensor], batch: int, device: torch.device,
+                  amp_dtype: torch.dtype | None, seconds: float = 10.0) -> Speed:
+    """Times forward passes on batches of `images` (cycled), after one to warm up: at least 3, for about `seconds`."""
+    model.eval()
+    images = [image.to(device) for image in images]
+    batches = [[images[(start + i) % len(images)] for i in range(batch)] for start in range(0, len(images), batch)]
+
+    def run(images: list[Tensor]) -> None:
+        with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
+            model(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    run(batches[0])
+    start, runs = time.perf_counter(), 0
+    while runs < 3 or time.perf_counter() - start < seconds:
+        run(batches[runs % len(batches)])
+        runs += 1
+    return Speed(batch, runs * batch / (time.perf_counter() - start))
+
+
+@contextlib.contextmanager
+def peak_memory(device: torch.device) -> Iterator[list[float]]:
+    """Appends the peak in MB: of the GPU's allocations, or of the whole process on a CPU."""
+    result: list[float] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    yield result
+    if device.type == "cuda":
+        result.append(torch.cuda.max_memory_allocated(device) / 2**20)
+    else:
+        result.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
+
+def benchmark(model: nn.Module, images: list[Tensor], device: torch.device, amp_dtype: torch.dtype | None) -> str:
+    """The table that --benchmark prints, for images [3, H, W]."""
+    flops = mean_flops(model, [tuple(image.shape[1:]) for image in images])
+    with peak_memory(device) as peak:
+        speeds = [measure_speed(model, images, batch, device, amp_dtype) for batch in (1, 4)]
+    sizes = sorted({tuple(image.shape[1:]) for image in images})
+    which = f"one image of {sizes[0][0]}x{sizes[0][1]} px" if len(sizes) == 1 else f"mean of {len(images)} images"
+    total, trained = count_parameters(model)
+    rows = [("parameters (M)", f"{total / 1e6:.2f}"), ("  of these trained (M)", f"{trained / 1e6:.2f}"),
+            ("GFLOPs", f"{flops.pop('total'):.1f}")]
+    rows += [(f"  {part}", f"{value:.1f}") for part, value in flops.items() if part != "other" or value >= 0.05]
+    rows += [(f"images/s, batch {speed.batch}", f"{speed.fps:.2f}") for speed in speeds]
+    rows += [("peak memory (MB)", f"{peak[0]:.0f}")]
+    dtype = "float32" if amp_dtype is None else f"autocast {str(amp_dtype).removeprefix('torch.')}"
+    title = f"{which}; {device_name(device)}, {dtype}"
+    return "\n".join([title, "-" * len(title), *(f"{name:<28}{value:>12}" for name, value in rows)])
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """All, and the trainable ones."""
+    return (sum(p.numel() for p in model.parameters()), sum(p.numel() for p in model.parameters() if p.requires_grad))
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as lines:
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return f"{model}, {torch.get_num_threads()} threads"
+    return f"CPU, {torch.get_num_threads()} threads"

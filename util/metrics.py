@@ -1,0 +1,52 @@
+"""Running means, and the log file of a training."""
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+class Meters:
+    """Means of named numbers over the steps of an epoch, and their latest values."""
+
+    def __init__(self):
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.latest: dict[str, float] = {}
+
+    def update(self, values: dict[str, float]) -> None:
+        self.latest.update(values)
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
+    def state_dict(self) -> dict[str, dict]:
+        return {"sums": self.sums, "counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, dict]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+
+
+class LogFile:
+    """log.txt: a JSON line an epoch, in DETR's format. A line that a killed run left unfinished is removed first."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        if path.is_file():
+            text = path.read_text()
+            whole = text[: text.rfind("\n") + 1]
+            if whole != text:
+                handle, temporary = tempfile.mkstemp(dir=path.parent)
+                with os.fdopen(handle, "w") as file:
+                    file.write(whole)
+                os.replace(temporary, path)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Values that are not finite are written as null: the line stays valid JSON."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(clean) + "\n")

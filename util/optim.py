@@ -1,0 +1,56 @@
+"""Optimizer, learning-rate schedule and moving average, as the published configs describe them."""
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR, StepLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from models.options import OptimOptions
+
+
+def param_groups(model: nn.Module, options: OptimOptions) -> list[dict]:
+    """Trainable parameters by learning rate and weight decay. `param_dict_type` chooses among the published forms:
+
+    default: the backbone apart. ddetr_in_mmdet: also the parameters in lr_linear_proj_names (sampling offsets).
+    large_wd: the backbone apart, and no weight decay for norms and biases.
+    """
+    def backbone(name: str) -> bool:
+        return any(word in name for word in options.lr_backbone_names)
+
+    def linear_proj(name: str) -> bool:
+        return any(word in name for word in options.lr_linear_proj_names)
+
+    def no_decay(name: str) -> bool:
+        return "norm" in name or "bias" in name
+
+    slow, decay = options.lr_backbone, options.weight_decay
+    groups = {  # condition, learning rate, weight decay
+        "default": [(lambda n: not backbone(n), options.lr, decay), (backbone, slow, decay)],
+        "ddetr_in_mmdet": [(lambda n: not backbone(n) and not linear_proj(n), options.lr, decay),
+                           (lambda n: backbone(n) and not linear_proj(n), slow, decay),
+                           (linear_proj, options.lr * options.lr_linear_proj_mult, decay)],
+        "large_wd": [(lambda n: not backbone(n) and not no_decay(n), options.lr, decay),
+                     (lambda n: backbone(n) and no_decay(n), slow, 0.0),
+                     (lambda n: backbone(n) and not no_decay(n), slow, decay),
+                     (lambda n: not backbone(n) and no_decay(n), options.lr, 0.0)],
+    }[options.param_dict_type]
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    return [{"params": [p for n, p in named if belongs(n)], "lr": lr, "weight_decay": wd} for belongs, lr, wd in groups]
+
+
+def build_optimizer(model: nn.Module, options: OptimOptions) -> AdamW:
+    return AdamW(param_groups(model, options), lr=options.lr, weight_decay=options.weight_decay)
+
+
+def build_scheduler(optimizer: AdamW, options: OptimOptions, steps_per_epoch: int) -> LRScheduler:
+    """Steps once an epoch; the one-cycle schedule steps with the optimizer."""
+    if options.onecyclelr:
+        return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups],
+                          steps_per_epoch=steps_per_epoch, epochs=options.epochs, pct_start=0.2)
+    if options.multi_step_lr:
+        return MultiStepLR(optimizer, milestones=options.lr_drop_list)
+    return StepLR(optimizer, options.lr_drop)
+
+
+def build_ema(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of weights and buffers."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

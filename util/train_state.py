@@ -1,0 +1,80 @@
+"""Everything that a training has to remember to go on exactly where it stopped."""
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
+
+from util.checkpoint import load_weights
+from util.distributed import all_gather, rank
+from util.errors import UserError
+from util.metrics import Meters
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainState:
+    """`epoch` is the one in progress, `step` counts the batches of it that are done, `best` is the best val AP."""
+
+    model: nn.Module  # not wrapped in DDP
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    scaler: GradScaler
+    ema: AveragedModel | None = None
+    epoch: int = 0
+    step: int = 0
+    best: float = -1.0
+    meters: Meters = field(default_factory=Meters)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Call it on every process: it gathers their random states. "epoch" is the last finished one, as in the
+        published checkpoints."""
+        random = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random["cuda"] = torch.cuda.get_rng_state()
+        state = {
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch - 1, "step": self.step, "best": self.best, "meters": self.meters.state_dict(),
+            "rng": all_gather(random),
+        }
+        if self.ema is not None:
+            state["ema_model"] = self.ema.module.state_dict()
+            state["ema_updates"] = self.ema.n_averaged
+        return state
+
+    def load_state_dict(self, state: dict[str, Any], source: str) -> None:
+        """Raises UserError for a checkpoint that lacks what a training needs, such as a released one."""
+        absent = {"optimizer", "lr_scheduler", "scaler", "rng", "step"} - set(state)
+        if absent:
+            raise UserError(f"{source} holds no training state of this program ({', '.join(sorted(absent))} missing); "
+                            "--pretrain_model_path starts a new training from its weights")
+        load_weights(self.model, state)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise UserError(f"{source} was trained with other parameter groups (param_dict_type, lr_backbone or "
+                            f"freezing differ): {error}") from error
+        self.scheduler.load_state_dict(state["lr_scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.step, self.best = state["epoch"] + 1, state["step"], state["best"]
+        self.meters.load_state_dict(state["meters"])
+        if self.ema is not None and "ema_model" in state:
+            self.ema.module.load_state_dict(state["ema_model"])
+            self.ema.n_averaged.copy_(state["ema_updates"])
+        elif self.ema is not None:
+            self.ema.module.load_state_dict(state["model"])
+        if rank() < len(state["rng"]):
+            random = state["rng"][rank()]
+            torch.set_rng_state(random["cpu"])
+            if "cuda" in random and torch.cuda.is_available():
+                torch.cuda.set_rng_state(random["cuda"])
+        else:
+            logger.warning("%s was written by %d processes: this one starts from fresh random numbers",
+                           source, len(state["rng"]))
