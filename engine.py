@@ -41,7 +41,7 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
     criterion.train()
     total = state.step + len(loader)
     progress = Progress(f"epoch {state.epoch}", total, state.step, quiet=not is_main())
-    grad_norm, image_ids = torch.zeros((), device=device), []
+    grad_norm, previous = torch.zeros((), device=device), []
     for samples, targets in progress(loader):
         group = min(grad_accum_steps, total - state.step // grad_accum_steps * grad_accum_steps)
         ends_group = (state.step + 1) % grad_accum_steps == 0 or state.step + 1 == total
@@ -54,11 +54,11 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
 
             # One transfer to the host: the losses, and the gradient norm of the step before.
             values = reduced({"loss": loss, **losses, "grad_norm": grad_norm, "stop": stop_flag(stop, device)})
-            require_finite("loss", values["loss"], targets, state, output_dir, loss.detach())
             if not state.scaler.is_enabled():  # the scaler skips such steps itself
-                require_finite("gradient norm", values["grad_norm"], image_ids, state, output_dir)
+                require_finite("gradient norm", values["grad_norm"], previous, state, output_dir)
+            require_finite("loss", values["loss"], targets, state, output_dir, loss.detach())
             state.scaler.scale(loss / group).backward()
-        image_ids = targets
+        previous = targets
         if ends_group:
             state.scaler.unscale_(state.optimizer)
             limit = clip_max_norm if clip_max_norm > 0 else float("inf")
@@ -79,7 +79,7 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
         if stopping and ends_group:
             break
     if not state.scaler.is_enabled():
-        require_finite("gradient norm", float(grad_norm), image_ids, state, output_dir)
+        require_finite("gradient norm", float(grad_norm), previous, state, output_dir)
     return state.step == total
 
 

@@ -11,38 +11,30 @@ import argparse
 import logging
 import os
 import sys
-import time
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.amp import GradScaler
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
-from datasets import eval_loader, train_loader
+from datasets import eval_loader
 from datasets.coco import CocoDetection, check_num_classes, class_names, read_annotations
-from datasets.coco_eval import STATS, CocoEvaluator
-from datasets.transforms import train_transforms, val_transforms
-from engine import evaluate, train_one_epoch
+from datasets.coco_eval import CocoEvaluator
+from datasets.transforms import val_transforms
+from engine import evaluate
 from models import build_model
 from models.options import Options, describe_keys, parse_options
-from util.benchmark import benchmark, count_parameters
-from util.checkpoint import copy_checkpoint, load_pretrained, load_weights, read_checkpoint, write_checkpoint
-from util.config import Config, load_config, parse_options as parse_option_pairs
-from util.distributed import barrier, init_distributed, is_main, rank
+from trainer import DEBUG_BATCHES, Trainer, report
+from util.benchmark import benchmark
+from util.checkpoint import load_weights, read_checkpoint
+from util.config import Config, load_config
+from util.config import parse_options as parse_option_pairs
+from util.distributed import init_distributed, is_main, rank
 from util.errors import UserError
 from util.logger import setup_logging
-from util.metrics import LogFile, Meters
-from util.optim import build_ema, build_optimizer, build_scheduler
-from util.run_folder import prepare_folder, record_run, require_space
-from util.signals import StopRequest
-from util.train_state import TrainState
+from util.metrics import LogFile
+from util.run_folder import prepare_folder
 
 logger = logging.getLogger("main")
-DEBUG_BATCHES = 16
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -65,7 +57,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:N or cpu")
     run.add_argument("--seed", type=int, default=42)
     run.add_argument("--amp", action="store_true", help="mixed precision; see the config key amp_dtype")
-    run.add_argument("--debug", action="store_true", help=f"stop every epoch and evaluation after {DEBUG_BATCHES} batches")
+    run.add_argument("--debug", action="store_true",
+                     help=f"stop every epoch and evaluation after {DEBUG_BATCHES} batches")
     run.add_argument("--find_unused_params", action="store_true", help="DDP tolerates parameters without gradient")
 
     start = parser.add_argument_group("weights")
@@ -75,7 +68,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     start.add_argument("--pretrain_model_path", metavar="FILE|URL", help="start a training from these weights")
     start.add_argument("--finetune_ignore", nargs="+", metavar="WORD",
                        help="with --pretrain_model_path: leave out tensors whose name contains a word")
-    start.add_argument("--start_epoch", type=int, default=0, help="number of the first epoch of a training from scratch")
+    start.add_argument("--start_epoch", type=int, default=0, help="first epoch of a training from scratch")
 
     what = parser.add_argument_group("instead of training")
     what.add_argument("--eval", action="store_true", help="evaluate on val2017")
@@ -133,7 +126,8 @@ def main(args: argparse.Namespace) -> int:
     options = parse_options(config)
 
     torch.manual_seed(args.seed)  # the same on every process while the model is built
-    model, criterion, postprocessors = build_model(config | {"pretrained_backbone": needs_backbone_weights(args, options)})
+    start = {"pretrained_backbone": needs_backbone_weights(args, options)}
+    model, criterion, postprocessors = build_model(config | start)
     model.to(device), criterion.to(device)
     torch.manual_seed(args.seed + rank())
 
@@ -147,7 +141,8 @@ def main(args: argparse.Namespace) -> int:
         if checkpoint is not None:
             load_weights(model, checkpoint, ema=options.optim.use_ema)
         return run_evaluation(args, options, folder, model, criterion, postprocessors["bbox"], device)
-    return train(args, config, options, folder, model, criterion, postprocessors["bbox"], device)
+    trainer = Trainer(args, config, options, folder, device, amp_dtype(args, options, device))
+    return trainer.run(model, criterion, postprocessors["bbox"])
 
 
 def resolve_classes(config: Config, args: argparse.Namespace, checkpoint: dict | None) -> None:
@@ -219,146 +214,6 @@ def run_evaluation(args: argparse.Namespace, options: Options, folder: Path, mod
                 {f"test_{k}": v for k, v in losses.items()} | {"test_coco_eval_bbox": stats, "resume": args.resume})
             (folder / "eval" / "table.txt").write_text(f"{evaluator.table}\n{evaluator.per_class()}\n")
     return 0
-
-
-def report(evaluator: CocoEvaluator, per_class: bool) -> list[float]:
-    """Prints the tables; COCO's twelve numbers."""
-    stats = evaluator.summarize()
-    logger.info("COCO evaluation of %d images\n%s", len(evaluator.detections), evaluator.table.rstrip())
-    if per_class:
-        logger.info("by class\n%s", evaluator.per_class())
-    return stats
-
-
-def train(args: argparse.Namespace, config: Config, options: Options, folder: Path, model: nn.Module,
-          criterion: nn.Module, postprocess: nn.Module, device: torch.device) -> int:
-    optim = options.optim
-    latest = folder / "checkpoint.pth"
-    resume = args.resume
-    if resume == "auto":
-        resume = str(latest) if latest.is_file() else None
-    elif resume is None and latest.is_file():
-        raise UserError(f"{folder} already holds a training. Pass --resume auto to go on with it, --resume FILE, or "
-                        "another --output_dir")
-    if is_main():
-        prepare_folder(folder)
-        require_space(folder, checkpoint_size(model, optim.use_ema))
-        setup_logging(rank(), folder)
-    barrier()
-
-    dataset = CocoDetection(args.coco_path, "train", train_transforms(options.data, args.fix_size),
-                            args.strict_data, args.seed)
-    val_set = CocoDetection(args.coco_path, "val", val_transforms(options.data, args.fix_size))
-    check_num_classes(options.data.num_classes, val_set.coco, f"the val set of {args.coco_path}")
-    loader = train_loader(dataset, options.data.batch_size, args.num_workers, args.seed)
-    val_loader = eval_loader(val_set, options.data.eval_batch_size, args.num_workers)
-
-    if args.pretrain_model_path and resume is None:
-        load_pretrained(model, args.pretrain_model_path, args.finetune_ignore)
-    precision = amp_dtype(args, options, device)
-    optimizer = build_optimizer(model, optim)
-    loader.batch_sampler.set_epoch(0)
-    steps_per_epoch = -(-len(loader) // optim.grad_accum_steps)
-    state = TrainState(model, optimizer, build_scheduler(optimizer, optim, steps_per_epoch),
-                       GradScaler(device.type, enabled=precision == torch.float16),
-                       build_ema(model, optim.ema_decay) if optim.use_ema else None)
-    if resume is not None:
-        state.load_state_dict(read_checkpoint(resume), resume)
-        logger.info("resumed %s: epoch %d, step %d", resume, state.epoch, state.step)
-    for _ in range(args.start_epoch):
-        advance_schedule(state, optim.onecyclelr, steps_per_epoch)
-        state.epoch += 1
-
-    wrapped = model
-    if torch.distributed.is_initialized():
-        wrapped = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None,
-                                          find_unused_parameters=args.find_unused_params)
-    if is_main():
-        record_run(folder, config, vars(args))
-    parameters = count_parameters(model)
-    logger.info("%d train and %d val images, %d classes; %.2f M parameters, %.2f M trained; %s%s; output in %s",
-                len(dataset), len(val_set), len(class_names(dataset.coco)), parameters[0] / 1e6, parameters[1] / 1e6,
-                device, "" if precision is None else f" {precision}", folder)
-    stop, start = StopRequest(), time.time()
-    log, board = (LogFile(folder / "log.txt"), SummaryWriter(str(folder / "tensorboard"))) if is_main() else (None, None)
-
-    def save(*copies: str) -> None:
-        content = state.state_dict() | {"config": config.to_dict(), "class_names": class_names(dataset.coco)}
-        if is_main():
-            write_checkpoint(content, latest)
-            for name in copies:
-                copy_checkpoint(latest, folder / name)
-
-    while state.epoch < optim.epochs:
-        loader.batch_sampler.set_epoch(state.epoch, state.step)
-        finished = train_one_epoch(
-            wrapped, criterion, debug_subset(loader) if args.debug else loader, state, device, folder,
-            amp_dtype=precision, clip_max_norm=optim.clip_max_norm, grad_accum_steps=optim.grad_accum_steps,
-            step_scheduler=optim.onecyclelr, average=state.epoch >= optim.ema_epoch, stop=stop)
-        if not finished:
-            save()
-            logger.warning("stopped by %s in epoch %d after step %d; --resume auto goes on from there",
-                           stop.signal.name if stop.signal else "another process", state.epoch, state.step)
-            return stop.exit_code
-        if not optim.onecyclelr:
-            state.scheduler.step()
-        means = state.meters.means()
-        record = {"train_" + name: value for name, value in means.items()}
-        stats = None
-        if (state.epoch + 1) % optim.eval_interval == 0 or state.epoch + 1 == optim.epochs:
-            evaluator = CocoEvaluator(val_set.coco)
-            averaged = state.ema is not None and state.epoch >= optim.ema_epoch
-            losses = evaluate(state.ema.module if averaged else model, criterion, postprocess, val_loader, evaluator,
-                              device, amp_dtype=precision, max_batches=DEBUG_BATCHES if args.debug else None)
-            if is_main():
-                stats = report(evaluator, args.per_class)
-                record |= {f"test_{k}": v for k, v in losses.items()} | {"test_coco_eval_bbox": stats}
-        if is_main():
-            record |= {"epoch": state.epoch, "n_parameters": parameters[1], "seconds": round(time.time() - start, 1)}
-            log.append(record)
-            write_scalars(board, record, state.epoch)
-            logger.info("epoch %d: loss %.3f%s, %d unreadable images", state.epoch, means["loss"],
-                        f", val AP {stats[0]:.3f}" if stats else "", round(means["skipped_images"] * state.step))
-        copies = []
-        if stats is not None and stats[0] > state.best:
-            state.best = stats[0]
-            copies.append("checkpoint_best.pth")
-        if (state.epoch + 1) % optim.save_checkpoint_interval == 0:
-            copies.append(f"checkpoint{state.epoch:04}.pth")
-        state.epoch, state.step, state.meters = state.epoch + 1, 0, Meters()
-        save(*copies)
-        if stop.requested and state.epoch < optim.epochs:
-            logger.warning("stopped by %s after epoch %d; --resume auto goes on", stop.signal.name, state.epoch - 1)
-            return stop.exit_code
-    logger.info("finished in %s; best val AP %.3f", timedelta(seconds=round(time.time() - start)), state.best)
-    return 0
-
-
-def advance_schedule(state: TrainState, by_step: bool, steps_per_epoch: int) -> None:
-    """Moves the learning rate one epoch on, for --start_epoch."""
-    for _ in range(steps_per_epoch if by_step else 1):
-        state.optimizer.step()  # without gradients: nothing moves, and the schedule sees a step before its own
-        state.scheduler.step()
-
-
-def checkpoint_size(model: nn.Module, ema: bool) -> int:
-    """Bytes, about: weights, two AdamW moments of the trained ones, and the moving average."""
-    total, trained = count_parameters(model)
-    return 4 * (total * (2 if ema else 1) + 2 * trained)
-
-
-def debug_subset(loader: DataLoader) -> list:
-    """The first batches of what is left of an epoch."""
-    return [batch for batch, _ in zip(loader, range(DEBUG_BATCHES))]
-
-
-def write_scalars(board: SummaryWriter, record: dict, epoch: int) -> None:
-    for name, value in record.items():
-        if isinstance(value, float):
-            board.add_scalar(name.replace("_", "/", 1), value, epoch)
-    for name, value in zip(STATS, record.get("test_coco_eval_bbox", [])):
-        board.add_scalar(f"coco/{name}", value, epoch)
-    board.flush()
 
 
 if __name__ == "__main__":

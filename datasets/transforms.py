@@ -83,7 +83,7 @@ def keep_boxes(target: dict[str, Any], keep: Tensor) -> dict[str, Any]:
 
 
 def train_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
-    """Flip, then a resize to one of the scales, in half of the cases after a random crop. fix_size: one size for all."""
+    """Flip, then a resize to one of the scales, half of the time after a random crop. fix_size: one size for all."""
     scales, max_size = _scaled(options.data_aug_scales, options), _scaled([options.data_aug_max_size], options)[0]
     if fix_size:
         return v2.Compose([v2.RandomHorizontalFlip(), ResizeTo(max(scales), max_size), ToModelInput()])

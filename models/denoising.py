@@ -26,7 +26,7 @@ class DenoisingMeta:
 
 @dataclass
 class Denoising:
-    """Makes the denoising queries of a batch. About `number` positive ones in all, in groups that each hold all targets.
+    """Makes the denoising queries of a batch: about `number` positive ones, in groups that each hold all targets.
 
     box_noise_scale: 1 moves a positive corner by up to half a side, a negative one by half to a whole side.
     label_noise_ratio: twice the part of the labels that are replaced by random ones.

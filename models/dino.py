@@ -5,7 +5,6 @@ B batch, Q queries, C channels, K classes, L levels.
 import copy
 import math
 
-import torch
 from torch import Tensor, nn
 
 from models.denoising import Denoising, DenoisingMeta, prepend
@@ -128,4 +127,5 @@ def make_input_proj(in_channels: list[int], num_levels: int, dim: int) -> nn.Mod
     for conv in convs:
         nn.init.xavier_uniform_(conv.weight)
         nn.init.zeros_(conv.bias)
-    return nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(math.gcd(32, dim), dim)) for conv in convs)
+    groups = math.gcd(32, dim // 4)  # 32, as published, where that leaves at least four channels a group
+    return nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(groups, dim)) for conv in convs)

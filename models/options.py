@@ -28,7 +28,7 @@ class BackboneOptions:
     dilation: bool = key(False, "ResNet: dilated last stage at stride 16 (DC5)")
     pretrained_backbone: bool = key(True, "start from ImageNet weights")
     backbone_dir: str | None = key(None, "file or folder with local ImageNet weights, instead of a download")
-    backbone_freeze_keywords: list[str] | None = key(None, "freeze backbone parameters whose name contains one of these")
+    backbone_freeze_keywords: list[str] | None = key(None, "freeze backbone parameters by words in their names")
     use_checkpoint: bool = key(False, "recompute the backbone's activations in the backward pass to save memory")
 
 
@@ -172,8 +172,9 @@ RETIRED: dict[str, tuple] = {
     "two_stage_pat_embed": (0,), "two_stage_add_query_num": (0,), "two_stage_learn_wh": (False,),
     "two_stage_default_hw": (0.05,), "two_stage_keep_all_tokens": (False,), "two_stage_binary_cls": (False,),
     "batch_norm_type": ("FrozenBatchNorm2d",), "enc_loss_coef": (1.0,), "decoder_sa_type": ("sa",),
-    "matcher_type": ("HungarianMatcher",), "decoder_module_seq": (["sa", "ca", "ffn"],), "dec_layer_dropout_prob": (None,),
-    "ddetr_lr_param": (False,), "match_unstable_error": (True, False), "rm_self_attn_layers": (None,),
+    "matcher_type": ("HungarianMatcher",), "decoder_module_seq": (["sa", "ca", "ffn"],),
+    "dec_layer_dropout_prob": (None,), "ddetr_lr_param": (False,), "match_unstable_error": (True, False),
+    "rm_self_attn_layers": (None,),
     "rm_detach": (None,), "num_patterns_dn": (0,), "use_detached_boxes": (False,), "pe_temperature": (20,),
 }
 GROUPS: dict[str, type] = {f.name: f.type for f in dataclasses.fields(Options) if dataclasses.is_dataclass(f.type)}
@@ -220,7 +221,8 @@ def describe_keys() -> str:
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """The value, converted where that is exact (2 for 2.0, a tuple for a list, one item for a list of it)."""
-    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    choices = typing.get_args(hint) if is_union else (hint,)
     for choice in choices:
         converted = _convert(value, choice)
         if converted is not _UNFIT:

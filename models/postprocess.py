@@ -8,14 +8,14 @@ from torchvision.ops import batched_nms, box_convert
 
 @dataclass
 class PostProcess:
-    """Keeps the `num_select` best (query, class) pairs of each image; with nms_iou_threshold > 0, after class-wise NMS."""
+    """Keeps the `num_select` best (query, class) pairs of each image; nms_iou_threshold > 0 adds class-wise NMS."""
 
     num_select: int
     nms_iou_threshold: float = -1
 
     @torch.no_grad()
     def __call__(self, outputs: dict[str, Tensor], target_sizes: Tensor) -> list[dict[str, Tensor]]:
-        """outputs "pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh in [0, 1]; target_sizes [B, 2] (height, width).
+        """outputs "pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh in [0, 1]; target_sizes [B, 2] (H, W).
 
         Returns for each image "scores" [n] in descending order, "labels" [n], "boxes" [n, 4] xyxy in pixels.
         """

@@ -5,6 +5,8 @@ import torch
 from datasets.synthetic import generate
 from util.config import load_config
 
+torch.set_num_threads(1)  # the models are tiny, and several test processes share the cores
+
 TINY = {
     "pretrained_backbone": False, "backbone": "resnet18", "hidden_dim": 32, "nheads": 2, "dim_feedforward": 64,
     "enc_layers": 2, "num_expansion": 1, "enc_scale": 2, "num_feature_levels": 3, "return_interm_indices": [2, 3],

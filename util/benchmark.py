@@ -20,6 +20,9 @@ def _grid_sample_flops(input_shape: tuple, grid_shape: tuple, *args, out_shape: 
 FORMULAS = {torch.ops.aten.grid_sampler_2d: _grid_sample_flops}
 
 
+SECONDS = 10.0  # a speed is measured at least this long
+
+
 @dataclass
 class Speed:
     """Images a second at a batch size."""
@@ -74,8 +77,8 @@ def mean_flops(model: nn.Module, sizes: Iterable[tuple[int, int]]) -> dict[str, 
 
 @torch.no_grad()
 def measure_speed(model: nn.Module, images: list[Tensor], batch: int, device: torch.device,
-                  amp_dtype: torch.dtype | None, seconds: float = 10.0) -> Speed:
-    """Times forward passes on batches of `images` (cycled), after one to warm up: at least 3, for about `seconds`."""
+                  amp_dtype: torch.dtype | None) -> Speed:
+    """Times forward passes on batches of `images` (cycled), after one to warm up: at least 3, for about SECONDS."""
     model.eval()
     images = [image.to(device) for image in images]
     batches = [[images[(start + i) % len(images)] for i in range(batch)] for start in range(0, len(images), batch)]
@@ -88,7 +91,7 @@ def measure_speed(model: nn.Module, images: list[Tensor], batch: int, device: to
 
     run(batches[0])
     start, runs = time.perf_counter(), 0
-    while runs < 3 or time.perf_counter() - start < seconds:
+    while runs < 3 or time.perf_counter() - start < SECONDS:
         run(batches[runs % len(batches)])
         runs += 1
     return Speed(batch, runs * batch / (time.perf_counter() - start))

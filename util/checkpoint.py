@@ -43,9 +43,11 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
 
 
 def write_checkpoint(content: dict[str, Any], path: str | os.PathLike) -> None:
-    """Writes a file that is either whole or not there: to a temporary neighbour first, then renamed."""
+    """Writes a file that is either whole or not there: to a temporary neighbour first, then renamed.
+
+    Raises UserError if it cannot be written (full disk); an earlier file of that name is then still whole.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -54,15 +56,24 @@ def write_checkpoint(content: dict[str, Any], path: str | os.PathLike) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, (OSError, RuntimeError)):  # torch's writer turns OSErrors into RuntimeErrors
+            raise UserError(f"cannot write {path}: {error}. An earlier checkpoint of that name is intact") from error
         raise
 
 
 def copy_checkpoint(source: str | os.PathLike, target: str | os.PathLike) -> None:
-    """Copies a checkpoint, as safely as write_checkpoint writes one."""
+    """Gives a checkpoint a second name, without the space of a second file where the disk has hard links.
+
+    Later checkpoints do not change the copy: write_checkpoint replaces files and never writes into them.
+    """
     temporary = Path(target).with_name(f".{Path(target).name}.copy")
-    shutil.copyfile(source, temporary)
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
     os.replace(temporary, target)
 
 

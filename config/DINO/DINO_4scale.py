@@ -1,4 +1,5 @@
-# Lite-DINO R50 on COCO: python main.py -c config/DINO/DINO_4scale.py --coco_path DIR --options num_expansion=3 enc_scale=3
+# Lite-DINO R50 on COCO:
+#   python main.py -c config/DINO/DINO_4scale.py --coco_path DIR --options num_expansion=3 enc_scale=3
 # AP in the paper: 50.4 (num_expansion=3 enc_scale=3), 50.2 (num_expansion=1 enc_scale=3), 49.9 (num_expansion=3
 # enc_scale=2). config/LiteDINO/ has one file for each.
 _base_ = ['coco_transformer.py']

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.models import is_model, list_models
 from timm.layers import freeze_batch_norm_2d
+from timm.models import is_model, list_models
 from torch import Tensor, nn
 
 from models.options import BackboneOptions

@@ -254,16 +254,18 @@ def test_missing_folders_and_files_are_named(root):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("{", "not valid JSON"), ("", "not valid JSON"), ("[]", "a list"), ("3", "an int|a int"), ("{}", "'images'"),
+    ("{", "not valid JSON"), ("", "not valid JSON"), ("[]", "a list"), ("3", "int"), ("{}", "'images'"),
     ('{"images": [], "categories": []}', "'images'"),
     ('{"images": [{"id": 1, "file_name": "a.jpg", "height": 1, "width": 1}]}', "'categories'"),
     ('{"images": {"id": 1}, "categories": [{"id": 1, "name": "a"}]}', "'images'"),
     ('{"images": ["a.jpg"], "categories": [{"id": 1, "name": "a"}]}', "'images'"),
+    ('{"images": [{"id": 1, "file_name": "a.jpg", "height": 1, "width": 1}], "categories": [{"id": 1, "name": "a"}], '
+     '"annotations": null}', "'annotations'"),
 ])
 def test_files_that_are_not_coco_are_refused(root, text, words):
     file_of(root, "train").write_text(text)
     message = refusal(opened, root)
-    assert "instances_train2017.json" in message and any(word in message for word in words.split("|")), message
+    assert "instances_train2017.json" in message and words in message
 
 
 def test_a_file_that_is_not_text_is_refused(root):
@@ -307,7 +309,7 @@ def test_an_image_id_given_twice_is_refused(root):
         content["images"][1]["id"] = 1
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 2]
     text = refusal(opened, root)
-    assert "instances_train2017.json" in text and "1" in text.partition("images")[2]
+    assert "instances_train2017.json" in text and "id 1" in text
 
 
 def test_an_annotation_id_given_twice_is_refused_or_mended(root):

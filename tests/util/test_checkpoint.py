@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import resource
+import shutil
 
 import pytest
 import torch
@@ -108,6 +109,7 @@ def test_an_interrupted_write_leaves_the_old_file_alone(monkeypatch, save, tmp_p
 
 def overfill(path):
     """Exit code 7 if the limit on the size of files is an exception, and not the end of the process."""
+    torch.set_num_threads(1)  # the parent's threads do not survive the fork
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     try:
         write_checkpoint({"epoch": 2, "model": torch.zeros(1_000_000)}, path)
@@ -117,7 +119,7 @@ def overfill(path):
 
 def test_a_full_disk_leaves_the_old_file_alone(save, tmp_path):
     path = save({"epoch": 1})
-    process = multiprocessing.get_context("fork").Process(target=overfill, args=(path,))
+    process = multiprocessing.get_context("fork").Process(target=overfill, args=(path,), daemon=True)
     process.start()
     process.join(timeout=60)
     assert process.exitcode == 7
@@ -163,6 +165,20 @@ def test_files_with_code_are_refused_and_do_not_run(tmp_path, write):
     write({"model": {"w": torch.ones(2)}, "args": Runs(made)}, path)
     assert "evil.pth" in refusal(read_checkpoint, path)
     assert not made.exists()
+
+
+@pytest.mark.parametrize("name", ["released.pth", "model.safetensors"])
+def test_files_behind_an_address_are_read_like_local_ones(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    if name == "released.pth":
+        torch.save({"model": {"w": torch.ones(2)}, "args": argparse.Namespace(lr=1e-4)}, path)
+    else:
+        save_file({"w": torch.ones(2)}, path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(torch.hub, "download_url_to_file",
+                        lambda url, target, *args, **kwargs: shutil.copyfile(path, target))
+    assert read_checkpoint(f"https://example.org/weights/{name}")["model"]["w"].tolist() == [1, 1]
 
 
 def test_safetensors_are_read(tmp_path):

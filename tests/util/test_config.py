@@ -1,4 +1,6 @@
 """Config files: inheritance, typed --options, errors that name the file, and a dump that reads back equal."""
+import copy
+import pickle
 import re
 from pathlib import Path
 
@@ -284,6 +286,16 @@ def test_a_dump_reads_back_equal(write, tmp_path):
     assert again == config == values
     assert type(again.t) is tuple and again.d.x.y[1].z == 2
     assert again.text() == config.text()
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda config: pickle.loads(pickle.dumps(config))])
+def test_copies_are_equal_and_as_strict(write, duplicate):
+    config = load_config(write("c.py", "a = 1; d = dict(x=dict(y=[2]))"))
+    again = duplicate(config)
+    assert type(again) is Config and again == config and again.d.x.y == [2]
+    assert not hasattr(again.d, "missing")
+    again.a = 2
+    assert config.a == 1
 
 
 # the files we ship, and those of the published code

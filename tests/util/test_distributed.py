@@ -30,7 +30,7 @@ def check_group(folder):
 
 def join_twice(mine, folder):
     """One of two processes: forms a group as the launcher's environment says, then as the arguments say."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # the parent's threads do not survive the fork
     os.environ.update(zip(LAUNCHER, (str(mine), "2", str(mine)), strict=True))
     place = init_distributed("cpu", 1, 0, 0, f"file://{folder}/environment")
     assert place == torch.device("cpu") and rank() == mine and is_main() == (mine == 0)
@@ -50,7 +50,7 @@ def no_launcher(monkeypatch):
 
 def test_two_processes_form_a_group(tmp_path):
     context = multiprocessing.get_context("fork")  # does not import torch again
-    processes = [context.Process(target=join_twice, args=(i, tmp_path)) for i in range(2)]
+    processes = [context.Process(target=join_twice, args=(i, tmp_path), daemon=True) for i in range(2)]
     for process in processes:
         process.start()
     for process in processes:

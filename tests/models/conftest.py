@@ -1,0 +1,50 @@
+"""What the model tests share: tiny detectors, and tokens to feed to parts of them."""
+import pytest
+import torch
+
+from models import build_model
+from models.structures import FlatFeatures
+from util.nested_tensor import NestedTensor
+
+
+@pytest.fixture
+def build(tiny_config):
+    """build(**options): model, criterion and post-processors of the tiny config with these options."""
+    def build(**options):
+        torch.manual_seed(0)
+        return build_model({**tiny_config, **options})
+
+    return build
+
+
+@pytest.fixture
+def make_targets():
+    """make_targets(counts): random targets, one image a count."""
+    def make(*counts, num_classes=7):
+        generator = torch.Generator().manual_seed(3)
+        return [{"labels": torch.randint(num_classes, (n,), generator=generator),
+                 "boxes": torch.rand(n, 4, generator=generator) * 0.3 + torch.tensor([0.35, 0.35, 0.1, 0.1])}
+                for n in counts]
+
+    return make
+
+
+@pytest.fixture
+def make_features():
+    """make_features(shapes, dim, valid): random tokens. valid holds an image's (rows, columns) without padding on the
+    last level, twice as many on the level before it, and so on; by default one image without padding."""
+    def make(shapes, dim=8, valid=None, dtype=torch.float32):
+        generator = torch.Generator().manual_seed(4)
+        valid = valid or [shapes[-1]]
+        maps, positions = [], []
+        for level, shape in enumerate(shapes):
+            scale = 2 ** (len(shapes) - 1 - level)
+            mask = torch.ones(len(valid), *shape, dtype=torch.bool)
+            for image, (rows, columns) in zip(mask, valid, strict=True):
+                image[: rows * scale, : columns * scale] = False
+            size = len(valid), dim, *shape
+            maps.append(NestedTensor(torch.randn(size, generator=generator, dtype=dtype), mask))
+            positions.append(torch.randn(size, generator=generator, dtype=dtype))
+        return FlatFeatures.flatten(maps, positions, torch.randn(len(shapes), dim, generator=generator, dtype=dtype))
+
+    return make

@@ -1,0 +1,120 @@
+"""The models compute what the published code computed, in float64, with weights drawn from their published names."""
+import functools
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models import build_model
+from util.checkpoint import load_weights
+from util.config import load_config
+
+FOLDER = Path(__file__).parents[1] / "golden"
+OPTIONS = {
+    "lite_dino_r50_h3l1_2p1x3": {"num_expansion": 3, "enc_scale": 3},
+    "lite_dino_r50_h3l1_6p1x1": {"num_expansion": 1, "enc_scale": 3},
+    "lite_dino_r50_h2l2_2p1x3": {"num_expansion": 3, "enc_scale": 2},
+    "lite_dino_r50_h3l1_2p1x3_msda": {"num_expansion": 3, "enc_scale": 3, "key_aware": False},
+}
+# The published plain attention carries a query_proj that it never uses; ours has none.
+PARAMETERS = {"lite_dino_r50_h3l1_2p1x3_msda": 47289470}
+TRAINED = ["lite_dino_r50_h3l1_2p1x3", "lite_dino_r50_h3l1_2p1x3_msda"]
+IMAGE_SIZES = torch.tensor([[480, 640], [427, 640]])
+TOLERANCE = 1e-4
+
+spec = importlib.util.spec_from_file_location("golden_recipe", FOLDER / "recipe.py")
+recipe = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(recipe)
+
+
+class Golden:
+    """A recorded result, and the model that should give it."""
+
+    def __init__(self, name, draw):
+        self.name = name
+        self.meta = json.loads((FOLDER / f"{name}.json").read_text())
+        self.recorded = np.load(FOLDER / f"{name}.npz")
+        # Recomputed activations halve the memory of the training step.
+        config = load_config("config/DINO/DINO_4scale.py", {
+            "pretrained_backbone": False, "dn_box_noise_scale": 0.0, "dn_label_noise_ratio": 0.0,
+            "deformable_use_checkpoint": True, **OPTIONS[name]})
+        self.model, self.criterion, post = build_model(config)
+        self.postprocess = post["bbox"]
+        self.model.double()
+        weights = {key: draw(key, tuple(shape), self.meta["salt"]) for key, shape in self.meta["state_dict"].items()
+                   if not key.endswith("num_batches_tracked")}
+        load_weights(self.model, {"model": weights}, strict=True)
+        self.images = recipe.images(self.meta["sizes"], self.meta["salt"])
+        self.targets = recipe.targets(self.meta["counts"], self.meta["num_classes"], self.meta["salt"])
+
+    @functools.cached_property
+    def outputs(self):
+        self.model.eval()
+        with torch.no_grad():
+            return self.model(self.images)
+
+    def compare(self, ours, prefix):
+        """ours: the tensors of every recorded array with this prefix, and no others."""
+        assert set(ours) == {name for name in self.recorded.files if name.startswith(prefix)}
+        for name, tensor in ours.items():
+            expected = self.recorded[name].astype(np.float64)
+            assert tensor.shape == expected.shape, name
+            error = np.abs(tensor.double().numpy() - expected).max() / np.abs(expected).max()
+            assert error <= TOLERANCE, name
+
+
+@pytest.fixture(scope="module")
+def draw():
+    """Weights by key, drawn once for all models."""
+    return functools.cache(lambda key, shape, salt: torch.from_numpy(recipe.draw(key, shape, salt)))
+
+
+@pytest.fixture(scope="module")
+def golden(request, draw):
+    return Golden(request.param, draw)
+
+
+every_golden = pytest.mark.parametrize("golden", OPTIONS, indirect=True)
+
+
+@every_golden
+def test_parameter_count(golden):
+    count = sum(parameter.numel() for parameter in golden.model.parameters())
+    assert count == PARAMETERS.get(golden.name, golden.meta["parameters"])
+
+
+@every_golden
+def test_outputs(golden):
+    ours = {f"eval/{name}": golden.outputs[name] for name in ("pred_logits", "pred_boxes")}
+    ours |= {f"eval/interm/{name}": x for name, x in golden.outputs["interm_outputs"].items()}
+    ours |= {f"eval/aux{i}/pred_boxes": aux["pred_boxes"] for i, aux in enumerate(golden.outputs["aux_outputs"])}
+    golden.compare(ours, "eval/")
+
+
+@every_golden
+def test_detections(golden):
+    results = golden.postprocess(golden.outputs, IMAGE_SIZES)
+    golden.compare({f"post{i}/{name}": x for i, result in enumerate(results) for name, x in result.items()}, "post")
+
+
+@pytest.mark.parametrize("golden", TRAINED, indirect=True)
+def test_losses_and_gradients(golden):
+    model, criterion, recorded = golden.model.train(), golden.criterion, golden.meta["losses"]
+    losses = criterion(model(golden.images, golden.targets), golden.targets)
+    total = sum(weight * losses[name] for name, weight in criterion.weight_dict.items())
+    total.backward()
+
+    assert criterion.weight_dict == golden.meta["weight_dict"]
+    assert {name: x.item() for name, x in losses.items()} == {
+        name: pytest.approx(recorded[name], rel=TOLERANCE) for name in losses}
+    assert total.item() == pytest.approx(recorded["TOTAL"], rel=TOLERANCE)
+
+    norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.requires_grad}
+    expected = golden.meta["grad_norms"]
+    smallest = 1e-3 * max(expected.values())  # relative errors of smaller norms are rounding
+    assert norms == {name: pytest.approx(expected[name], rel=TOLERANCE, abs=TOLERANCE * smallest) for name in norms}
+    unused = {name for name in expected if name not in norms}
+    assert all("query_proj" in name and expected[name] == 0 for name in unused)

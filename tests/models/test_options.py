@@ -1,0 +1,163 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from models.options import GROUPS, KEYS, RETIRED, describe_keys, parse_options
+from util.config import load_config
+from util.errors import UserError
+
+# The keys that IDEA-Research's DINO and Lite-DETR configs set.
+PUBLISHED = {
+    "num_classes": 91, "lr": 0.0001, "param_dict_type": "default", "lr_backbone": 1e-05,
+    "lr_backbone_names": ["backbone.0"], "lr_linear_proj_names": ["reference_points", "sampling_offsets"],
+    "lr_linear_proj_mult": 0.1, "ddetr_lr_param": False, "batch_size": 2, "weight_decay": 0.0001, "epochs": 12,
+    "lr_drop": 11, "save_checkpoint_interval": 1, "clip_max_norm": 0.1, "onecyclelr": False, "multi_step_lr": False,
+    "lr_drop_list": [33, 45], "modelname": "dino", "frozen_weights": None, "backbone": "resnet50",
+    "use_checkpoint": False, "dilation": False, "position_embedding": "sine", "pe_temperatureH": 20,
+    "pe_temperatureW": 20, "return_interm_indices": [1, 2, 3], "backbone_freeze_keywords": None, "enc_layers": 6,
+    "dec_layers": 6, "unic_layers": 0, "pre_norm": False, "dim_feedforward": 2048, "hidden_dim": 256, "dropout": 0.0,
+    "nheads": 8, "num_queries": 900, "query_dim": 4, "num_patterns": 0, "pdetr3_bbox_embed_diff_each_layer": False,
+    "pdetr3_refHW": -1, "random_refpoints_xy": False, "fix_refpoints_hw": -1, "dabdetr_yolo_like_anchors": False,
+    "dabdetr_deformable_encoder": False, "dabdetr_deformable_decoder": False, "use_deformable_box_attn": False,
+    "box_attn_type": "roi_align", "dec_layer_number": None, "num_feature_levels": 4, "enc_n_points": 4,
+    "dec_n_points": 4, "decoder_layer_noise": False, "dln_xy_noise": 0.2, "dln_hw_noise": 0.2,
+    "add_channel_attention": False, "add_pos_value": False, "two_stage_type": "standard", "two_stage_pat_embed": 0,
+    "two_stage_add_query_num": 0, "two_stage_bbox_embed_share": False, "two_stage_class_embed_share": False,
+    "two_stage_learn_wh": False, "two_stage_default_hw": 0.05, "two_stage_keep_all_tokens": False, "num_select": 300,
+    "transformer_activation": "relu", "batch_norm_type": "FrozenBatchNorm2d", "masks": False, "aux_loss": True,
+    "set_cost_class": 2.0, "set_cost_bbox": 5.0, "set_cost_giou": 2.0, "cls_loss_coef": 1.0, "mask_loss_coef": 1.0,
+    "dice_loss_coef": 1.0, "bbox_loss_coef": 5.0, "giou_loss_coef": 2.0, "enc_loss_coef": 1.0, "interm_loss_coef": 1.0,
+    "no_interm_box_loss": False, "focal_alpha": 0.25, "decoder_sa_type": "sa", "matcher_type": "HungarianMatcher",
+    "decoder_module_seq": ["sa", "ca", "ffn"], "nms_iou_threshold": -1, "dec_pred_bbox_embed_share": True,
+    "dec_pred_class_embed_share": True, "use_dn": True, "dn_number": 100, "dn_box_noise_scale": 1.0,
+    "dn_label_noise_ratio": 0.5, "embed_init_tgt": True, "dn_labelbook_size": 91, "match_unstable_error": True,
+    "use_ema": False, "ema_decay": 0.9997, "ema_epoch": 0, "use_detached_boxes_dec_out": False, "enc_scale": 3,
+    "num_expansion": 3, "deformable_use_checkpoint": False, "same_loc": False, "proj_key": False, "key_aware": True,
+}
+
+
+def parsed(name, value):
+    options = parse_options({name: value})
+    return next(getattr(getattr(options, group), name) for group in GROUPS if hasattr(getattr(options, group), name))
+
+
+@pytest.mark.parametrize("name, value, expected", [
+    ("dropout", 0, 0.0), ("dropout", 0.1, 0.1), ("enc_layers", 6.0, 6), ("use_dn", False, False),
+    ("return_interm_indices", (1, 2), [1, 2]), ("return_interm_indices", 3, [3]), ("return_interm_indices", [1.0], [1]),
+    ("lr_backbone_names", "backbone.0", ["backbone.0"]), ("backbone_freeze_keywords", None, None),
+    ("backbone_freeze_keywords", ["bn", "layer1"], ["bn", "layer1"]), ("data_aug_scale_overlap", 1, 1.0),
+    ("num_classes", "auto", "auto"), ("num_classes", 80.0, 80), ("num_expansion", None, None), ("num_expansion", 3, 3),
+    ("position_embedding", "learned", "learned"), ("key_aware", False, False), ("backbone_dir", "weights", "weights"),
+])
+def test_values_are_converted_where_that_is_exact(name, value, expected):
+    result = parsed(name, value)
+    assert result == expected and type(result) is type(expected)
+    if isinstance(expected, list):
+        assert [type(x) for x in result] == [type(x) for x in expected]
+
+
+@pytest.mark.parametrize("name, value, wanted", [
+    ("enc_layers", 6.5, "int"), ("enc_layers", "6", "int"), ("enc_layers", True, "int"), ("enc_layers", None, "int"),
+    ("enc_layers", [6], "int"), ("dropout", True, "float"), ("dropout", "0", "float"), ("dropout", None, "float"),
+    ("dilation", 1, "bool"), ("dilation", "True", "bool"), ("key_aware", 1, "bool or None"), ("backbone", 50, "str"),
+    ("return_interm_indices", None, "a list of int"), ("return_interm_indices", [1, "2"], "a list of int"),
+    ("return_interm_indices", [1, True], "a list of int"), ("data_aug_scales", [480.5], "a list of int"),
+    ("backbone_freeze_keywords", [1], "a list of str or None"), ("num_classes", "all", "int or 'auto'"),
+    ("position_embedding", "cosine", "'sine' or 'v2' or 'learned' or 'v3'"),
+])
+def test_wrong_types_are_refused(name, value, wanted):
+    with pytest.raises(UserError) as error:
+        parse_options({name: value})
+    assert str(error.value) == f"config key {name}={value!r} must be {wanted}"
+
+
+def test_modelname_must_be_text():
+    with pytest.raises(UserError, match="modelname"):
+        parse_options({"modelname": 3})
+
+
+@pytest.mark.parametrize("name, suggestion", [
+    ("num_quries", "num_queries"), ("Dropout", "dropout"), ("query_dims", "query_dim"), ("model_name", "modelname"),
+])
+def test_unknown_key_names_the_nearest(name, suggestion):
+    with pytest.raises(UserError, match=f"unknown config key '{name}'. Did you mean '{suggestion}'"):
+        parse_options({name: 1})
+
+
+def test_unknown_key_that_resembles_none():
+    with pytest.raises(UserError) as error:
+        parse_options({"xyzzy": 1})
+    assert str(error.value) == "unknown config key 'xyzzy'."
+
+
+def test_retired_keys_are_accepted_when_off():
+    for name, values in RETIRED.items():
+        for value in values:
+            parse_options({name: value})
+
+
+@pytest.mark.parametrize("name", RETIRED)
+def test_retired_keys_are_refused_when_on(name):
+    with pytest.raises(UserError, match=f"{name}='on' is not supported"):
+        parse_options({name: "on"})
+
+
+@pytest.mark.parametrize("name, value", [("masks", True), ("num_patterns", 1), ("two_stage_type", "no"),
+                                         ("pdetr3_refHW", 40), ("decoder_module_seq", ["ca", "sa", "ffn"])])
+def test_retired_keys_at_a_plausible_value(name, value):
+    with pytest.raises(UserError, match=name):
+        parse_options({name: value})
+
+
+def test_every_key_is_described_once():
+    fields = [field for group in GROUPS.values() for field in dataclasses.fields(group)]
+    assert len({field.name for field in fields}) == len(fields), "a key in two groups"
+    assert not set(KEYS) & set(RETIRED)
+    lines = describe_keys().splitlines()
+    for field in fields:
+        meaning = field.metadata["meaning"]
+        assert meaning and "\n" not in meaning, field.name
+        assert [line for line in lines if line.startswith(f"    {field.name} = ") and line.endswith(f": {meaning}")]
+    assert len(lines) == len(fields) + len(GROUPS)
+
+
+def test_defaults_have_their_own_types():
+    defaults = parse_options({})
+    given = {name: getattr(getattr(defaults, group), name) for group, kind in GROUPS.items()
+             for name in (field.name for field in dataclasses.fields(kind))}
+    assert parse_options(given) == defaults
+
+
+def test_list_defaults_are_not_shared():
+    parse_options({}).data.data_aug_scales.append(1)
+    assert 1 not in parse_options({}).data.data_aug_scales
+
+
+def test_published_keys():
+    options = parse_options(PUBLISHED)
+    assert options.modelname == "dino"
+    assert options.encoder.num_expansion == 3 and options.attention.key_aware
+    assert options.denoising.dn_labelbook_size == 91
+    assert options.optim.lr_backbone_names == ["backbone.0"]
+
+
+@pytest.mark.parametrize("path", sorted(Path("config").rglob("*.py")), ids=str)
+def test_config_files(path):
+    options = parse_options(load_config(path))
+    assert options.modelname == "dino"
+
+
+def test_the_config_is_not_changed():
+    config = {"modelname": "dino", "enc_layers": 6.0}
+    parse_options(config)
+    assert config == {"modelname": "dino", "enc_layers": 6.0}
+
+
+@pytest.mark.parametrize("given, expected", [
+    ({}, False), ({"num_expansion": 3}, True), ({"key_aware": None, "num_expansion": 3}, True),
+    ({"key_aware": None, "num_expansion": None}, False), ({"key_aware": False, "num_expansion": 3}, False),
+    ({"key_aware": True}, True),
+])
+def test_key_aware_follows_the_encoder(given, expected):
+    assert parse_options(given).attention.key_aware is expected

@@ -1,0 +1,173 @@
+"""The training step and the evaluation, in process."""
+import json
+import math
+
+import pytest
+import torch
+from torch.amp import GradScaler
+
+from datasets import eval_loader, train_loader
+from datasets.coco import CocoDetection
+from datasets.coco_eval import CocoEvaluator
+from datasets.transforms import train_transforms, val_transforms
+from engine import NonFiniteError, evaluate, train_one_epoch
+from models import build_model
+from models.options import parse_options
+from util.optim import build_ema, build_optimizer, build_scheduler
+from util.train_state import TrainState
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def training(tiny_config, coco_root):
+    """State, criterion, loader and post-processor of a small training."""
+    def make(**options):
+        torch.manual_seed(0)
+        config = tiny_config | options
+        parsed = parse_options(config)
+        model, criterion, post = build_model(config)
+        dataset = CocoDetection(coco_root, "train", train_transforms(parsed.data))
+        loader = train_loader(dataset, parsed.data.batch_size, 0, seed=0)
+        optimizer = build_optimizer(model, parsed.optim)
+        state = TrainState(model, optimizer, build_scheduler(optimizer, parsed.optim, len(loader)),
+                           GradScaler("cpu", enabled=False),
+                           build_ema(model, parsed.optim.ema_decay) if parsed.optim.use_ema else None)
+        return state, criterion, loader, post["bbox"]
+    return make
+
+
+def run(state, criterion, loader, folder, epochs=1, **options):
+    for epoch in range(epochs):
+        state.epoch, state.step = epoch, 0
+        loader.batch_sampler.set_epoch(epoch)
+        train_one_epoch(state.model, criterion, loader, state, CPU, folder, **options)
+
+
+def test_training_lowers_the_loss(training, tmp_path):
+    state, criterion, loader, _ = training(lr=1e-3, lr_backbone=1e-4, clip_max_norm=1.0)
+    run(state, criterion, loader, tmp_path)
+    first = state.meters.means()["loss"]
+    state.meters.sums.clear(), state.meters.counts.clear()
+    run(state, criterion, loader, tmp_path, epochs=6, clip_max_norm=1.0)
+    assert state.meters.means()["loss"] < 0.9 * first
+
+
+def test_meters_count_every_batch(training, tmp_path):
+    state, criterion, loader, _ = training()
+    run(state, criterion, loader, tmp_path)
+    assert state.step == len(loader) == 4
+    assert state.meters.counts["loss_ce"] == 4
+    assert {"loss_bbox", "loss_giou_dn_0", "loss_ce_interm", "class_error", "lr"} <= set(state.meters.means())
+
+
+def test_same_seed_same_weights(training, tmp_path):
+    weights = []
+    for _ in range(2):
+        state, criterion, loader, _ = training()
+        run(state, criterion, loader, tmp_path)
+        weights.append(state.model.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_frozen_backbone_stays(training, tmp_path):
+    state, criterion, loader, _ = training(lr_backbone=0.0)
+    before = {k: v.clone() for k, v in state.model.state_dict().items()}
+    run(state, criterion, loader, tmp_path)
+    after = state.model.state_dict()
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    assert changed and not any(k.startswith("backbone") for k in changed)
+
+
+def test_accumulation_steps_once_a_group(training, tmp_path):
+    state, criterion, loader, _ = training()
+    steps = []
+    original = state.optimizer.step
+    state.optimizer.step = lambda *a, **k: (steps.append(1), original(*a, **k))
+    run(state, criterion, loader, tmp_path, grad_accum_steps=3)  # 4 batches: a group of 3 and one of 1
+    assert len(steps) == 2
+
+
+def test_accumulated_gradient_is_the_mean_of_the_batches(training, tmp_path):
+    def first_gradient(accumulate):
+        state, criterion, loader, _ = training(use_dn=False)
+        batches = list(loader)[:2]
+        grads = []
+        state.optimizer.step = lambda *a, **k: grads.append(
+            [p.grad.clone() for p in state.model.parameters() if p.grad is not None])
+        train_one_epoch(state.model, criterion, batches, state, CPU, tmp_path, grad_accum_steps=accumulate)
+        return grads
+    (together,), (one, other) = first_gradient(2), first_gradient(1)
+    for mean, a, b in zip(together, one, other):
+        torch.testing.assert_close(mean, (a + b) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_clipped(training, tmp_path):
+    state, criterion, loader, _ = training()
+    norms = []
+    state.optimizer.step = lambda *a, **k: norms.append(float(torch.cat(
+        [p.grad.flatten() for p in state.model.parameters() if p.grad is not None]).norm()))
+    run(state, criterion, loader, tmp_path, clip_max_norm=0.1)
+    assert norms and all(norm == pytest.approx(0.1, rel=5e-3) for norm in norms)
+
+
+def test_ema_follows_the_weights(training, tmp_path):
+    state, criterion, loader, _ = training(use_ema=True, ema_decay=0.5, lr=1e-2)
+    start = state.model.transformer.level_embed.detach().clone()
+    run(state, criterion, loader, tmp_path)
+    averaged, weights = state.ema.module.transformer.level_embed, state.model.transformer.level_embed
+    assert not torch.equal(averaged, weights)
+    assert (averaged - weights).norm() < (start - weights).norm()
+
+
+def test_amp_trains_in_bfloat16_with_float32_losses(training, tmp_path):
+    state, criterion, loader, _ = training()
+    run(state, criterion, loader, tmp_path, amp_dtype=torch.bfloat16)
+    assert math.isfinite(state.meters.means()["loss"])
+    assert all(p.dtype == torch.float32 for p in state.model.parameters())
+
+
+def test_nan_weight_stops_at_the_step_and_names_the_images(training, tmp_path):
+    state, criterion, loader, _ = training()
+    with torch.no_grad():
+        state.model.transformer.enc_output.weight[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="image ids"):
+        run(state, criterion, loader, tmp_path)
+    record = json.loads((tmp_path / "non_finite_rank0.json").read_text())
+    assert record["step"] == 0 and len(record["image_ids"]) == 2
+
+
+def test_nan_gradient_is_reported_with_the_batch_that_made_it(training, tmp_path):
+    state, criterion, loader, _ = training()
+    poisoned = state.model.transformer.level_embed
+    seen = []
+
+    def poison(grad):
+        seen.append(1)
+        return grad * float("nan") if len(seen) == 2 else grad
+
+    poisoned.register_hook(poison)
+    loader.batch_sampler.set_epoch(0)
+    second = [t["image_id"] for t in list(loader)[1][1]]
+    with pytest.raises(NonFiniteError, match="gradient norm"):
+        run(state, criterion, loader, tmp_path)
+    assert json.loads((tmp_path / "non_finite_rank0.json").read_text())["image_ids"] == second
+
+
+def test_evaluation_sees_every_image_and_returns_losses(training, tiny_config, coco_root):
+    state, criterion, _, post = training()
+    dataset = CocoDetection(coco_root, "val", val_transforms(parse_options(tiny_config).data))
+    for batch_size in (1, 3):
+        evaluator = CocoEvaluator(dataset.coco)
+        losses = evaluate(state.model, criterion, post, eval_loader(dataset, batch_size, 0), evaluator, CPU)
+        assert sorted(evaluator.detections) == sorted(dataset.coco.getImgIds())
+        assert losses["loss"] > 0 and len(evaluator.summarize()) == 12
+    assert evaluate(state.model, None, post, eval_loader(dataset, 4, 0), CocoEvaluator(dataset.coco), CPU) == {}
+
+
+def test_evaluation_stops_after_max_batches(training, tiny_config, coco_root):
+    state, _, _, post = training()
+    dataset = CocoDetection(coco_root, "val", val_transforms(parse_options(tiny_config).data))
+    evaluator = CocoEvaluator(dataset.coco)
+    evaluate(state.model, None, post, eval_loader(dataset, 1, 0), evaluator, CPU, max_batches=3)
+    assert len(evaluator.detections) == 3

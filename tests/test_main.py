@@ -1,0 +1,270 @@
+"""main.py as its users call it: whole runs on a small generated set."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import main as program
+from datasets.coco import class_names, read_annotations
+from util.config import load_config
+from util.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+AP = "test_coco_eval_bbox"
+
+
+@pytest.fixture
+def config_file(tiny_config, tmp_path):
+    tiny_config.dump(tmp_path / "tiny.py")
+    return tmp_path / "tiny.py"
+
+
+@pytest.fixture
+def call(config_file, coco_root):
+    """Calls main.py in this process; returns the exit code."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*flags, options=(), data=coco_root):
+        argv = ["-c", str(config_file), "--device", "cpu", "--num_workers", "0", *map(str, flags)]
+        argv += ["--coco_path", str(data)] if data else []
+        argv += ["--options", *options] if options else []
+        return program.main(program.get_args_parser().parse_args(argv))
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def log_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+
+
+def losses_of(folder: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k.startswith(("train_", "test_")) or k == "epoch"}
+            for line in log_of(folder)]
+
+
+def spawn(*command, **options) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+def test_train_writes_log_checkpoints_config_and_scalars(call, tmp_path):
+    out = tmp_path / "run"
+    assert call("--output_dir", out, "--note", "first try") == 0
+    log = log_of(out)
+    assert [line["epoch"] for line in log] == [0, 1]
+    assert all(len(line[AP]) == 12 and line["train_loss"] > 0 and line["n_parameters"] > 0 for line in log)
+    assert {"checkpoint.pth", "checkpoint_best.pth", "checkpoint0000.pth", "checkpoint0001.pth", "config.py",
+            "run.json", "info.txt"} <= set(os.listdir(out))
+    assert list((out / "tensorboard").iterdir())
+    assert load_config(out / "config.py").hidden_dim == 32
+    run = json.loads((out / "run.json").read_text())
+    assert run["arguments"]["note"] == "first try" and run["git"]
+
+
+def test_a_run_resumed_after_an_epoch_equals_one_never_stopped(call, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options = ["epochs=3", "use_ema=True", "dropout=0.1"]
+    assert call("--output_dir", whole, options=options) == 0
+    stopped.mkdir()
+    shutil.copy(whole / "checkpoint0000.pth", stopped / "checkpoint.pth")
+    assert call("--output_dir", stopped, "--resume", "auto", options=options) == 0
+    assert losses_of(stopped) == losses_of(whole)[1:]
+    a, b = (torch.load(folder / "checkpoint.pth", weights_only=True) for folder in (whole, stopped))
+    for part in ("model", "ema_model"):
+        assert all(torch.equal(a[part][key], b[part][key]) for key in a[part])
+    assert a["best"] == b["best"] and a["lr_scheduler"] == b["lr_scheduler"]
+
+
+def test_a_full_folder_is_not_overwritten(call, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "checkpoint.pth").write_bytes(b"precious")
+    with pytest.raises(UserError, match="--resume auto"):
+        call("--output_dir", out)
+    assert (out / "checkpoint.pth").read_bytes() == b"precious"
+
+
+def test_evaluation_of_a_checkpoint(call, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert call("--output_dir", out, options=["epochs=1"]) == 0
+    assert call("--eval", "--resume", out / "checkpoint.pth", "--output_dir", tmp_path / "eval", "--save_results",
+                "--save_log", "--per_class") == 0
+    line = json.loads((tmp_path / "eval/eval/log.txt").read_text())
+    assert line[AP] == log_of(out)[0][AP] and line["test_loss"] == pytest.approx(log_of(out)[0]["test_loss"])
+    assert "Average Precision" in (tmp_path / "eval/eval/table.txt").read_text()
+    rows = json.loads((tmp_path / "eval/results/val_detections.json").read_text())
+    assert rows and {"image_id", "category_id", "bbox", "score"} == set(rows[0])
+
+
+def test_test_set_without_annotations(call, tmp_path, coco_root):
+    data = tmp_path / "data"
+    shutil.copytree(coco_root / "val2017", data / "test2017")
+    (data / "annotations").mkdir()
+    content = json.loads((coco_root / "annotations/instances_val2017.json").read_text())
+    del content["annotations"]
+    (data / "annotations/image_info_test-dev2017.json").write_text(json.dumps(content))
+    assert call("--output_dir", tmp_path / "run", options=["epochs=1"]) == 0
+    assert call("--test", "--resume", tmp_path / "run/checkpoint.pth", "--output_dir", tmp_path / "out", data=data) == 0
+    rows = json.loads((tmp_path / "out/results/test_detections.json").read_text())
+    assert {row["image_id"] for row in rows} == {image["id"] for image in content["images"]}
+    assert all(len(row["bbox"]) == 4 and row["bbox"][2] >= 0 for row in rows)
+
+
+def test_auto_classes_come_from_the_data_and_stay_in_the_checkpoint(call, tmp_path, coco_root):
+    options = ["num_classes=auto", "dn_labelbook_size=None", "epochs=1"]
+    assert call("--output_dir", tmp_path / "run", options=options) == 0
+    checkpoint = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)
+    assert checkpoint["class_names"] == class_names(read_annotations(coco_root, "train"))
+    assert checkpoint["model"]["class_embed.0.weight"].shape[0] == 7
+    assert call("--eval", "--resume", tmp_path / "run/checkpoint.pth", "--output_dir", tmp_path / "eval",
+                options=options) == 0
+
+
+def test_fine_tuning_with_other_classes(call, tmp_path, caplog):
+    assert call("--output_dir", tmp_path / "run", options=["epochs=1"]) == 0
+    with caplog.at_level("INFO"):
+        assert call("--pretrain_model_path", tmp_path / "run/checkpoint.pth", "--output_dir", tmp_path / "tuned",
+                    options=["num_classes=9", "dn_labelbook_size=9", "epochs=1", "lr=0", "lr_backbone=1e-12"]) == 0
+    before, after = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True)["model"]
+                     for name in ("run", "tuned"))
+    assert after["class_embed.0.weight"].shape[0] == 9
+    assert torch.equal(before["transformer.tgt_embed.weight"], after["transformer.tgt_embed.weight"])
+
+
+def test_start_epoch_moves_the_schedule(call, tmp_path):
+    assert call("--output_dir", tmp_path / "run", "--start_epoch", 1) == 0
+    (line,) = log_of(tmp_path / "run")
+    assert line["epoch"] == 1 and line["train_lr"] == pytest.approx(1e-5)  # lr_drop = 1
+
+
+def test_debug_and_fix_size(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.DEBUG_BATCHES", 2)
+    assert call("--output_dir", tmp_path / "run", "--debug", "--fix_size", options=["epochs=1"]) == 0
+    checkpoint = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)
+    assert max(s["step"] for s in checkpoint["optimizer"]["state"].values()) == 2
+
+
+@pytest.mark.parametrize("schedule", [["onecyclelr=True"], ["multi_step_lr=True", "lr_drop_list=[1]"]])
+def test_schedules_with_accumulation_and_parameter_groups(call, tmp_path, schedule):
+    groups = "param_dict_type=large_wd" if "onecyclelr=True" in schedule else "param_dict_type=ddetr_in_mmdet"
+    assert call("--output_dir", tmp_path / "run", "--amp", options=[*schedule, "grad_accum_steps=3", groups]) == 0
+    rates = [line["train_lr"] for line in log_of(tmp_path / "run")]
+    assert rates[0] != rates[1]
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--benchmark_only"], "needs --benchmark"),
+    (["--eval", "--test", "--resume", "x"], "exclude"),
+    (["--save_results"], "needs --eval"),
+    (["--save_log"], "needs --eval"),
+    (["--finetune_ignore", "label_enc"], "needs --pretrain_model_path"),
+    (["--eval"], "--resume"),
+    (["--start_epoch", "3", "--resume", "auto"], "--start_epoch"),
+    (["--eval", "--resume", "nowhere.pth"], "nowhere.pth"),
+    (["--device", "cuda:7"], "CUDA|GPU"),
+])
+def test_flags_that_would_do_nothing_are_refused(call, tmp_path, flags, message):
+    with pytest.raises(UserError, match=message):
+        call("--output_dir", tmp_path / "run", *flags)
+
+
+@pytest.mark.parametrize("options, message", [
+    (["num_querys=3"], "num_queries"),
+    (["backbone=resnet51"], "resnet50"),
+    (["num_classes=3", "dn_labelbook_size=3"], "num_classes"),
+    (["num_expansion=4"], "num_expansion"),
+    (["batch_size=two"], "batch_size"),
+    (["pre_norm=True"], "pre_norm"),
+])
+def test_bad_config_values_name_the_key(call, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        call("--output_dir", tmp_path / "run", options=options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_folder_and_unwritable_output(call, tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        call("--output_dir", tmp_path / "run", data=tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="output folder"):
+        call("--output_dir", tmp_path / "file" / "run")
+
+
+def test_a_full_disk_is_reported_before_the_first_step(call, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=10**6))
+    with pytest.raises(UserError, match="1 MB left"):
+        call("--output_dir", tmp_path / "run")
+
+
+def test_checkpoint_of_another_architecture(call, tmp_path):
+    assert call("--output_dir", tmp_path / "run", options=["epochs=1"]) == 0
+    with pytest.raises(UserError, match="does not fit"):
+        call("--eval", "--resume", tmp_path / "run/checkpoint.pth", "--output_dir", tmp_path / "eval",
+             options=["hidden_dim=48"])
+
+
+def test_a_released_checkpoint_cannot_be_resumed_as_a_training(call, tmp_path):
+    assert call("--output_dir", tmp_path / "run", options=["epochs=1"]) == 0
+    weights = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)["model"]
+    torch.save({"model": weights, "epoch": 11}, tmp_path / "released.pth")
+    with pytest.raises(UserError, match="--pretrain_model_path"):
+        call("--resume", tmp_path / "released.pth", "--output_dir", tmp_path / "again")
+
+
+def test_benchmark_needs_no_data(call, capsys, monkeypatch):
+    monkeypatch.setattr("util.benchmark.SECONDS", 0.1)
+    assert call("--benchmark", "--benchmark_only", "--benchmark_size", 64, 96, data=None) == 0
+    table = capsys.readouterr().out
+    for row in ("64x96", "parameters (M)", "GFLOPs", "backbone", "input projection", "encoder", "query selection",
+                "decoder", "heads", "images/s, batch 1", "images/s, batch 4", "peak memory", "float32"):
+        assert row in table
+
+
+def test_sigterm_ends_with_a_checkpoint_and_the_resumed_run_equals_one_never_stopped(config_file, coco_root, tmp_path):
+    command = ["main.py", "-c", config_file, "--coco_path", coco_root, "--device", "cpu", "--num_workers", 1,
+               "--options", "epochs=4", "batch_size=1"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    running = spawn(*command[:1], "--output_dir", stopped, *command[1:])
+    while not (stopped / "log.txt").exists() and running.poll() is None:
+        time.sleep(0.05)  # the first epoch is done: a step of the second is in progress, or about to be
+    running.send_signal(signal.SIGTERM)
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == 128 + signal.SIGTERM, output
+    resumed = spawn(*command[:1], "--output_dir", stopped, "--resume", "auto", *command[1:])
+    output, _ = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, output
+    uninterrupted = spawn(*command[:1], "--output_dir", whole, *command[1:])
+    output, _ = uninterrupted.communicate(timeout=240)
+    assert uninterrupted.returncode == 0, output
+    assert losses_of(stopped) == losses_of(whole)
+
+
+@pytest.mark.parametrize("launcher", [["torch.distributed.launch"], ["torch.distributed.run"]])
+def test_two_processes_train_and_evaluate_each_image_once(config_file, coco_root, tmp_path, launcher):
+    run = spawn("-m", *launcher, "--nproc_per_node=2", f"--master_port={29600 + len(launcher[0])}", "main.py",
+                "-c", config_file, "--coco_path", coco_root, "--device", "cpu", "--output_dir", tmp_path / "run",
+                "--num_workers", 0, "--options", "epochs=1", "batch_size=1")
+    output, _ = run.communicate(timeout=240)
+    assert run.returncode == 0, output
+    (line,) = log_of(tmp_path / "run")
+    assert len(line[AP]) == 12
+    assert "COCO evaluation of 8 images" in output and output.count("COCO evaluation") == 1
+    assert len(torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)["rng"]) == 2
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(config_file, tmp_path):
+    run = spawn("main.py", "-c", config_file, "--coco_path", tmp_path / "nowhere", "--device", "cpu")
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == 2
+    assert "Traceback" not in output and "nowhere" in output

@@ -1,0 +1,214 @@
+"""A training from its first epoch, or from where it stopped, to its last."""
+import argparse
+import logging
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from datasets import eval_loader, train_loader
+from datasets.coco import CocoDetection, check_num_classes, class_names
+from datasets.coco_eval import STATS, CocoEvaluator
+from datasets.transforms import train_transforms, val_transforms
+from engine import evaluate, train_one_epoch
+from models.options import Options
+from util.benchmark import count_parameters
+from util.checkpoint import copy_checkpoint, load_pretrained, read_checkpoint, write_checkpoint
+from util.config import Config
+from util.distributed import all_gather, barrier, is_main, rank
+from util.errors import UserError
+from util.logger import setup_logging
+from util.metrics import LogFile, Meters
+from util.optim import build_ema, build_optimizer, build_scheduler
+from util.run_folder import prepare_folder, record_run, require_space
+from util.signals import StopRequest
+from util.train_state import TrainState
+
+logger = logging.getLogger(__name__)
+DEBUG_BATCHES = 16
+
+
+class Trainer:
+    """One run of main.py that trains: epochs, evaluations, checkpoints and logs in `folder`.
+
+    args are main.py's; amp_dtype None means full precision.
+    """
+
+    def __init__(self, args: argparse.Namespace, config: Config, options: Options, folder: Path, device: torch.device,
+                 amp_dtype: torch.dtype | None):
+        self.args, self.config, self.options, self.folder = args, config, options, folder
+        self.device, self.amp_dtype = device, amp_dtype
+        self.latest = folder / "checkpoint.pth"
+        self.resume = self._which_checkpoint()
+
+    def run(self, model: nn.Module, criterion: nn.Module, postprocess: nn.Module) -> int:
+        """Trains to the last epoch. Returns the exit code: 0, or 128 + signal if one asked to stop."""
+        optim = self.options.optim
+        self._prepare_folder(model)
+        self._load_data()
+        state = self._build_state(model)
+        if torch.distributed.is_initialized():
+            device_ids = [self.device.index] if self.device.type == "cuda" else None
+            wrapped = DistributedDataParallel(model, device_ids=device_ids,
+                                              find_unused_parameters=self.args.find_unused_params)
+        else:
+            wrapped = model
+        self._announce(model)
+        stop = StopRequest()
+        while state.epoch < optim.epochs:
+            self.loader.batch_sampler.set_epoch(state.epoch, state.step)
+            batches = first_batches(self.loader) if self.args.debug else self.loader
+            finished = train_one_epoch(
+                wrapped, criterion, batches, state, self.device, self.folder, amp_dtype=self.amp_dtype,
+                clip_max_norm=optim.clip_max_norm, grad_accum_steps=optim.grad_accum_steps,
+                step_scheduler=optim.onecyclelr, average=state.epoch >= optim.ema_epoch, stop=stop)
+            if not finished:
+                self._save(state)
+                logger.warning("stopped in epoch %d after step %d; --resume auto goes on from there",
+                               state.epoch, state.step)
+                return stop.exit_code
+            self._end_epoch(state, model, criterion, postprocess)
+            if any(all_gather(stop.requested)) and state.epoch < optim.epochs:
+                logger.warning("stopped after epoch %d; --resume auto goes on", state.epoch - 1)
+                return stop.exit_code
+        logger.info("finished in %s; best val AP %.3f", timedelta(seconds=round(time.time() - self.start)), state.best)
+        return 0
+
+    def _which_checkpoint(self) -> str | None:
+        """What --resume means, or an error where a training would be overwritten."""
+        if self.args.resume == "auto":
+            return str(self.latest) if self.latest.is_file() else None
+        if self.args.resume is None and self.latest.is_file():
+            raise UserError(f"{self.folder} already holds a training. Pass --resume auto to go on with it, "
+                            "--resume FILE, or another --output_dir")
+        return self.args.resume
+
+    def _prepare_folder(self, model: nn.Module) -> None:
+        if is_main():
+            prepare_folder(self.folder)
+            require_space(self.folder, checkpoint_size(model, self.options.optim.use_ema))
+            setup_logging(rank(), self.folder)
+        barrier()
+
+    def _load_data(self) -> None:
+        args, data = self.args, self.options.data
+        self.train_set = CocoDetection(args.coco_path, "train", train_transforms(data, args.fix_size),
+                                       args.strict_data, args.seed)
+        self.val_set = CocoDetection(args.coco_path, "val", val_transforms(data, args.fix_size))
+        check_num_classes(data.num_classes, self.val_set.coco, f"the val set of {args.coco_path}")
+        self.class_names = class_names(self.train_set.coco)
+        self.loader = train_loader(self.train_set, data.batch_size, args.num_workers, args.seed)
+        self.val_loader = eval_loader(self.val_set, data.eval_batch_size, args.num_workers)
+
+    def _build_state(self, model: nn.Module) -> TrainState:
+        optim = self.options.optim
+        if self.args.pretrain_model_path and self.resume is None:
+            load_pretrained(model, self.args.pretrain_model_path, self.args.finetune_ignore)
+        optimizer = build_optimizer(model, optim)
+        steps_per_epoch = -(-len(self.loader) // optim.grad_accum_steps)
+        state = TrainState(model, optimizer, build_scheduler(optimizer, optim, steps_per_epoch),
+                           GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16),
+                           build_ema(model, optim.ema_decay) if optim.use_ema else None)
+        if self.resume is not None:
+            state.load_state_dict(read_checkpoint(self.resume), self.resume)
+            logger.info("resumed %s: epoch %d, step %d", self.resume, state.epoch, state.step)
+        elif self.args.start_epoch:
+            state.epoch = self.args.start_epoch
+            advance_schedule(state, self.args.start_epoch * (steps_per_epoch if optim.onecyclelr else 1))
+        return state
+
+    def _announce(self, model: nn.Module) -> None:
+        self.start = time.time()
+        self.parameters = count_parameters(model)
+        if not is_main():
+            return
+        record_run(self.folder, self.config, vars(self.args))
+        self.log = LogFile(self.folder / "log.txt")
+        self.board = SummaryWriter(str(self.folder / "tensorboard"))
+        logger.info("%d train and %d val images, %d classes; %.2f M parameters, %.2f M trained; %s, %s; output in %s",
+                    len(self.train_set), len(self.val_set), len(self.class_names), self.parameters[0] / 1e6,
+                    self.parameters[1] / 1e6, self.device, self.amp_dtype or "float32", self.folder)
+
+    def _end_epoch(self, state: TrainState, model: nn.Module, criterion: nn.Module, postprocess: nn.Module) -> None:
+        """Schedule, evaluation, log and checkpoints; then the next epoch is in progress."""
+        optim, epoch = self.options.optim, state.epoch
+        if not optim.onecyclelr:
+            state.scheduler.step()
+        record = {"train_" + name: value for name, value in state.meters.means().items()}
+        copies = []
+        if (epoch + 1) % optim.eval_interval == 0 or epoch + 1 == optim.epochs:
+            averaged = state.ema is not None and epoch >= optim.ema_epoch
+            record |= self._evaluate(state.ema.module if averaged else model, criterion, postprocess)
+            ap = record["test_coco_eval_bbox"][0]
+            if ap > state.best:
+                state.best = ap
+                copies.append("checkpoint_best.pth")
+        if (epoch + 1) % optim.save_checkpoint_interval == 0:
+            copies.append(f"checkpoint{epoch:04}.pth")
+        if is_main():
+            record |= {"epoch": epoch, "n_parameters": self.parameters[1],
+                       "seconds": round(time.time() - self.start, 1)}
+            self.log.append(record)
+            write_scalars(self.board, record, epoch)
+            skipped = round(record["train_skipped_images"] * state.step)
+            logger.info("epoch %d: loss %.3f, best val AP %.3f%s", epoch, record["train_loss"], state.best,
+                        f"; {skipped} unreadable images skipped" if skipped else "")
+        state.epoch, state.step, state.meters = epoch + 1, 0, Meters()
+        self._save(state, copies)
+
+    def _evaluate(self, model: nn.Module, criterion: nn.Module, postprocess: nn.Module) -> dict:
+        """The log's entries of an evaluation, the same on every process."""
+        evaluator = CocoEvaluator(self.val_set.coco)
+        losses = evaluate(model, criterion, postprocess, self.val_loader, evaluator, self.device,
+                          amp_dtype=self.amp_dtype, max_batches=DEBUG_BATCHES if self.args.debug else None)
+        stats = report(evaluator, self.args.per_class) if is_main() else None
+        return {f"test_{k}": v for k, v in losses.items()} | {"test_coco_eval_bbox": all_gather(stats)[0]}
+
+    def _save(self, state: TrainState, copies: list[str] | None = None) -> None:
+        content = state.state_dict() | {"config": self.config.to_dict(), "class_names": self.class_names}
+        if is_main():
+            write_checkpoint(content, self.latest)
+            for name in copies or []:
+                copy_checkpoint(self.latest, self.folder / name)
+
+
+def report(evaluator: CocoEvaluator, per_class: bool) -> list[float]:
+    """Prints the tables; returns COCO's twelve numbers."""
+    stats = evaluator.summarize()
+    logger.info("COCO evaluation of %d images\n%s", len(evaluator.detections), evaluator.table.rstrip())
+    if per_class:
+        logger.info("by class\n%s", evaluator.per_class())
+    return stats
+
+
+def advance_schedule(state: TrainState, steps: int) -> None:
+    """Moves the learning rate as if `steps` steps of the schedule were done."""
+    for _ in range(steps):
+        state.optimizer.step()  # without gradients nothing moves; the schedule wants to see the optimizer go first
+        state.scheduler.step()
+
+
+def checkpoint_size(model: nn.Module, ema: bool) -> int:
+    """Bytes, about: weights, two AdamW moments of the trained ones, and the moving average."""
+    total, trained = count_parameters(model)
+    return 4 * (total * (2 if ema else 1) + 2 * trained)
+
+
+def first_batches(loader: DataLoader) -> list:
+    """For --debug: the first batches of what is left of an epoch."""
+    return [batch for batch, _ in zip(loader, range(DEBUG_BATCHES))]
+
+
+def write_scalars(board: SummaryWriter, record: dict, epoch: int) -> None:
+    for name, value in record.items():
+        if isinstance(value, float):
+            board.add_scalar(name.replace("_", "/", 1), value, epoch)
+    for name, value in zip(STATS, record.get("test_coco_eval_bbox", [])):
+        board.add_scalar(f"coco/{name}", value, epoch)
+    board.flush()
