@@ -29,7 +29,7 @@ from util.checkpoint import load_weights, read_checkpoint
 from util.config import Config, load_config
 from util.config import parse_options as parse_option_pairs
 from util.distributed import init_distributed, is_main, rank
-from util.errors import UserError
+from util.errors import UserError, nearest
 from util.logger import setup_logging
 from util.metrics import LogFile
 from util.run_folder import prepare_folder
@@ -38,7 +38,8 @@ logger = logging.getLogger("main")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter,
                                      epilog="config keys (--options key=value ...):\n" + describe_keys())
     add = parser.add_argument
     add("--config_file", "-c", required=True, help="Python config file")
@@ -91,6 +92,15 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parses the command line; an unknown flag ends the program with the nearest known one."""
+    parser = get_args_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(f"unknown argument {unknown[0]}.{nearest(unknown[0], parser._option_string_actions)}")
+    return args
+
+
 def check_args(args: argparse.Namespace) -> None:
     """Refuses combinations in which a flag would have no effect."""
     benchmark_only = args.benchmark and args.benchmark_only
@@ -118,10 +128,7 @@ def main(args: argparse.Namespace) -> int:
     device = init_distributed(args.device, args.world_size, args.rank, args.local_rank, args.dist_url)
     setup_logging(rank())
     config = load_config(args.config_file, parse_option_pairs(args.options))
-    options = parse_options(config)
-    checkpoint = None
-    if (args.eval or args.test) and args.resume:
-        checkpoint = read_checkpoint(args.resume)
+    checkpoint = read_checkpoint(args.resume) if (args.eval or args.test) and args.resume else None
     resolve_classes(config, args, checkpoint)
     options = parse_options(config)
 
@@ -131,6 +138,8 @@ def main(args: argparse.Namespace) -> int:
     model.to(device), criterion.to(device)
     torch.manual_seed(args.seed + rank())
 
+    if checkpoint is not None:
+        load_weights(model, checkpoint, ema=options.optim.use_ema)
     if args.benchmark:
         if is_main():
             run_benchmark(args, options, model, device)
@@ -138,8 +147,6 @@ def main(args: argparse.Namespace) -> int:
             return 0
     folder = Path(args.output_dir or Path("outputs") / Path(args.config_file).stem)
     if args.eval or args.test:
-        if checkpoint is not None:
-            load_weights(model, checkpoint, ema=options.optim.use_ema)
         return run_evaluation(args, options, folder, model, criterion, postprocessors["bbox"], device)
     trainer = Trainer(args, config, options, folder, device, amp_dtype(args, options, device))
     return trainer.run(model, criterion, postprocessors["bbox"])
@@ -218,7 +225,7 @@ def run_evaluation(args: argparse.Namespace, options: Options, folder: Path, mod
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(get_args_parser().parse_args()))
+        sys.exit(main(parse_args()))
     except UserError as error:
         logging.getLogger("main").error("%s", error)
         sys.exit(2)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision import tv_tensors
 from torchvision.ops import box_convert
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -76,10 +77,8 @@ class ToModelInput(nn.Module):
 
 def keep_boxes(target: dict[str, Any], keep: Tensor) -> dict[str, Any]:
     """The target with only the boxes where keep [n] is True."""
-    boxes = target["boxes"]
-    kept = {name: target[name][keep] for name in PER_BOX if name != "boxes"}
-    return target | kept | {"boxes": type(boxes)._wrap(boxes.as_subclass(Tensor)[keep], format=boxes.format,
-                                                       canvas_size=boxes.canvas_size)}
+    boxes = tv_tensors.wrap(target["boxes"][keep], like=target["boxes"])
+    return target | {name: target[name][keep] for name in PER_BOX if name != "boxes"} | {"boxes": boxes}
 
 
 def train_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:

@@ -35,7 +35,7 @@ def call(config_file, coco_root):
         argv = ["-c", str(config_file), "--device", "cpu", "--num_workers", "0", *map(str, flags)]
         argv += ["--coco_path", str(data)] if data else []
         argv += ["--options", *options] if options else []
-        return program.main(program.get_args_parser().parse_args(argv))
+        return program.main(program.parse_args(argv))
 
     yield call
     for number, handler in handlers.items():
@@ -190,6 +190,12 @@ def test_bad_config_values_name_the_key(call, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         call("--output_dir", tmp_path / "run", options=options)
     assert not (tmp_path / "run").exists()
+
+
+def test_unknown_flag_suggests_the_nearest(call, capsys):
+    with pytest.raises(SystemExit):
+        call("--out_dir", "x")
+    assert "'--output_dir'" in capsys.readouterr().err
 
 
 def test_missing_data_folder_and_unwritable_output(call, tmp_path):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from util.errors import UserError
 
 logger = logging.getLogger(__name__)
+torch.serialization.add_safe_globals([argparse.Namespace])  # released files hold their arguments
 
 # Buffers that follow from the architecture, and training leftovers: never loaded, never missed.
 _DERIVED = re.compile(r"(relative_position_index|attn_mask|num_batches_tracked)$")
@@ -28,7 +29,10 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     """
     source = str(source)
     if source.startswith("https://"):
-        return torch.hub.load_state_dict_from_url(source, map_location="cpu", weights_only=True)
+        try:
+            return torch.hub.load_state_dict_from_url(source, map_location="cpu", weights_only=True)
+        except OSError as error:  # urllib's errors are OSErrors
+            raise UserError(f"cannot download {source}: {error}") from error
     path = Path(source)
     if not path.is_file():
         raise UserError(f"no checkpoint file {path}")
@@ -36,8 +40,7 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
             return {"model": load_file(path)}
-        with torch.serialization.safe_globals([argparse.Namespace]):  # released files hold their arguments
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path} is not a checkpoint that can be read safely: {error}") from error
 

@@ -20,6 +20,6 @@ def fetch_weights(name: str, url: str, backbone_dir: str | None) -> dict[str, Te
         return model_state(read_checkpoint(path))
     try:
         return model_state(read_checkpoint(url))
-    except OSError as error:  # urllib's errors are OSErrors
-        raise UserError(f"cannot download the ImageNet weights of {name} from {url} ({error}). Download the file "
-                        "elsewhere and set backbone_dir=FOLDER, or set pretrained_backbone=False") from error
+    except UserError as error:
+        raise UserError(f"ImageNet weights of {name}: {error}. Download the file elsewhere and set "
+                        "backbone_dir=FOLDER, or set pretrained_backbone=False") from error

@@ -258,7 +258,7 @@ def test_pixels_are_normalised_with_the_values_of_imagenet():
     assert target["boxes"].tolist() == [[0.5, 0.5, 0.5, 1.0]] and target["size"].tolist() == [2, 4]
 
 
-@pytest.mark.skipif("COCO_MINI" not in os.environ, reason="COCO_MINI names no folder")
+@pytest.mark.skipif(not os.environ.get("COCO_MINI"), reason="COCO_MINI names no folder")
 def test_validation_samples_are_those_of_the_reference():
     golden = json.loads(GOLDEN.read_text())
     dataset = CocoDetection(os.environ["COCO_MINI"], "val", val_transforms(DataOptions()))

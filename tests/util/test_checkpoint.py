@@ -7,6 +7,8 @@ import os
 import pickle
 import resource
 import shutil
+from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -84,16 +86,17 @@ def fitting(key, *words):
 # writing
 
 def test_what_is_written_reads_back(tmp_path):
-    path = tmp_path / "new" / "folder" / "model.pth"
+    path = tmp_path / "model.pth"
     write_checkpoint({"model": {"w": torch.arange(3.0)}, "epoch": 4}, path)
     content = read_checkpoint(path)
     assert content["epoch"] == 4 and content["model"]["w"].tolist() == [0, 1, 2]
     assert path.stat().st_mode & 0o777 == 0o644
-    assert [p.name for p in path.parent.iterdir()] == ["model.pth"]
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
-def test_an_interrupted_write_leaves_the_old_file_alone(monkeypatch, save, tmp_path, error):
+@pytest.mark.parametrize("error, raised", [(RuntimeError("no"), UserError), (OSError("no"), UserError),
+                                           (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_an_interrupted_write_leaves_the_old_file_alone(monkeypatch, save, tmp_path, error, raised):
     path = save({"epoch": 1})
 
     def fail(content, file):
@@ -101,20 +104,25 @@ def test_an_interrupted_write_leaves_the_old_file_alone(monkeypatch, save, tmp_p
         raise error
 
     monkeypatch.setattr(module.torch, "save", fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(raised):
         write_checkpoint({"epoch": 2}, path)
     assert read_checkpoint(path) == {"epoch": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
 
 
+def test_a_place_that_takes_no_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "file/model.pth" in refusal(write_checkpoint, {"epoch": 1}, tmp_path / "file" / "model.pth")
+
+
 def overfill(path):
-    """Exit code 7 if the limit on the size of files is an exception, and not the end of the process."""
+    """Exit code 7 if the limit on the size of files is an error of the right kind, and not the end of the process."""
     torch.set_num_threads(1)  # the parent's threads do not survive the fork
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     try:
         write_checkpoint({"epoch": 2, "model": torch.zeros(1_000_000)}, path)
-    except (OSError, RuntimeError):
-        os._exit(7)
+    except UserError as error:
+        os._exit(7 if path.name in str(error) else 8)
 
 
 def test_a_full_disk_leaves_the_old_file_alone(save, tmp_path):
@@ -127,21 +135,30 @@ def test_a_full_disk_leaves_the_old_file_alone(save, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
 
 
-def test_a_copy_is_equal_and_replaces(save, tmp_path):
+def no_space(*paths, **kwargs):
+    raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_copy_replaces_and_stays(monkeypatch, save, tmp_path, links):
     source, target = save({"epoch": 2}), save({"epoch": 1}, "other.pth")
-    copy_checkpoint(source, target)
-    assert target.read_bytes() == source.read_bytes()
+    if not links:
+        monkeypatch.setattr(os, "link", no_space)
+    for _ in range(2):
+        copy_checkpoint(source, target)
+        assert read_checkpoint(target) == {"epoch": 2}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.pth", "other.pth"]
+    write_checkpoint({"epoch": 3}, source)
+    assert read_checkpoint(target) == {"epoch": 2}
 
 
-def test_an_interrupted_copy_leaves_the_old_file_alone(monkeypatch, save, tmp_path):
+@pytest.mark.parametrize("links", [True, False])
+def test_an_interrupted_copy_leaves_the_old_file_alone(monkeypatch, save, tmp_path, links):
     source, target = save({"epoch": 2}), save({"epoch": 1}, "other.pth")
-
-    def fail(*paths):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="no space"):
+    if not links:
+        monkeypatch.setattr(os, "link", no_space)
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises((OSError, UserError), match="no space"):
         copy_checkpoint(source, target)
     assert read_checkpoint(target) == {"epoch": 1}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.pth", "other.pth"]
@@ -179,6 +196,19 @@ def test_files_behind_an_address_are_read_like_local_ones(tmp_path, monkeypatch,
     monkeypatch.setattr(torch.hub, "download_url_to_file",
                         lambda url, target, *args, **kwargs: shutil.copyfile(path, target))
     assert read_checkpoint(f"https://example.org/weights/{name}")["model"]["w"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("content", [None, b"<html>404: not found</html>"])
+def test_an_address_without_a_checkpoint_is_named(tmp_path, monkeypatch, content):
+    def download(url, target, *args, **kwargs):
+        if content is None:
+            raise URLError("no route to host")
+        Path(target).write_bytes(content)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert "model.pth" in refusal(read_checkpoint, "https://example.org/model.pth")
 
 
 def test_safetensors_are_read(tmp_path):

@@ -65,11 +65,11 @@ def test_no_layers(make_features):
 
 @pytest.mark.parametrize("training, grad, calls", [(True, True, 2), (False, True, 1), (True, False, 1)])
 def test_checkpointing_recomputes_in_training(make_features, training, grad, calls):
-    encoder, features = DeformableEncoder([make_layer()], use_checkpoint=True).train(training), make_features(SHAPES, DIM)
+    encoder = DeformableEncoder([make_layer()], use_checkpoint=True).train(training)
     count = []
     encoder.layers[0].linear1.register_forward_hook(lambda *_: count.append(1))
     with torch.set_grad_enabled(grad):
-        tokens = encoder(features).tokens
+        tokens = encoder(make_features(SHAPES, DIM)).tokens
     if grad:
         tokens.sum().backward()
     assert len(count) == calls

@@ -1,0 +1,46 @@
+from urllib.error import URLError
+
+import pytest
+import torch
+
+from models.backbones.weights import fetch_weights
+from util.errors import UserError
+
+URL = "https://example.org/models/net-1234.pth"
+
+
+@pytest.fixture
+def state():
+    return {"conv.weight": torch.arange(3.0)}
+
+
+def test_file(tmp_path, state):
+    torch.save(state, tmp_path / "mine.pth")
+    assert torch.equal(fetch_weights("net", URL, str(tmp_path / "mine.pth"))["conv.weight"], state["conv.weight"])
+
+
+def test_folder_with_the_published_file(tmp_path, state):
+    torch.save({"model": state}, tmp_path / "net-1234.pth")
+    assert fetch_weights("net", URL, str(tmp_path)).keys() == state.keys()
+
+
+@pytest.mark.parametrize("place", ["", "absent.pth", "no/folder"])
+def test_missing_file(tmp_path, place):
+    with pytest.raises(UserError, match=f"backbone_dir: no file {tmp_path}.*download {URL}"):
+        fetch_weights("net", URL, str(tmp_path / place))
+
+
+def test_download(monkeypatch, state):
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **_: {URL: {"model": state}}[url])
+    assert fetch_weights("net", URL, None).keys() == state.keys()
+
+
+def test_no_network(monkeypatch):
+    def fail(url, **options):
+        raise URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
+    with pytest.raises(UserError) as error:
+        fetch_weights("net", URL, None)
+    for part in ("net", URL, "no route", "backbone_dir=FOLDER", "pretrained_backbone=False"):
+        assert part in str(error.value)

@@ -1,0 +1,172 @@
+import itertools
+import math
+
+import pytest
+import torch
+
+from models.matcher import HungarianMatcher
+
+CLASSES = 3
+
+
+def random_boxes(generator, *size):
+    return torch.rand(*size, 4, generator=generator, dtype=torch.float64) * 0.4 + 0.1
+
+
+def make_outputs(batch, queries, sets=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [{"pred_logits": 2 * torch.randn(batch, queries, CLASSES, generator=generator, dtype=torch.float64),
+             "pred_boxes": random_boxes(generator, batch, queries)} for _ in range(sets)]
+
+
+def make_targets(*counts, first_id=None, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    targets = [{"labels": torch.randint(CLASSES, (n,), generator=generator), "boxes": random_boxes(generator, n)}
+               for n in counts]
+    if first_id is not None:
+        for i, target in enumerate(targets):
+            target["image_id"] = first_id + i
+    return targets
+
+
+def giou(a, b):
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = (
+        (x - w / 2, y - h / 2, x + w / 2, y + h / 2) for x, y, w, h in (a, b))
+    inter = max(0, min(ax1, bx1) - max(ax0, bx0)) * max(0, min(ay1, by1) - max(ay0, by0))
+    union = a[2] * a[3] + b[2] * b[3] - inter
+    hull = (max(ax1, bx1) - min(ax0, bx0)) * (max(ay1, by1) - min(ay0, by0))
+    return inter / union - (hull - union) / hull
+
+
+def cost(matcher, logits, box, label, wanted):
+    p = 1 / (1 + math.exp(-logits[label]))
+    focal = (-matcher.focal_alpha * (1 - p)**2 * math.log(p)
+             + (1 - matcher.focal_alpha) * p**2 * math.log(1 - p))
+    l1 = sum(abs(x - y) for x, y in zip(box, wanted, strict=True))
+    return matcher.cost_class * focal + matcher.cost_bbox * l1 - matcher.cost_giou * giou(box, wanted)
+
+
+def cost_table(matcher, outputs, target, image):
+    """Cost of each query (row) and target (column) of an image."""
+    logits, boxes = (outputs[name][image].tolist() for name in ("pred_logits", "pred_boxes"))
+    wanted = list(zip(target["labels"].tolist(), target["boxes"].tolist(), strict=True))
+    return [[cost(matcher, *query, *one) for one in wanted] for query in zip(logits, boxes, strict=True)]
+
+
+def least_cost(table):
+    """Of all the ways to give every target a query of its own, or every query a target where there are fewer."""
+    if len(table) < len(table[0]):
+        table = list(zip(*table, strict=True))
+    return min(sum(table[q][t] for t, q in enumerate(chosen))
+               for chosen in itertools.permutations(range(len(table)), len(table[0])))
+
+
+def pairs_of(match, image, first_target=0):
+    """The (query, target of the image) in [3, A]."""
+    return [(q, t - first_target) for i, q, t in match.T.tolist() if i == image]
+
+
+def assert_best(matcher, pairs, outputs, target, image):
+    table = cost_table(matcher, outputs, target, image)
+    for side in zip(*pairs, strict=True):
+        assert len(set(side)) == len(side) == min(len(table), len(table[0]))
+    assert sum(table[q][t] for q, t in pairs) == pytest.approx(least_cost(table))
+
+
+@pytest.mark.parametrize("weights", [(2, 5, 2), (1, 0, 0), (0, 1, 0), (0, 0, 1)])
+@pytest.mark.parametrize("counts", [(2, 3), (4, 1), (1, 6)])
+def test_equals_brute_force(weights, counts):
+    """Several prediction sets and images, and as many or more targets than the 4 queries."""
+    matcher = HungarianMatcher(*weights)
+    outputs, targets = make_outputs(2, 4, sets=3), make_targets(*counts)
+    matches = matcher(outputs, targets)
+    assert matches.shape == (3, 3, sum(min(n, 4) for n in counts)) and matches.dtype == torch.int64
+    for match, output in zip(matches, outputs, strict=True):
+        for image, first_target in enumerate((0, counts[0])):
+            assert_best(matcher, pairs_of(match, image, first_target), output, targets[image], image)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.9])
+def test_class_cost_uses_focal_alpha(alpha):
+    matcher = HungarianMatcher(1, 1, 0, focal_alpha=alpha)
+    outputs, targets = make_outputs(1, 4), make_targets(3)
+    assert_best(matcher, pairs_of(matcher(outputs, targets)[0], 0), outputs[0], targets[0], 0)
+
+
+def test_images_without_targets():
+    outputs, targets = make_outputs(3, 4), make_targets(0, 2, 0)
+    match, = HungarianMatcher(2, 5, 2)(outputs, targets)
+    assert match[0].tolist() == [1, 1] and sorted(match[2].tolist()) == [0, 1]
+    assert HungarianMatcher(2, 5, 2)(outputs, make_targets(0, 0, 0)).shape == (1, 3, 0)
+
+
+@pytest.mark.parametrize("name, value", [("pred_logits", math.nan), ("pred_boxes", math.nan),
+                                         ("pred_boxes", math.inf), ("pred_boxes", -math.inf)])
+@pytest.mark.parametrize("where", [slice(None), slice(0, 1)], ids=["everywhere", "one query"])
+def test_broken_predictions_are_reported_and_survived(caplog, name, value, where):
+    matcher, targets = HungarianMatcher(2, 5, 2), make_targets(2, 2, first_id=40)
+    outputs = make_outputs(2, 4)
+    sound = pairs_of(matcher(outputs, targets)[0], image=0)
+    outputs[0][name][1, where] = value
+    match, = matcher(outputs, targets)
+    record, = caplog.records
+    assert record.levelname == "WARNING" and "[41]" in record.getMessage()
+    assert pairs_of(match, image=0) == sound
+    queries, found = zip(*pairs_of(match, image=1, first_target=2), strict=True)
+    assert set(found) == {0, 1} and len(set(queries)) == 2
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_infinite_logits_have_finite_costs(caplog, value):
+    outputs = make_outputs(1, 4)
+    outputs[0]["pred_logits"][0, 0] = value
+    match, = HungarianMatcher(2, 0, 0)(outputs, make_targets(2))
+    assert not caplog.records
+    assert (0 in match[1]) == (value > 0)
+
+
+def test_broken_queries_are_avoided():
+    outputs, targets = make_outputs(1, 4), make_targets(3)
+    outputs[0]["pred_logits"][0, 2] = math.nan
+    match, = HungarianMatcher(2, 5, 2)(outputs, targets)
+    assert sorted(match[1].tolist()) == [0, 1, 3]
+
+
+def test_broken_targets_are_reported(caplog):
+    outputs, targets = make_outputs(1, 4), make_targets(2, first_id=7)
+    targets[0]["boxes"][0, 0] = math.nan
+    assert HungarianMatcher(2, 5, 2)(outputs, targets).shape == (1, 3, 2)
+    assert "[7]" in caplog.text
+
+
+def test_report_without_image_ids(caplog):
+    outputs = make_outputs(2, 4)
+    outputs[0]["pred_boxes"][1] = math.nan
+    HungarianMatcher(2, 5, 2)(outputs, make_targets(1, 1))
+    assert "batch index 1" in caplog.text
+
+
+def test_image_id_may_be_a_tensor(caplog):
+    outputs, targets = make_outputs(1, 4), make_targets(1)
+    targets[0]["image_id"] = torch.tensor([139])
+    outputs[0]["pred_boxes"][:] = math.nan
+    HungarianMatcher(2, 5, 2)(outputs, targets)
+    assert "[139]" in caplog.text
+
+
+def test_sound_predictions_are_not_reported(caplog):
+    HungarianMatcher(2, 5, 2)(make_outputs(2, 4), make_targets(2, 0))
+    assert not caplog.records
+
+
+def test_boxes_of_another_precision():
+    outputs = [{name: x.float() for name, x in make_outputs(1, 4)[0].items()}]
+    targets = make_targets(3)
+    expected = HungarianMatcher(2, 5, 2)(make_outputs(1, 4), targets)
+    assert torch.equal(HungarianMatcher(2, 5, 2)(outputs, targets), expected)
+
+
+def test_no_gradient():
+    outputs = make_outputs(1, 4)
+    outputs[0]["pred_boxes"].requires_grad_()
+    assert not HungarianMatcher(2, 5, 2)(outputs, make_targets(2)).requires_grad

@@ -1,0 +1,34 @@
+import json
+import shutil
+
+import pytest
+
+from util.config import Config, load_config
+from util.errors import UserError
+from util.run_folder import git_hash, prepare_folder, record_run, require_space
+
+
+def test_folder_is_made_with_its_parents(tmp_path):
+    prepare_folder(tmp_path / "a/b")
+    assert list((tmp_path / "a/b").iterdir()) == []
+
+
+def test_a_file_in_the_way_is_an_error(tmp_path):
+    (tmp_path / "a").write_text("")
+    with pytest.raises(UserError, match=str(tmp_path / "a")):
+        prepare_folder(tmp_path / "a")
+
+
+def test_space_for_two_checkpoints_is_required(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=199))
+    require_space(tmp_path, 99)
+    with pytest.raises(UserError, match="--output_dir"):
+        require_space(tmp_path, 100)
+
+
+def test_the_recorded_config_runs_again(tmp_path):
+    config = Config({"lr": 1e-4, "names": ["a"], "nothing": None})
+    record_run(tmp_path, config, {"note": "x"})
+    assert load_config(tmp_path / "config.py") == config
+    assert json.loads((tmp_path / "run.json").read_text())["git"] == git_hash()

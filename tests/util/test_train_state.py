@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torch.amp import GradScaler
+
+from util.errors import UserError
+from util.optim import build_ema
+from util.train_state import TrainState
+
+
+def state(ema=False, dim=2):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(dim, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    average = build_ema(model, 0.5) if ema else None
+    return TrainState(model, optimizer, scheduler, GradScaler("cpu", enabled=False), average)
+
+
+def train(s, steps):
+    for _ in range(steps):
+        s.optimizer.zero_grad()
+        s.model(torch.rand(4, 2)).square().sum().backward()
+        s.optimizer.step()
+        s.scheduler.step()
+        if s.ema is not None:
+            s.ema.update_parameters(s.model)
+
+
+def test_a_restored_state_goes_on_exactly(tmp_path):
+    first = state(ema=True)
+    train(first, 3)
+    first.epoch, first.step, first.best = 4, 7, 0.25
+    first.meters.update({"loss": 2.0})
+    torch.save(first.state_dict(), tmp_path / "s.pth")
+    train(first, 3)
+    second = state(ema=True)
+    second.load_state_dict(torch.load(tmp_path / "s.pth", weights_only=True), "s.pth")
+    assert (second.epoch, second.step, second.best) == (4, 7, 0.25) and second.meters.means() == {"loss": 2.0}
+    train(second, 3)
+    for ours, theirs in ((first.model, second.model), (first.ema.module, second.ema.module)):
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters()))
+    assert first.scheduler.get_last_lr() == second.scheduler.get_last_lr()
+
+
+def test_a_moving_average_can_start_at_a_resume():
+    first, second = state(), state(ema=True)
+    train(first, 2)
+    second.load_state_dict(first.state_dict(), "x")
+    assert torch.equal(second.ema.module.weight, first.model.weight)
+
+
+def test_weights_alone_are_not_a_training():
+    with pytest.raises(UserError, match="released.pth.*--pretrain_model_path"):
+        state().load_state_dict({"model": state().model.state_dict(), "epoch": 3}, "released.pth")
+
+
+def test_other_parameter_groups_are_an_error():
+    first, second = state(), state()
+    second.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
+    with pytest.raises(UserError, match="param_dict_type"):
+        second.load_state_dict(first.state_dict(), "x.pth")
+
+
+def test_fewer_processes_than_now_means_fresh_random_numbers(monkeypatch, caplog):
+    saved = state().state_dict()
+    monkeypatch.setattr("util.train_state.rank", lambda: 1)
+    state().load_state_dict(saved, "x.pth")
+    assert "fresh random numbers" in caplog.text
