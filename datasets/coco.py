@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,9 @@ class CocoDetection(Dataset):
         target["boxes"] = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(height, width))
         if self.training:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]))
+                # torch.manual_seed would seed the GPUs too, which fork_rng does not restore.
+                seed = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
+                torch.default_generator.manual_seed(int(seed))
                 tensor, target = self.transforms(image, target)
         else:
             tensor, target = self.transforms(image, target)
@@ -150,7 +153,8 @@ def read_annotations(root: str | Path, split: str) -> COCO:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     _check_annotations(content, path)
     content.setdefault("info", {})  # pycocotools reads these without asking
-    for annotation in content.setdefault("annotations", []):
+    for number, annotation in enumerate(content.setdefault("annotations", []), 1):
+        annotation["id"] = number  # pycocotools needs them unique, and takes a match with 0 for none
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
         annotation.setdefault("iscrowd", 0)
     coco = COCO()
@@ -188,14 +192,20 @@ def _check_annotations(content: Any, path: Path) -> None:
     needs = {"images": ("id", "file_name", "height", "width"), "categories": ("id", "name"),
              "annotations": ("id", "image_id", "category_id", "bbox")}
     for name, keys in needs.items():
-        for entry in content.get(name, []):
+        entries = content.get(name, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise UserError(f"{path}: {name!r} must be a list of objects")
+        for entry in entries:
             absent = [k for k in keys if k not in entry]
             if absent:
                 raise UserError(f"{path}: an entry of {name!r} (id {entry.get('id')}) has no {absent[0]!r}")
     categories = {category["id"] for category in content["categories"]}
     if not all(isinstance(i, int) and i >= 0 for i in categories):
         raise UserError(f"{path}: category ids must be integers from 0, got {sorted(categories, key=str)[:5]}")
-    images = {image["id"] for image in content["images"]}
+    images = Counter(image["id"] for image in content["images"])
+    twice = [i for i, count in images.items() if count > 1]
+    if twice:
+        raise UserError(f"{path}: 'images' has {len(twice)} ids more than once, such as id {twice[0]}")
     for annotation in content.get("annotations", []):
         where = f"{path}: annotation {annotation['id']}"
         if annotation["category_id"] not in categories:

@@ -60,7 +60,8 @@ class RandomSizeCrop(nn.Module):
         left, top = _randint(0, image.width - width), _randint(0, image.height - height)
         window = (top, left, height, width)
         boxes = F.crop(target["boxes"], *window)  # clips to the window
-        target = target | {"boxes": boxes}
+        sides = (boxes[:, 2:] - boxes[:, :2]).as_subclass(Tensor)
+        target = target | {"boxes": boxes, "area": torch.minimum(target["area"], sides.prod(1))}
         return F.crop(image, *window), keep_boxes(target, (boxes[:, 2:] > boxes[:, :2]).all(1))
 
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
@@ -28,21 +29,32 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     Raises UserError for a missing or unreadable file.
     """
     source = str(source)
-    if source.startswith("https://"):
-        try:
-            return torch.hub.load_state_dict_from_url(source, map_location="cpu", weights_only=True)
-        except OSError as error:  # urllib's errors are OSErrors
-            raise UserError(f"cannot download {source}: {error}") from error
-    path = Path(source)
+    path = _download(source) if source.startswith("https://") else Path(source)
     if not path.is_file():
         raise UserError(f"no checkpoint file {path}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
             return {"model": load_file(path)}
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path} is not a checkpoint that can be read safely: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
+    return content
+
+
+def _download(url: str) -> Path:
+    """The file behind an address, from torch's cache if it is there."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path))
+    except OSError as error:  # urllib's errors are OSErrors
+        raise UserError(f"cannot download {url}: {error}") from error
+    return path
 
 
 def write_checkpoint(content: dict[str, Any], path: str | os.PathLike) -> None:
@@ -51,8 +63,9 @@ def write_checkpoint(content: dict[str, Any], path: str | os.PathLike) -> None:
     Raises UserError if it cannot be written (full disk); an earlier file of that name is then still whole.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = None
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             torch.save(content, file)
             file.flush()
@@ -60,7 +73,8 @@ def write_checkpoint(content: dict[str, Any], path: str | os.PathLike) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
         if isinstance(error, (OSError, RuntimeError)):  # torch's writer turns OSErrors into RuntimeErrors
             raise UserError(f"cannot write {path}: {error}. An earlier checkpoint of that name is intact") from error
         raise
@@ -74,10 +88,13 @@ def copy_checkpoint(source: str | os.PathLike, target: str | os.PathLike) -> Non
     temporary = Path(target).with_name(f".{Path(target).name}.copy")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # also where both names are one file already: a rename does nothing then
 
 
 def model_state(checkpoint: dict[str, Any], ema: bool = False) -> dict[str, Tensor]:
@@ -105,10 +122,11 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike | dict[str, Any
     state = _to_our_layout(model_state(content, ema), own)
     missing, unexpected, mismatched = _compare(state, own)
     problems = _describe("missing", missing) + _describe("unexpected", unexpected)
+    other_classes = bool(mismatched) and all(_CLASS_TENSORS.search(line.split()[0]) for line in mismatched)
     if mismatched or (strict and problems):
         problems += _describe("of another shape (checkpoint, model)", mismatched)
         raise UserError(f"{name} does not fit the model that the config describes:\n" + "\n".join(problems)
-                        + _advice(mismatched))
+                        + _advice(other_classes))
     for line in problems:
         logger.warning("%s: %s", name, line)
     model.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
@@ -124,7 +142,8 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
     state = _to_our_layout(model_state(read_checkpoint(source), ema=True), own)
     fresh = {key for key in own if any(word in key for word in ignore or [])}
     fresh |= {key for key in own if key in state and _CLASS_TENSORS.search(key) and state[key].shape != own[key].shape}
-    state = {key: value for key, value in state.items() if key not in fresh}
+    state = {key: value for key, value in state.items()
+             if key not in fresh and not any(word in key for word in ignore or [])}
     missing, unexpected, mismatched = _compare(state, own)
     missing = [key for key in missing if key not in fresh]
     if missing or unexpected or mismatched:
@@ -163,8 +182,8 @@ def _describe(kind: str, names: list[str], most: int = 8) -> list[str]:
     return [f"  {len(names)} {kind}: " + ", ".join(names[:most] + more)]
 
 
-def _advice(mismatched: list[str]) -> str:
-    if any(_CLASS_TENSORS.search(line.split()[0]) for line in mismatched):
+def _advice(other_classes: bool) -> str:
+    if other_classes:
         return ("\n  The number of classes differs: set num_classes to the checkpoint's, or start a training from it "
                 "with --pretrain_model_path")
     return "\n  Check -c and --options against the ones that the checkpoint was trained with"

@@ -51,7 +51,7 @@ def load_config(path: str | os.PathLike, options: dict[str, Any] | None = None) 
             node = node.setdefault(parent, Config())
             if not isinstance(node, dict):
                 raise UserError(f"--options {key}: {parent!r} is not a dict in {path}")
-        node[last] = value
+        node[last] = Config(value) if isinstance(value, dict) else value
     return config
 
 
@@ -104,7 +104,7 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _is_code(value: Any) -> bool:
-    return isinstance(value, (types.ModuleType, types.FunctionType, type))
+    return isinstance(value, types.ModuleType) or callable(value)
 
 
 def _merge(base: dict, over: dict) -> dict:

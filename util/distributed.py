@@ -19,9 +19,9 @@ def init_distributed(device: str, world_size: int, rank: int, local_rank: int, d
     if from_launcher:
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         local_rank = int(os.environ.get("LOCAL_RANK", local_rank))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA device; use --device cpu")
     place = torch.device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {device}: torch sees no CUDA device; use --device cpu")
     if place.type == "cuda":
         if place.index is None:
             place = torch.device("cuda", local_rank)
