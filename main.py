@@ -13,6 +13,10 @@ import os
 import sys
 from pathlib import Path
 
+from util.cpu import keep_freed_memory, set_environment
+
+set_environment()
+
 import torch
 from torch import nn
 
@@ -127,6 +131,8 @@ def main(args: argparse.Namespace) -> int:
     check_args(args)
     device = init_distributed(args.device, args.world_size, args.rank, args.local_rank, args.dist_url)
     setup_logging(rank())
+    if device.type == "cpu":
+        keep_freed_memory()
     config = load_config(args.config_file, parse_option_pairs(args.options))
     checkpoint = read_checkpoint(args.resume) if (args.eval or args.test) and args.resume else None
     resolve_classes(config, args, checkpoint)

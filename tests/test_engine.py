@@ -13,6 +13,7 @@ from datasets.transforms import train_transforms, val_transforms
 from engine import NonFiniteError, evaluate, train_one_epoch
 from models import build_model
 from models.options import parse_options
+from util.metrics import Meters
 from util.optim import build_ema, build_optimizer, build_scheduler
 from util.train_state import TrainState
 
@@ -45,12 +46,13 @@ def run(state, criterion, loader, folder, epochs=1, **options):
 
 
 def test_training_lowers_the_loss(training, tmp_path):
-    state, criterion, loader, _ = training(lr=1e-3, lr_backbone=1e-4, clip_max_norm=1.0)
-    run(state, criterion, loader, tmp_path)
-    first = state.meters.means()["loss"]
-    state.meters.sums.clear(), state.meters.counts.clear()
-    run(state, criterion, loader, tmp_path, epochs=6, clip_max_norm=1.0)
-    assert state.meters.means()["loss"] < 0.9 * first
+    state, criterion, loader, _ = training(lr=1e-3, lr_backbone=1e-4, use_dn=False)
+    means = []
+    for _ in range(10):
+        state.meters = Meters()
+        run(state, criterion, loader, tmp_path)
+        means.append(state.meters.means()["loss"])
+    assert sum(means[-3:]) / 3 < 0.8 * means[0]
 
 
 def test_meters_count_every_batch(training, tmp_path):

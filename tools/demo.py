@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets.synthetic import generate  # noqa: E402
+from datasets.synthetic import generate
 
 DATA, OUTPUT, CONFIG = "data/demo", "outputs/demo", "config/demo/lite_dino.py"
 

@@ -16,9 +16,9 @@ from torchvision.ops import box_convert
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.coco import SPLITS, class_names, read_annotations  # noqa: E402
-from util.errors import UserError  # noqa: E402
-from util.visualize import draw_detections, plot_log, save_grid  # noqa: E402
+from datasets.coco import SPLITS, class_names, read_annotations
+from util.errors import UserError
+from util.visualize import draw_detections, plot_log, save_grid
 
 
 def main(args: argparse.Namespace) -> None:

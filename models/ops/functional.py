@@ -44,7 +44,7 @@ def _check(value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locati
     if value.dim() != 4 or value.shape[1] != tokens:
         raise ValueError(f"value {tuple(value.shape)} must be [B, N, M, D] with the N = {tokens} tokens "
                          f"of the maps {spatial_shapes}")
-    batch, _, heads, levels, _, _ = sampling_locations.shape if sampling_locations.dim() == 6 else (-1,) * 6
-    if (batch, heads, levels) != (value.shape[0], value.shape[2], len(spatial_shapes)):
+    batch, _, heads, levels, _, last = sampling_locations.shape if sampling_locations.dim() == 6 else (-1,) * 6
+    if (batch, heads, levels, last) != (value.shape[0], value.shape[2], len(spatial_shapes), 2):
         raise ValueError(f"sampling_locations {tuple(sampling_locations.shape)} must be [B, Q, M, L, P, 2] "
                          f"for value {tuple(value.shape)} and {len(spatial_shapes)} maps")

@@ -17,8 +17,8 @@ def key_aware_deform_attn(query: Tensor, key: Tensor, value: Tensor, spatial_sha
     with _without_autocast(value):
         values = sample(value, spatial_shapes, sampling_locations)
         keys = values if key is value else sample(key, spatial_shapes, sampling_locations)
-        scaled = at_least_float32(query).permute(0, 2, 1, 3) * query.shape[-1] ** -0.5  # [B, M, Q, D]
-        weights = torch.einsum("bmqd,bmdqk->bmqk", scaled, keys).softmax(-1)
+        scaled = at_least_float32(query).permute(0, 2, 3, 1) * query.shape[-1] ** -0.5  # [B, M, D, Q]
+        weights = (scaled[..., None] * keys).sum(2).softmax(-1)
         return _weighted_sum(values, weights).to(value.dtype)
 
 
@@ -45,7 +45,7 @@ def sample(value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locati
 
 def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
     """[B, M, D, Q, K] and [B, M, Q, K] to [B, Q, M * D]."""
-    return torch.einsum("bmdqk,bmqk->bqmd", values, weights).flatten(2)
+    return (values * weights[:, :, None]).sum(-1).permute(0, 3, 1, 2).flatten(2)
 
 
 def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
