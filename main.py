@@ -13,10 +13,6 @@ import os
 import sys
 from pathlib import Path
 
-from util.cpu import keep_freed_memory, set_environment
-
-set_environment()
-
 import torch
 from torch import nn
 
@@ -26,16 +22,16 @@ from datasets.coco_eval import CocoEvaluator
 from datasets.transforms import val_transforms
 from engine import evaluate
 from models import build_model
-from models.options import Options, describe_keys, parse_options
 from trainer import DEBUG_BATCHES, Trainer, report
 from util.benchmark import benchmark
 from util.checkpoint import load_weights, read_checkpoint
-from util.config import Config, load_config
-from util.config import parse_options as parse_option_pairs
+from util.config import Config, load_config, parse_pairs
+from util.cpu import keep_freed_memory
 from util.distributed import init_distributed, is_main, rank
 from util.errors import UserError, nearest
 from util.logger import setup_logging
 from util.metrics import LogFile
+from util.options import Options, describe_keys, parse_options
 from util.run_folder import prepare_folder
 
 logger = logging.getLogger("main")
@@ -133,7 +129,7 @@ def main(args: argparse.Namespace) -> int:
     setup_logging(rank())
     if device.type == "cpu":
         keep_freed_memory()
-    config = load_config(args.config_file, parse_option_pairs(args.options))
+    config = load_config(args.config_file, parse_pairs(args.options))
     checkpoint = read_checkpoint(args.resume) if (args.eval or args.test) and args.resume else None
     resolve_classes(config, args, checkpoint)
     options = parse_options(config)
@@ -141,7 +137,8 @@ def main(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)  # the same on every process while the model is built
     start = {"pretrained_backbone": needs_backbone_weights(args, options)}
     model, criterion, postprocessors = build_model(config | start)
-    model.to(device), criterion.to(device)
+    model.to(device, memory_format=torch.channels_last)  # what convolutions on CPUs and tensor cores prefer
+    criterion.to(device)
     torch.manual_seed(args.seed + rank())
 
     if checkpoint is not None:

@@ -17,7 +17,6 @@ from datasets.coco import CocoDetection, check_num_classes, class_names
 from datasets.coco_eval import STATS, CocoEvaluator
 from datasets.transforms import train_transforms, val_transforms
 from engine import evaluate, train_one_epoch
-from models.options import Options
 from util.benchmark import count_parameters
 from util.checkpoint import copy_checkpoint, load_pretrained, read_checkpoint, write_checkpoint
 from util.config import Config
@@ -26,6 +25,7 @@ from util.errors import UserError
 from util.logger import setup_logging
 from util.metrics import LogFile, Meters
 from util.optim import build_ema, build_optimizer, build_scheduler
+from util.options import Options
 from util.run_folder import prepare_folder, record_run, require_space
 from util.signals import StopRequest
 from util.train_state import TrainState

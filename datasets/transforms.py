@@ -13,7 +13,7 @@ from torchvision.ops import box_convert
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from models.options import DataOptions
+from util.options import DataOptions
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 PER_BOX = ("boxes", "labels", "area", "iscrowd")

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from torch import nn
 
 from models.build_dino import build_dino
-from models.options import Options, parse_options
 from util.config import Config
 from util.errors import UserError, nearest
+from util.options import Options, parse_options
 
 MODELS: dict[str, Callable[[Options], tuple[nn.Module, nn.Module, dict]]] = {
     "dino": build_dino,

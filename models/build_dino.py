@@ -11,10 +11,10 @@ from models.encoders.interleaved import CrossScaleLayer, InterleavedEncoder
 from models.layers.activations import ACTIVATIONS
 from models.layers.deform_attn import DeformableAttention, KeyAwareDeformAttn, MSDeformAttn
 from models.matcher import HungarianMatcher
-from models.options import AttentionOptions, EncoderOptions, LossOptions, Options
 from models.postprocess import PostProcess
 from models.transformer import TwoStageTransformer
 from util.errors import UserError
+from util.options import AttentionOptions, EncoderOptions, LossOptions, Options
 
 
 def build_dino(options: Options) -> tuple[DINO, SetCriterion, dict]:
@@ -25,6 +25,10 @@ def build_dino(options: Options) -> tuple[DINO, SetCriterion, dict]:
         raise UserError(f"dn_labelbook_size={labels} is smaller than num_classes={num_classes}")
 
     backbone = build_backbone(options.backbone, options.position, dim, train=options.optim.lr_backbone > 0)
+    separate = not (decoder_options.dec_pred_bbox_embed_share and decoder_options.dec_pred_class_embed_share)
+    if separate and not options.loss.aux_loss:
+        raise UserError("aux_loss=False leaves the heads of all layers but the last untrained: share them "
+                        "(dec_pred_bbox_embed_share, dec_pred_class_embed_share)")
     if levels < len(backbone.num_channels):
         raise UserError(f"num_feature_levels={levels} is fewer than the {len(backbone.num_channels)} maps of "
                         f"return_interm_indices={options.backbone.return_interm_indices}")

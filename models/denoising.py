@@ -48,7 +48,7 @@ class Denoising:
         meta = DenoisingMeta(max(self.number // most, 1), 2 * most)
         valid = torch.stack([torch.arange(most, device=t["labels"].device) < len(t["labels"]) for t in targets])
         labels = nn.utils.rnn.pad_sequence([t["labels"] for t in targets], batch_first=True)
-        boxes = nn.utils.rnn.pad_sequence([t["boxes"] for t in targets], batch_first=True)
+        boxes = nn.utils.rnn.pad_sequence([t["boxes"].to(label_enc.weight.dtype) for t in targets], batch_first=True)
 
         labels, boxes = labels.repeat(1, 2 * meta.num_groups), boxes.repeat(1, 2 * meta.num_groups, 1)
         valid = valid.repeat(1, 2 * meta.num_groups)[..., None]

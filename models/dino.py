@@ -67,7 +67,7 @@ class DINO(nn.Module):
                 queries = prepend(noise, queries, meta)
         decoded = self.transformer.decode(queries, memory)
         # Keeps label_enc in the graph of every batch: DDP wants a gradient for it on every rank.
-        decoded.hidden[0] = decoded.hidden[0] + 0 * self.label_enc.weight[0]
+        decoded.hidden[-1] = decoded.hidden[-1] + 0 * self.label_enc.weight[0]
         return self._outputs(decoded, meta) | {"interm_outputs": {
             "pred_logits": at_least_float32(self.transformer.enc_out_class_embed(proposals.content)),
             "pred_boxes": at_least_float32(proposals.box_logits).sigmoid()}}

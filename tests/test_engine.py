@@ -12,9 +12,9 @@ from datasets.coco_eval import CocoEvaluator
 from datasets.transforms import train_transforms, val_transforms
 from engine import NonFiniteError, evaluate, train_one_epoch
 from models import build_model
-from models.options import parse_options
 from util.metrics import Meters
 from util.optim import build_ema, build_optimizer, build_scheduler
+from util.options import parse_options
 from util.train_state import TrainState
 
 CPU = torch.device("cpu")

@@ -55,7 +55,7 @@ def load_config(path: str | os.PathLike, options: dict[str, Any] | None = None) 
     return config
 
 
-def parse_options(pairs: list[str]) -> dict[str, Any]:
+def parse_pairs(pairs: list[str]) -> dict[str, Any]:
     """Turns `key=value` arguments into typed values: numbers, booleans, None, lists, tuples, else strings."""
     options = {}
     for pair in pairs:

@@ -1,15 +1,6 @@
 """Process settings for training on a CPU."""
 import ctypes
-import os
 import sys
-
-
-def set_environment() -> None:
-    """Call before torch is imported: its OpenMP threads then sleep at a barrier instead of spinning.
-
-    Data-loading processes share the cores; against spinning threads a step took several times as long on two cores.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def keep_freed_memory() -> None:

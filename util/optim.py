@@ -4,7 +4,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR, StepLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.options import OptimOptions
+from util.options import OptimOptions
 
 
 def param_groups(model: nn.Module, options: OptimOptions) -> list[dict]:

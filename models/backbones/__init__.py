@@ -6,9 +6,9 @@ from models.backbones.resnet import build_resnet
 from models.backbones.swin import SWINS, build_swin
 from models.backbones.timm import build_timm
 from models.layers.position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine
-from models.options import BackboneOptions, PositionOptions
 from util.errors import UserError, nearest
 from util.nested_tensor import NestedTensor, resize_mask
+from util.options import BackboneOptions, PositionOptions
 
 BACKBONES = {name: build_resnet for name in ("resnet18", "resnet34", "resnet50", "resnet101")}
 BACKBONES |= {name: build_swin for name in SWINS}

@@ -6,9 +6,9 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
-from models.backbones.weights import fetch_weights
-from models.options import BackboneOptions
+from models.backbones.weights import fetch_weights, load_backbone
 from util.errors import UserError
+from util.options import BackboneOptions
 
 
 class ResNet(nn.Module):
@@ -44,8 +44,6 @@ def build_resnet(options: BackboneOptions) -> ResNet:
     model = ResNet(options.backbone, options.return_interm_indices, options.dilation, options.use_checkpoint)
     if options.pretrained_backbone:
         url = torchvision.models.get_model_weights(options.backbone)["IMAGENET1K_V1"].url
-        weights = fetch_weights(options.backbone, url, options.backbone_dir)
-        absent = {f"layer{i + 1}" for i in range(4)} - set(model.body)  # stages after the last one used
-        kept = {k: v for k, v in weights.items() if k.split(".")[0] not in absent | {"fc"}}
-        model.body.load_state_dict(kept)
+        load_backbone(model.body, fetch_weights(options.backbone, url, options.backbone_dir),
+                      options.backbone_dir or url)
     return model

@@ -8,9 +8,8 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.backbones.weights import fetch_weights
-from models.options import BackboneOptions
-from util.errors import UserError
+from models.backbones.weights import fetch_weights, load_backbone
+from util.options import BackboneOptions
 
 _STORAGE = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
 SWINS = {  # name: channels of the first stage, blocks and heads a stage, window, weight file
@@ -124,9 +123,10 @@ class SwinTransformer(nn.Module):
         super().__init__()
         self.patch_embed = PatchEmbed(dim)
         rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        last = return_indices[-1]  # later stages would serve nothing
         self.layers = nn.ModuleList(
-            SwinStage(dim * 2**i, num_heads[i], window, [next(rates) for _ in range(depth)], i == len(depths) - 1)
-            for i, depth in enumerate(depths))
+            SwinStage(dim * 2**i, num_heads[i], window, [next(rates) for _ in range(depth)], i == last)
+            for i, depth in enumerate(depths[: last + 1]))
         self.return_indices = return_indices
         self.use_checkpoint = use_checkpoint
         self.num_channels = [dim * 2**i for i in return_indices]
@@ -151,14 +151,8 @@ def build_swin(options: BackboneOptions) -> SwinTransformer:
     model = SwinTransformer(*shape, options.return_interm_indices, use_checkpoint=options.use_checkpoint)
     if options.pretrained_backbone:
         weights = fetch_weights(options.backbone, _STORAGE + file, options.backbone_dir)
-        own = model.state_dict()
-        # The classifier's norm and head, and attention masks of its fixed image size, have no place here; the norms
-        # of the returned maps start fresh.
-        kept = {k: v for k, v in weights.items() if k in own and k.split(".")[0] != "norm"}
-        absent = [k for k in own if k not in kept and not k.startswith("norm")]
-        if absent:
-            raise UserError(f"the weights of {options.backbone} lack {len(absent)} tensors, such as {absent[0]!r}")
-        model.load_state_dict(kept, strict=False)
+        # The norms of the returned maps start fresh: the classifier has none of them.
+        load_backbone(model, weights, options.backbone_dir or _STORAGE + file, fresh=("norm",))
     return model
 
 

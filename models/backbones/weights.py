@@ -1,7 +1,7 @@
-"""Where ImageNet weights come from."""
+"""Where ImageNet weights come from, and how they get into a backbone."""
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from util.checkpoint import model_state, read_checkpoint
 from util.errors import UserError
@@ -23,3 +23,18 @@ def fetch_weights(name: str, url: str, backbone_dir: str | None) -> dict[str, Te
     except UserError as error:
         raise UserError(f"ImageNet weights of {name}: {error}. Download the file elsewhere and set "
                         "backbone_dir=FOLDER, or set pretrained_backbone=False") from error
+
+
+def load_backbone(body: nn.Module, weights: dict[str, Tensor], source: str, fresh: tuple[str, ...] = ()) -> None:
+    """Loads weights that must fit, except for tensors whose name starts with a word of `fresh`: those stay as they are.
+
+    Raises UserError that names `source` and a tensor that is missing or has another shape.
+    """
+    own = body.state_dict()
+    absent = [key for key in own if key not in weights and not key.startswith(fresh or ("\0",))
+              and not key.endswith(("num_batches_tracked", "relative_position_index"))]
+    other = [key for key in own if key in weights and weights[key].shape != own[key].shape]
+    if absent or other:
+        what = f"lacks {absent[0]!r}" if absent else f"has another shape of {other[0]!r}"
+        raise UserError(f"{source} does not fit this backbone: it {what} ({len(absent) + len(other)} such tensors)")
+    body.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)

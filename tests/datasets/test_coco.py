@@ -13,8 +13,8 @@ from PIL import Image
 from datasets import train_loader
 from datasets.coco import CocoDetection, check_num_classes, class_names, collate, read_annotations
 from datasets.transforms import train_transforms, val_transforms
-from models.options import DataOptions
 from util.errors import UserError
+from util.options import DataOptions
 
 SMALL = DataOptions(data_aug_scales=[64, 96], data_aug_max_size=128, data_aug_scales2_resize=[64, 80],
                     data_aug_scales2_crop=[48, 64])

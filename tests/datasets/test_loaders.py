@@ -7,7 +7,7 @@ from datasets import TrainBatches, eval_loader, train_loader
 from datasets.coco import CocoDetection
 from datasets.synthetic import generate
 from datasets.transforms import train_transforms, val_transforms
-from models.options import DataOptions
+from util.options import DataOptions
 
 SMALL = DataOptions(data_aug_scales=[32, 40], data_aug_max_size=64, data_aug_scales2_resize=[32, 40],
                     data_aug_scales2_crop=[24, 32])

@@ -22,7 +22,7 @@ from datasets.transforms import (
     train_transforms,
     val_transforms,
 )
-from models.options import DataOptions
+from util.options import DataOptions
 
 SMALL = DataOptions(data_aug_scales=[64, 96], data_aug_max_size=128, data_aug_scales2_resize=[64, 80],
                     data_aug_scales2_crop=[48, 64])

@@ -7,6 +7,11 @@ from models.structures import FlatFeatures
 from util.nested_tensor import NestedTensor
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def build(tiny_config):
     """build(**options): model, criterion and post-processors of the tiny config with these options."""

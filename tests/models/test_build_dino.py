@@ -31,7 +31,11 @@ def test_options_that_make_no_model(build, options, message):
 ])
 def test_encoder(build, num_expansion, small_expand, cross_scale):
     encoder = build(enc_layers=4, num_expansion=num_expansion, small_expand=small_expand)[0].transformer.encoder
-    assert type(encoder) is (DeformableEncoder if num_expansion is None else InterleavedEncoder)
+    if num_expansion is None:
+        assert type(encoder) is DeformableEncoder
+    else:
+        assert type(encoder) is InterleavedEncoder
+        assert encoder.block_length == 4 // num_expansion and encoder.enc_scale == 2
     assert [i for i, layer in enumerate(encoder.layers) if isinstance(layer, CrossScaleLayer)] == cross_scale
 
 
@@ -42,6 +46,23 @@ def test_attention_of_encoder_and_decoder(build, key_aware, kind):
     attentions = [m for m in model.modules() if isinstance(m, DeformableAttention)]
     assert [type(m) for m in attentions] == [kind] * 4
     assert [m.num_points for m in attentions] == [3, 3, 2, 2]
+
+
+@pytest.mark.parametrize("num_expansion", [None, 1])
+def test_checkpointing_options(build, num_expansion):
+    model = build(deformable_use_checkpoint=True, num_expansion=num_expansion)[0]
+    transformer, features = model.transformer, model.backbone[0]
+    assert (transformer.encoder.use_checkpoint, transformer.decoder.use_checkpoint, features.use_checkpoint) == (
+        True, True, False)
+    model = build(use_checkpoint=True, num_expansion=num_expansion)[0]
+    transformer, features = model.transformer, model.backbone[0]
+    assert (transformer.encoder.use_checkpoint, transformer.decoder.use_checkpoint, features.use_checkpoint) == (
+        False, False, True)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_detached_boxes(build, detach):
+    assert build(use_detached_boxes_dec_out=detach)[0].transformer.decoder.detach_boxes is detach
 
 
 @pytest.mark.parametrize("size, rows", [(None, 8), (7, 8), (20, 21)])
@@ -81,11 +102,15 @@ def test_no_backbone_learning_rate_freezes_the_backbone(build):
 
 def test_loss_and_postprocess_options(build):
     _, criterion, post = build(set_cost_class=1.0, set_cost_bbox=2, set_cost_giou=3, focal_alpha=0.5, cls_loss_coef=7,
-                               interm_loss_coef=0.5, num_select=11, nms_iou_threshold=0.6)
+                               bbox_loss_coef=8, giou_loss_coef=9, interm_loss_coef=0.5, no_interm_box_loss=True,
+                               num_select=11, nms_iou_threshold=0.6)
     matcher = criterion.matcher
     assert (matcher.cost_class, matcher.cost_bbox, matcher.cost_giou, matcher.focal_alpha) == (1, 2, 3, 0.5)
     assert criterion.focal_alpha == 0.5
-    assert criterion.weight_dict["loss_ce_0"] == 7 and criterion.weight_dict["loss_ce_interm"] == 3.5
+    weights = criterion.weight_dict
+    assert [weights[f"loss_{name}_0"] for name in ("ce", "bbox", "giou")] == [7, 8, 9]
+    assert [weights[f"loss_{name}_interm"] for name in ("ce", "bbox", "giou")] == [3.5, 0, 0]
+    assert "loss_ce_dn" in weights and "loss_ce_dn" not in build(use_dn=False)[1].weight_dict
     assert (post["bbox"].num_select, post["bbox"].nms_iou_threshold) == (11, 0.6)
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from models.dino import make_input_proj
+from util.errors import UserError
 from util.nested_tensor import NestedTensor
 
 SIZES = [(64, 96), (96, 64)]  # (height, width)
@@ -179,14 +180,17 @@ def test_every_trained_parameter_has_a_gradient(build, make_targets, options):
 @pytest.mark.parametrize("counts, options", [
     ((0, 0), {}), ((2, 0), {"use_dn": False}), ((2, 0), {"no_interm_box_loss": True}), ((2, 0), {"enc_scale": 3}),
     ((0, 0), {"aux_loss": False}), ((2, 0), {"aux_loss": False, "use_dn": False}),
-    ((2, 0), {"aux_loss": False, "dec_layers": 3, "dec_pred_bbox_embed_share": False,
-              "dec_pred_class_embed_share": False}),
 ], ids=str)
 def test_unused_parameters_have_a_gradient_of_zero(build, make_targets, counts, options):
     """Without one, DistributedDataParallel stops."""
     model, criterion, _ = build(**options)
     gradients = train(model, criterion, images(*SIZES), make_targets(*counts))[1]
     assert [name for name, gradient in gradients.items() if gradient is None] == []
+
+
+def test_heads_that_no_loss_reaches_are_refused(build):
+    with pytest.raises(UserError, match="aux_loss"):
+        build(aux_loss=False, dec_pred_class_embed_share=False)
 
 
 def test_frozen_parameters_have_no_gradient(build, make_targets):
@@ -218,7 +222,7 @@ def test_bfloat16_autocast(build, monkeypatch):
             out = model(batch)
     for layer, full in zip([out, *out["aux_outputs"]], [expected, *expected["aux_outputs"]], strict=True):
         assert layer["pred_logits"].dtype == layer["pred_boxes"].dtype == torch.float32
-        torch.testing.assert_close(layer["pred_boxes"], full["pred_boxes"], rtol=0, atol=0.02)
+        torch.testing.assert_close(layer["pred_boxes"], full["pred_boxes"], rtol=0, atol=0.005)
         spread = (full["pred_logits"] - full["pred_logits"].mean()).abs().max()
         assert (layer["pred_logits"] - full["pred_logits"]).abs().max() < 0.1 * spread
     assert not torch.equal(out["pred_logits"], expected["pred_logits"]), "autocast had no effect"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from models.options import parse_options as group_options
-from util.config import Config, load_config, parse_options
+from util.config import Config, load_config, parse_pairs
 from util.errors import UserError
+from util.options import parse_options as group_options
 
 SHIPPED = ["config/DINO/DINO_4scale.py", "config/DINO/DINO_4scale_swinT.py",
            *sorted(str(path) for path in Path("config/LiteDINO").glob("*.py"))]
@@ -229,27 +229,27 @@ def test_only_values_become_keys(write):
     ("", ""), ("[", "["), ("a=b", "a=b"), ("{'x': 1}", {"x": 1}),
 ])
 def test_option_values_get_types(text, value):
-    parsed = parse_options([f"key={text}"])["key"]
+    parsed = parse_pairs([f"key={text}"])["key"]
     assert parsed == value and type(parsed) is type(value)
 
 
 def test_bare_numbers_with_commas_are_a_sequence():
-    assert list(parse_options(["data_aug_scales=480,512"])["data_aug_scales"]) == [480, 512]
+    assert list(parse_pairs(["data_aug_scales=480,512"])["data_aug_scales"]) == [480, 512]
 
 
 def test_options_split_at_the_first_equals_sign():
-    assert parse_options(["url=https://x/?a=1&b=2", " lr = 0.1 "]) == {"url": "https://x/?a=1&b=2", "lr": 0.1}
+    assert parse_pairs(["url=https://x/?a=1&b=2", " lr = 0.1 "]) == {"url": "https://x/?a=1&b=2", "lr": 0.1}
 
 
 @pytest.mark.parametrize("pair", ["lr", "=3", "", "lr:3"])
 def test_options_without_key_and_value_are_refused(pair):
     with pytest.raises(UserError, match="key=value"):
-        parse_options(["a=1", pair])
+        parse_pairs(["a=1", pair])
 
 
 def test_options_win_over_the_file_and_reach_into_dicts(write):
     path = write("c.py", "a = 1\nd = dict(x=dict(y=1, z=2))")
-    config = load_config(path, parse_options(["a=2", "d.x.y=one=two", "new.key=[3]"]))
+    config = load_config(path, parse_pairs(["a=2", "d.x.y=one=two", "new.key=[3]"]))
     assert config == {"a": 2, "d": {"x": {"y": "one=two", "z": 2}}, "new": {"key": [3]}}
     assert (config.d.x.y, config.new.key) == ("one=two", [3])
     assert load_config(path) == {"a": 1, "d": {"x": {"y": 1, "z": 2}}}
@@ -333,7 +333,7 @@ def test_a_published_config_is_accepted(write):
     assert options.denoising.dn_box_noise_scale == 0.4
     assert options.encoder.num_expansion is None and options.attention.key_aware is False
     assert options.data.data_aug_scales[-1] == 800 and options.data.data_aug_scale_overlap is None
-    lite = load_config(write("DINO_4scale.py", PUBLISHED), parse_options(["num_expansion=3", "enc_scale=1"]))
+    lite = load_config(write("DINO_4scale.py", PUBLISHED), parse_pairs(["num_expansion=3", "enc_scale=1"]))
     assert group_options(lite).attention.key_aware is True
 
 
@@ -341,6 +341,6 @@ def test_a_published_config_is_accepted(write):
                                     "decoder_module_seq=[ca,sa,ffn]"])
 def test_a_published_config_with_what_is_not_built_here_is_refused(write, change):
     write("coco_transformer.py", PUBLISHED_BASE)
-    config = load_config(write("DINO_4scale.py", PUBLISHED), parse_options([change]))
+    config = load_config(write("DINO_4scale.py", PUBLISHED), parse_pairs([change]))
     with pytest.raises(UserError, match=change.partition("=")[0]):
         group_options(config)

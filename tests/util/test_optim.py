@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from models import build_model
-from models.options import OptimOptions
 from util.config import load_config
 from util.optim import build_ema, build_optimizer, build_scheduler, param_groups
+from util.options import OptimOptions
 
 RECORDED = json.loads((Path(__file__).parents[1] / "golden/param_groups.json").read_text())["groups"]
 

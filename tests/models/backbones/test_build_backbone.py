@@ -3,9 +3,9 @@ import torch
 
 from models.backbones import build_backbone
 from models.layers.position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine
-from models.options import BackboneOptions, PositionOptions
 from util.errors import UserError
 from util.nested_tensor import NestedTensor
+from util.options import BackboneOptions, PositionOptions
 
 
 def make(position="sine", hidden_dim=16, train=True, **options):

@@ -4,8 +4,8 @@ import torchvision
 from torchvision.ops import FrozenBatchNorm2d
 
 from models.backbones.resnet import ResNet, build_resnet
-from models.options import BackboneOptions
 from util.errors import UserError
+from util.options import BackboneOptions
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torchvision.models import SwinTransformer as TorchvisionSwin
 
 from models.backbones.swin import SWINS, SwinTransformer, build_swin
-from models.options import BackboneOptions
 from util.errors import UserError
+from util.options import BackboneOptions
 
 DIM, DEPTHS, HEADS, WINDOW = 24, (2, 2, 2, 2), (1, 2, 4, 8), 7
 TINY = (DIM, DEPTHS, HEADS, WINDOW, "swin_tiny_patch4_window7_224.pth")

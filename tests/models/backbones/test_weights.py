@@ -1,8 +1,7 @@
-from urllib.error import URLError
-
 import pytest
 import torch
 
+from models.backbones import weights
 from models.backbones.weights import fetch_weights
 from util.errors import UserError
 
@@ -31,15 +30,15 @@ def test_missing_file(tmp_path, place):
 
 
 def test_download(monkeypatch, state):
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **_: {URL: {"model": state}}[url])
+    monkeypatch.setattr(weights, "read_checkpoint", {URL: {"model": state}}.__getitem__)
     assert fetch_weights("net", URL, None).keys() == state.keys()
 
 
 def test_no_network(monkeypatch):
-    def fail(url, **options):
-        raise URLError("no route")
+    def fail(source):
+        raise UserError(f"cannot download {source}: no route")
 
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
+    monkeypatch.setattr(weights, "read_checkpoint", fail)
     with pytest.raises(UserError) as error:
         fetch_weights("net", URL, None)
     for part in ("net", URL, "no route", "backbone_dir=FOLDER", "pretrained_backbone=False"):

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from models.options import GROUPS, KEYS, RETIRED, describe_keys, parse_options
 from util.config import load_config
 from util.errors import UserError
+from util.options import GROUPS, KEYS, RETIRED, describe_keys, parse_options
 
 # The keys that IDEA-Research's DINO and Lite-DETR configs set.
 PUBLISHED = {

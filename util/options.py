@@ -188,7 +188,7 @@ def parse_options(config: Config) -> Options:
     that is not off.
     """
     config = dict(config)
-    modelname = config.pop("modelname", "dino")
+    modelname = _typed("modelname", config.pop("modelname", "dino"), str)
     for name, value in config.items():
         if name in RETIRED:
             if value not in RETIRED[name]:
