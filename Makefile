@@ -4,15 +4,17 @@
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+# Another python has its packages already.
+ENVIRONMENT := $(filter $(VENV)/%,$(PYTHON))
 
 .PHONY: demo test lint
-demo: $(PYTHON)
+demo: $(ENVIRONMENT)
 	$(PYTHON) tools/demo.py
 
-test: $(PYTHON) lint
-	$(PYTHON) -m pytest -q tests
+test: $(ENVIRONMENT) lint
+	$(PYTHON) -m pytest -q -n 2 tests
 
-lint: $(PYTHON)
+lint: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check .
 
 $(VENV)/bin/python: requirements.txt requirements-dev.txt

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.coco_eval import CocoEvaluator
-from util.distributed import all_gather, all_reduce_mean, is_main, rank
+from util.distributed import all_gather, all_reduce_mean, is_main, rank, world_size
 from util.errors import UserError
 from util.logger import Progress
 from util.metrics import Meters
@@ -53,7 +53,9 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
             loss = weighted_sum(losses, criterion.weight_dict)
 
             # One transfer to the host: the losses, and the gradient norm of the step before.
-            values = reduced({"loss": loss, **losses, "grad_norm": grad_norm, "stop": stop_flag(stop, device)})
+            skipped = torch.tensor(float(sum(t.get("skipped", 0) for t in targets)), device=device)
+            values = reduced({"loss": loss, **losses, "grad_norm": grad_norm, "stop": stop_flag(stop, device),
+                              "skipped_images": skipped * world_size()})
             if not state.scaler.is_enabled():  # the scaler skips such steps itself
                 require_finite("gradient norm", values["grad_norm"], previous, state, output_dir)
             require_finite("loss", values["loss"], targets, state, output_dir, loss.detach())
@@ -72,8 +74,7 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
                 state.scheduler.step()
         state.step += 1
         stopping = values.pop("stop") > 0
-        skipped = sum(t.get("skipped", 0) for t in targets)
-        state.meters.update(values | {"skipped_images": skipped, "lr": state.optimizer.param_groups[0]["lr"]})
+        state.meters.update(values | {"lr": state.optimizer.param_groups[0]["lr"]})
         progress.show(f"loss {values['loss']:.3f} (mean {state.meters.means()['loss']:.3f}) "
                       f"class error {values['class_error']:.0f} % lr {state.optimizer.param_groups[0]['lr']:.1e}")
         if stopping and ends_group:
@@ -148,6 +149,7 @@ def require_finite(what: str, value: float, targets: list[dict], state: TrainSta
         return
     record = {"what": what, "value": str(value if own_value is None else float(own_value)), "epoch": state.epoch,
               "step": state.step, "image_ids": [int(t["image_id"]) for t in targets]}
+    output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / f"non_finite_rank{rank()}.json"
     path.write_text(json.dumps(record, indent=1))
     raise NonFiniteError(f"the {what} is {value} in epoch {state.epoch}, step {state.step}; the batch's image ids are "

@@ -104,6 +104,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def check_args(args: argparse.Namespace) -> None:
     """Refuses combinations in which a flag would have no effect."""
     benchmark_only = args.benchmark and args.benchmark_only
+    trains = not (args.eval or args.test or benchmark_only)
     needs = [
         (args.benchmark_only and not args.benchmark, "--benchmark_only needs --benchmark"),
         (args.benchmark_size and not args.benchmark, "--benchmark_size needs --benchmark"),
@@ -111,10 +112,18 @@ def check_args(args: argparse.Namespace) -> None:
         (args.save_results and not args.eval, "--save_results needs --eval; --test always saves its results"),
         (args.save_log and not args.eval, "--save_log needs --eval; a training always writes log.txt"),
         (args.finetune_ignore and not args.pretrain_model_path, "--finetune_ignore needs --pretrain_model_path"),
-        (args.pretrain_model_path and (args.eval or args.test), "--pretrain_model_path is for training; "
-                                                                "use --resume to choose the weights to evaluate"),
-        (args.start_epoch and args.resume, "--start_epoch is for a training from scratch; --resume knows its epoch"),
-        ((args.eval or args.test) and not args.resume and not args.debug, "--eval and --test need --resume CHECKPOINT"),
+        (args.pretrain_model_path and not trains, "--pretrain_model_path is for training; --resume chooses the "
+                                                  "weights to evaluate"),
+        (args.pretrain_model_path and args.resume not in (None, "auto"), "--pretrain_model_path starts a training and "
+                                                                         "--resume goes on with one: choose"),
+        (args.start_epoch and (args.resume or not trains), "--start_epoch is for a training from scratch; --resume "
+                                                           "knows its epoch"),
+        ((args.eval or args.test) and not args.resume and not benchmark_only, "--eval and --test need --resume FILE"),
+        (args.resume == "auto" and not trains, "--resume auto is for training; name the checkpoint"),
+        (args.per_class and (args.test or benchmark_only), "--per_class needs annotations to evaluate with"),
+        ((args.find_unused_params or args.note or args.strict_data) and not trains,
+         "--find_unused_params, --note and --strict_data are for training"),
+        (args.rank and args.world_size == 1 and "RANK" not in os.environ, "--rank needs --world_size"),
         (not args.coco_path and not benchmark_only, "--coco_path DIR is missing"),
     ]
     for wrong, message in needs:
@@ -130,7 +139,8 @@ def main(args: argparse.Namespace) -> int:
     if device.type == "cpu":
         keep_freed_memory()
     config = load_config(args.config_file, parse_pairs(args.options))
-    checkpoint = read_checkpoint(args.resume) if (args.eval or args.test) and args.resume else None
+    trains = not (args.eval or args.test or args.benchmark_only)
+    checkpoint = read_checkpoint(args.resume) if args.resume and not trains else None
     resolve_classes(config, args, checkpoint)
     options = parse_options(config)
 
@@ -148,17 +158,21 @@ def main(args: argparse.Namespace) -> int:
             run_benchmark(args, options, model, device)
         if args.benchmark_only:
             return 0
-    folder = Path(args.output_dir or Path("outputs") / Path(args.config_file).stem)
+    folder = output_folder(args)
     if args.eval or args.test:
         return run_evaluation(args, options, folder, model, criterion, postprocessors["bbox"], device)
     trainer = Trainer(args, config, options, folder, device, amp_dtype(args, options, device))
     return trainer.run(model, criterion, postprocessors["bbox"])
 
 
+def output_folder(args: argparse.Namespace) -> Path:
+    return Path(args.output_dir or Path("outputs") / Path(args.config_file).stem)
+
+
 def resolve_classes(config: Config, args: argparse.Namespace, checkpoint: dict | None) -> None:
     """Replaces num_classes='auto', and checks a number against the annotations."""
     options = parse_options(config)
-    split = "test" if args.test else "val" if args.eval else "train"
+    split = "test" if args.test else "val" if args.eval or args.benchmark_only else "train"
     coco = read_annotations(args.coco_path, split) if args.coco_path else None
     if options.data.num_classes == "auto":
         if checkpoint is not None and "class_names" in checkpoint:
@@ -174,9 +188,11 @@ def resolve_classes(config: Config, args: argparse.Namespace, checkpoint: dict |
 
 def needs_backbone_weights(args: argparse.Namespace, options: Options) -> bool:
     """ImageNet weights are of no use where a checkpoint follows, or where only shapes and times count."""
-    from_scratch = not (args.eval or args.test or args.pretrain_model_path or (args.benchmark and args.benchmark_only))
-    resumed = args.resume and args.resume != "auto"
-    return options.backbone.pretrained_backbone and from_scratch and not resumed
+    other_weights = args.pretrain_model_path and not args.finetune_ignore
+    resumed = args.resume == "auto" and (output_folder(args) / "checkpoint.pth").is_file() or args.resume not in (
+        None, "auto")
+    useless = args.eval or args.test or args.benchmark_only or other_weights or resumed
+    return options.backbone.pretrained_backbone and not useless
 
 
 def run_benchmark(args: argparse.Namespace, options: Options, model: nn.Module, device: torch.device) -> None:
@@ -194,7 +210,7 @@ def amp_dtype(args: argparse.Namespace, options: Options, device: torch.device) 
     if not args.amp:
         return None
     if options.optim.amp_dtype == "auto":
-        bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported()
+        bfloat16 = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)  # else emulated
         return torch.bfloat16 if bfloat16 else torch.float16
     return getattr(torch, options.optim.amp_dtype)
 
@@ -230,7 +246,8 @@ if __name__ == "__main__":
     try:
         sys.exit(main(parse_args()))
     except UserError as error:
-        logging.getLogger("main").error("%s", error)
+        # An error in a data-loading process arrives with that process's traceback around it.
+        logging.getLogger("main").error("%s", str(error).rsplit("UserError: ", 1)[-1].strip())
         sys.exit(2)
     finally:
         if torch.distributed.is_initialized():

@@ -20,7 +20,7 @@ from engine import evaluate, train_one_epoch
 from util.benchmark import count_parameters
 from util.checkpoint import copy_checkpoint, load_pretrained, read_checkpoint, write_checkpoint
 from util.config import Config
-from util.distributed import all_gather, barrier, is_main, rank
+from util.distributed import all_gather, barrier, is_main, rank, world_size
 from util.errors import UserError
 from util.logger import setup_logging
 from util.metrics import LogFile, Meters
@@ -68,23 +68,23 @@ class Trainer:
                 wrapped, criterion, batches, state, self.device, self.folder, amp_dtype=self.amp_dtype,
                 clip_max_norm=optim.clip_max_norm, grad_accum_steps=optim.grad_accum_steps,
                 step_scheduler=optim.onecyclelr, average=state.epoch >= optim.ema_epoch, stop=stop)
-            if not finished:
-                self._save(state)
+            self._save(state)  # before the evaluation, so that nothing can take this epoch's work away
+            if not finished or any(all_gather(stop.requested)):
                 logger.warning("stopped in epoch %d after step %d; --resume auto goes on from there",
                                state.epoch, state.step)
                 return stop.exit_code
             self._end_epoch(state, model, criterion, postprocess)
-            if any(all_gather(stop.requested)) and state.epoch < optim.epochs:
-                logger.warning("stopped after epoch %d; --resume auto goes on", state.epoch - 1)
-                return stop.exit_code
         logger.info("finished in %s; best val AP %.3f", timedelta(seconds=round(time.time() - self.start)), state.best)
         return 0
 
     def _which_checkpoint(self) -> str | None:
         """What --resume means, or an error where a training would be overwritten."""
+        found = all_gather(self.latest.is_file())
+        if len(set(found)) > 1:
+            raise UserError(f"some processes see {self.latest} and others do not: nodes must share the output folder")
         if self.args.resume == "auto":
-            return str(self.latest) if self.latest.is_file() else None
-        if self.args.resume is None and self.latest.is_file():
+            return str(self.latest) if found[0] else None
+        if self.args.resume is None and found[0]:
             raise UserError(f"{self.folder} already holds a training. Pass --resume auto to go on with it, "
                             "--resume FILE, or another --output_dir")
         return self.args.resume
@@ -92,7 +92,9 @@ class Trainer:
     def _prepare_folder(self, model: nn.Module) -> None:
         if is_main():
             prepare_folder(self.folder)
-            require_space(self.folder, checkpoint_size(model, self.options.optim.use_ema))
+            optim = self.options.optim
+            numbered = optim.epochs // optim.save_checkpoint_interval
+            require_space(self.folder, checkpoint_size(model, optim.use_ema), numbered + 3)  # latest, best, the next
             setup_logging(rank(), self.folder)
         barrier()
 
@@ -114,14 +116,29 @@ class Trainer:
         steps_per_epoch = -(-len(self.loader) // optim.grad_accum_steps)
         state = TrainState(model, optimizer, build_scheduler(optimizer, optim, steps_per_epoch),
                            GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16),
-                           build_ema(model, optim.ema_decay) if optim.use_ema else None)
+                           build_ema(model, optim.ema_decay) if optim.use_ema else None,
+                           images_per_step=self.options.data.batch_size * world_size())
         if self.resume is not None:
-            state.load_state_dict(read_checkpoint(self.resume), self.resume)
+            checkpoint = read_checkpoint(self.resume)
+            self._compare_config(checkpoint)
+            state.load_state_dict(checkpoint, self.resume)
             logger.info("resumed %s: epoch %d, step %d", self.resume, state.epoch, state.step)
         elif self.args.start_epoch:
             state.epoch = self.args.start_epoch
             advance_schedule(state, self.args.start_epoch * (steps_per_epoch if optim.onecyclelr else 1))
         return state
+
+    def _compare_config(self, checkpoint: dict) -> None:
+        """Warns of what has changed since the checkpoint, and refuses what cannot go on."""
+        saved = checkpoint.get("config", {})
+        changed = {key: (saved[key], value) for key, value in self.config.to_dict().items()
+                   if key in saved and saved[key] != value}
+        if changed:
+            listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
+            logger.warning("%s was written with another config: %s. Optimizer and schedule go on with the values that "
+                           "the checkpoint holds", self.resume, listed)
+        if "epochs" in changed and self.options.optim.onecyclelr:
+            raise UserError(f"{self.resume}: a one-cycle schedule cannot be resumed with another number of epochs")
 
     def _announce(self, model: nn.Module) -> None:
         self.start = time.time()
@@ -181,6 +198,8 @@ class Trainer:
 def report(evaluator: CocoEvaluator, per_class: bool) -> list[float]:
     """Prints the tables; returns COCO's twelve numbers."""
     stats = evaluator.summarize()
+    if stats[0] < 0:
+        logger.warning("no ground-truth boxes to measure AP with: it is given as -1")
     logger.info("COCO evaluation of %d images\n%s", len(evaluator.detections), evaluator.table.rstrip())
     if per_class:
         logger.info("by class\n%s", evaluator.per_class())

@@ -155,6 +155,7 @@ def read_annotations(root: str | Path, split: str) -> COCO:
     content.setdefault("info", {})  # pycocotools reads these without asking
     for number, annotation in enumerate(content.setdefault("annotations", []), 1):
         annotation["id"] = number  # pycocotools needs them unique, and takes a match with 0 for none
+        annotation.pop("segmentation", None)  # most of the file, and of no use here
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
         annotation.setdefault("iscrowd", 0)
     coco = COCO()

@@ -85,6 +85,38 @@ def test_a_run_resumed_after_an_epoch_equals_one_never_stopped(call, tmp_path):
     assert a["best"] == b["best"] and a["lr_scheduler"] == b["lr_scheduler"]
 
 
+def test_a_failure_in_the_evaluation_does_not_lose_the_epoch(call, tmp_path, monkeypatch):
+    whole, failed = tmp_path / "whole", tmp_path / "failed"
+    assert call("--output_dir", whole) == 0
+
+    def fail(*args, **kwargs):
+        raise UserError("cannot use the image x.jpg")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError):
+        patch.setattr("trainer.evaluate", fail)
+        call("--output_dir", failed)
+    assert torch.load(failed / "checkpoint.pth", weights_only=True)["step"] == 4
+    assert call("--output_dir", failed, "--resume", "auto") == 0
+    assert losses_of(failed) == losses_of(whole)
+
+
+def test_a_changed_config_is_reported_at_a_resume(call, tmp_path, caplog):
+    assert call("--output_dir", tmp_path / "run", options=["epochs=1"]) == 0
+    with caplog.at_level("WARNING"):
+        assert call("--output_dir", tmp_path / "run", "--resume", "auto", options=["epochs=2", "lr=0.5"]) == 0
+    assert "lr 0.0001 -> 0.5" in caplog.text and "epochs 1 -> 2" in caplog.text
+
+
+def test_a_val_set_without_boxes_gives_no_ap(call, tmp_path, coco_root, caplog):
+    data = tmp_path / "data"
+    shutil.copytree(coco_root, data)
+    path = data / "annotations/instances_val2017.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    assert call("--output_dir", tmp_path / "run", data=data, options=["epochs=1"]) == 0
+    assert log_of(tmp_path / "run")[0][AP][0] == -1 and "no ground-truth boxes" in caplog.text
+    assert (tmp_path / "run/checkpoint_best.pth").exists()
+
+
 def test_a_full_folder_is_not_overwritten(call, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
@@ -170,6 +202,13 @@ def test_schedules_with_accumulation_and_parameter_groups(call, tmp_path, schedu
     (["--finetune_ignore", "label_enc"], "needs --pretrain_model_path"),
     (["--eval"], "--resume"),
     (["--start_epoch", "3", "--resume", "auto"], "--start_epoch"),
+    (["--eval", "--resume", "auto"], "--resume auto"),
+    (["--pretrain_model_path", "a.pth", "--resume", "b.pth"], "choose"),
+    (["--eval", "--resume", "a.pth", "--note", "x"], "--note"),
+    (["--test", "--resume", "a.pth", "--per_class"], "--per_class"),
+    (["--rank", "1"], "--world_size"),
+    (["--world_size", "2"], "--dist_url"),
+    (["--world_size", "2", "--rank", "2", "--dist_url", "tcp://localhost:1"], "from 0 to 1"),
     (["--eval", "--resume", "nowhere.pth"], "nowhere.pth"),
     (["--device", "cuda:7"], "CUDA|GPU"),
 ])

@@ -18,16 +18,21 @@ DATA, OUTPUT, CONFIG = "data/demo", "outputs/demo", "config/demo/lite_dino.py"
 def run(*command: str) -> None:
     """A program of this project; its failure ends the demo."""
     print("$ python", *command, flush=True)
-    code = subprocess.call([sys.executable, *command], cwd=ROOT)
-    if code:
-        sys.exit(code)
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
+    while process.poll() is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            pass  # the terminal told the program too: it finishes its step and writes a checkpoint
+    if process.returncode:
+        sys.exit(process.returncode)
 
 
 def main() -> None:
     print(f"generating the data set in {DATA}", flush=True)
     generate(ROOT / DATA, progress=True)
     common = ["main.py", "-c", CONFIG, "--coco_path", DATA, "--output_dir", OUTPUT]
-    run(*common, "--resume", "auto")
+    run(*common, "--resume", "auto", "--num_workers", "1")
     run(*common, "--eval", "--resume", f"{OUTPUT}/checkpoint_best.pth", "--per_class", "--save_results", "--save_log")
     run("tools/draw_results.py", OUTPUT, "--coco_path", DATA)
     print(f"\n{OUTPUT}/detections.png   val images with ground truth and detections\n"

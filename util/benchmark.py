@@ -80,21 +80,21 @@ def measure_speed(model: nn.Module, images: list[Tensor], batch: int, device: to
                   amp_dtype: torch.dtype | None) -> Speed:
     """Times forward passes on batches of `images` (cycled), after one to warm up: at least 3, for about SECONDS."""
     model.eval()
-    images = [image.to(device) for image in images]
-    batches = [[images[(start + i) % len(images)] for i in range(batch)] for start in range(0, len(images), batch)]
 
-    def run(images: list[Tensor]) -> None:
+    def run(first: int) -> float:
+        inputs = [images[(first + i) % len(images)].to(device) for i in range(batch)]
+        start = time.perf_counter()
         with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
-            model(images)
+            model(inputs)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        return time.perf_counter() - start
 
-    run(batches[0])
-    start, runs = time.perf_counter(), 0
-    while runs < 3 or time.perf_counter() - start < SECONDS:
-        run(batches[runs % len(batches)])
-        runs += 1
-    return Speed(batch, runs * batch / (time.perf_counter() - start))
+    run(0)
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < SECONDS:
+        times.append(run(len(times) * batch))
+    return Speed(batch, len(times) * batch / sum(times))
 
 
 @contextlib.contextmanager

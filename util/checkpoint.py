@@ -1,5 +1,6 @@
 """Reading and writing checkpoints. Files are opened with weights_only=True: they cannot run code."""
 import argparse
+import hashlib
 import logging
 import os
 import re
@@ -38,7 +39,8 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
             return {"model": load_file(path)}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} is not a checkpoint that can be read safely: {error}") from error
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{path} is not a checkpoint that can be read safely: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
     return content
@@ -46,8 +48,12 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
 
 def _download(url: str) -> Path:
     """The file behind an address, from torch's cache if it is there."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    name = Path(urlparse(url).path).name
+    if not re.search(r"-[0-9a-f]{8}", name):  # names with a hash, as torchvision's, say which file they are
+        name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if path.is_file():
+        logger.info("%s: using the downloaded %s", url, path)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -19,15 +19,23 @@ def init_distributed(device: str, world_size: int, rank: int, local_rank: int, d
     if from_launcher:
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         local_rank = int(os.environ.get("LOCAL_RANK", local_rank))
+    elif world_size > 1:
+        if dist_url == "env://":
+            raise UserError("--world_size without a launcher needs --dist_url tcp://HOST:PORT, the same everywhere")
+        if not 0 <= rank < world_size:
+            raise UserError(f"--rank {rank} must be from 0 to {world_size - 1}")
     place = torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {device}: torch sees no CUDA device; use --device cpu")
     if place.type == "cuda":
+        gpus = torch.cuda.device_count()
         if place.index is None:
+            if not from_launcher and world_size > 1 and local_rank == 0:
+                local_rank = rank % gpus
             place = torch.device("cuda", local_rank)
-        if place.index >= torch.cuda.device_count():
-            raise UserError(f"local rank {place.index} has no GPU: this node has {torch.cuda.device_count()}. "
-                            "Lower --nproc_per_node.")
+        if place.index >= gpus:
+            raise UserError(f"process {rank} wants {place}, and this node has {gpus} GPUs: lower --nproc_per_node, or "
+                            "choose another --device")
         torch.cuda.set_device(place)
     if world_size > 1 or from_launcher:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo", init_method=dist_url,

@@ -52,5 +52,5 @@ def build_scheduler(optimizer: AdamW, options: OptimOptions, steps_per_epoch: in
 
 
 def build_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of weights and buffers."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """Exponential moving average of the weights; buffers are copied (an average would spoil index buffers)."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))

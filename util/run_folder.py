@@ -23,12 +23,13 @@ def prepare_folder(folder: Path) -> None:
                         ) from error
 
 
-def require_space(folder: Path, checkpoint_bytes: int) -> None:
-    """Raises UserError unless two checkpoints fit: the old one stays until the new one is whole."""
+def require_space(folder: Path, checkpoint_bytes: int, checkpoints: int) -> None:
+    """Raises UserError unless that many checkpoints fit."""
     free = shutil.disk_usage(folder).free
-    if free < 2 * checkpoint_bytes:
-        raise UserError(f"the disk of {folder} has {free / 2**20:.0f} MB left, and a checkpoint takes about "
-                        f"{checkpoint_bytes / 2**20:.0f} MB, for a moment twice. Choose another --output_dir")
+    if free < checkpoints * checkpoint_bytes:
+        raise UserError(f"the disk of {folder} has {free / 2**20:.0f} MB left; {checkpoints} checkpoints take about "
+                        f"{checkpoints * checkpoint_bytes / 2**20:.0f} MB. Choose another --output_dir, or write fewer "
+                        "with a larger save_checkpoint_interval")
 
 
 def record_run(folder: Path, config: Config, arguments: dict) -> None:

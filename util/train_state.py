@@ -29,7 +29,8 @@ class TrainState:
     ema: AveragedModel | None = None
     epoch: int = 0
     step: int = 0
-    best: float = -1.0
+    best: float = float("-inf")
+    images_per_step: int = 1  # of all processes
     meters: Meters = field(default_factory=Meters)
 
     def state_dict(self) -> dict[str, Any]:
@@ -41,17 +42,17 @@ class TrainState:
         state = {
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict(),
-            "epoch": self.epoch - 1, "step": self.step, "best": self.best, "meters": self.meters.state_dict(),
-            "rng": all_gather(random),
+            "epoch": self.epoch - 1, "step": self.step, "images_per_step": self.images_per_step, "best": self.best,
+            "meters": self.meters.state_dict(), "rng": all_gather(random),
         }
-        if self.ema is not None:
+        if self.ema is not None and self.ema.n_averaged > 0:
             state["ema_model"] = self.ema.module.state_dict()
             state["ema_updates"] = self.ema.n_averaged
         return state
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
         """Raises UserError for a checkpoint that lacks what a training needs, such as a released one."""
-        absent = {"optimizer", "lr_scheduler", "scaler", "rng", "step"} - set(state)
+        absent = {"optimizer", "lr_scheduler", "scaler", "rng", "step", "images_per_step"} - set(state)
         if absent:
             raise UserError(f"{source} holds no training state of this program ({', '.join(sorted(absent))} missing); "
                             "--pretrain_model_path starts a new training from its weights")
@@ -62,8 +63,11 @@ class TrainState:
             raise UserError(f"{source} was trained with other parameter groups (param_dict_type, lr_backbone or "
                             f"freezing differ): {error}") from error
         self.scheduler.load_state_dict(state["lr_scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step, self.best = state["epoch"] + 1, state["step"], state["best"]
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.best = state["epoch"] + 1, state["best"]
+        # Images, and not batches, are what another number of processes has done too.
+        self.step = state["step"] * state["images_per_step"] // self.images_per_step
         self.meters.load_state_dict(state["meters"])
         if self.ema is not None and "ema_model" in state:
             self.ema.module.load_state_dict(state["ema_model"])

@@ -4,34 +4,37 @@ _base_ = ['../DINO/DINO_4scale.py']
 num_classes = 'auto'
 dn_labelbook_size = None
 
+# strides 16, 32 and 64; the stem and the first stages are the dearest to train
 backbone = 'timm:tf_efficientnet_lite0'
-backbone_freeze_keywords = ['conv_stem', 'blocks.0.', 'blocks.1.']  # up to stride 4: the dearest to train
-return_interm_indices = [1, 2, 3]
+backbone_freeze_keywords = ['conv_stem', 'blocks.0.', 'blocks.1.']
+return_interm_indices = [2, 3]
 num_feature_levels = 3
+
 hidden_dim = 128
 nheads = 4
 dim_feedforward = 256
-enc_layers = 2
-num_expansion = 1
+enc_layers = 4
+num_expansion = 2
 enc_scale = 2
-dec_layers = 3
+dec_layers = 2
 num_queries = 60
 num_select = 100
-dn_number = 20
+dn_number = 60
 
-data_aug_scales = [160, 176, 192, 208, 224]
-data_aug_max_size = 272
-data_aug_scales2_resize = [208, 240, 272]
-data_aug_scales2_crop = [144, 208]
+# one size and no crops: a short training learns what it will be tested on
+data_aug_scales = [224]
+data_aug_max_size = 224
+data_aug_scales2_resize = [224]
+data_aug_scales2_crop = [999, 999]
 
-lr = 4e-4
-lr_backbone = 1e-4
-batch_size = 4
-eval_batch_size = 4
-epochs = 8
+lr = 1e-3
+lr_backbone = 2e-4
 onecyclelr = True
 clip_max_norm = 1.0
+batch_size = 4
+eval_batch_size = 4
+epochs = 11
+eval_interval = 4
 save_checkpoint_interval = 100
-eval_interval = 2
 use_ema = True
 ema_decay = 0.99

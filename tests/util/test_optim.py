@@ -58,12 +58,12 @@ def test_one_cycle_schedule_rises_to_lr_and_ends_near_zero():
     assert max(found) == pytest.approx(1.0, rel=0.05) and found[0] < 0.1 and found[-1] < 1e-3
 
 
-def test_ema_averages_buffers_too():
+def test_ema_averages_weights_and_copies_buffers():
     model = torch.nn.BatchNorm1d(1)
     ema = build_ema(model, 0.9)
     ema.update_parameters(model)  # the first update copies
     with torch.no_grad():
         model.running_mean.fill_(1.0), model.weight.fill_(3.0)
     ema.update_parameters(model)
-    assert float(ema.module.running_mean) == pytest.approx(0.1)
+    assert float(ema.module.running_mean) == pytest.approx(1.0)
     assert float(ema.module.weight.detach()) == pytest.approx(0.9 * 1 + 0.1 * 3)

@@ -19,12 +19,12 @@ def test_a_file_in_the_way_is_an_error(tmp_path):
         prepare_folder(tmp_path / "a")
 
 
-def test_space_for_two_checkpoints_is_required(tmp_path, monkeypatch):
+def test_space_for_the_checkpoints_is_required(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=199))
-    require_space(tmp_path, 99)
+    require_space(tmp_path, 99, 2)
     with pytest.raises(UserError, match="--output_dir"):
-        require_space(tmp_path, 100)
+        require_space(tmp_path, 100, 2)
 
 
 def test_the_recorded_config_runs_again(tmp_path):

@@ -49,6 +49,18 @@ def test_a_moving_average_can_start_at_a_resume():
     assert torch.equal(second.ema.module.weight, first.model.weight)
 
 
+def test_an_average_that_has_not_begun_is_not_saved():
+    assert "ema_model" not in state(ema=True).state_dict()
+
+
+def test_with_other_processes_the_same_images_are_done():
+    first, second = state(), state()
+    first.step, first.images_per_step = 10, 8
+    second.images_per_step = 4
+    second.load_state_dict(first.state_dict(), "x")
+    assert second.step == 20
+
+
 def test_weights_alone_are_not_a_training():
     with pytest.raises(UserError, match="released.pth.*--pretrain_model_path"):
         state().load_state_dict({"model": state().model.state_dict(), "epoch": 3}, "released.pth")
