@@ -15,11 +15,11 @@ from datasets.synthetic import CLASSES, generate
 
 SIZE = 96
 PINNED = [  # category id, left, top, width, height of the first objects for seed 0
-@@
-    (2, 15, 60, 21, 24),
-    (3, 61, 17, 14, 17),
-    (3, 60, 14, 19, 15),
-    (1, 28, 48, 46, 39),
+    (5, 28, 7, 16, 17),
+    (4, 37, 4, 44, 52),
+    (5, 1, 18, 12, 11),
+    (3, 52, 13, 27, 22),
+    (3, 41, 65, 17, 16),
 ]
 
 
