@@ -41,7 +41,7 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
     criterion.train()
     total = state.step + len(loader)
     progress = Progress(f"epoch {state.epoch}", total, state.step, quiet=not is_main())
-    grad_norm, previous = torch.zeros((), device=device), []
+    grad_norm, previous = torch.tensor(state.grad_norm, device=device), []
     for samples, targets in progress(loader):
         group = min(grad_accum_steps, total - state.step // grad_accum_steps * grad_accum_steps)
         ends_group = (state.step + 1) % grad_accum_steps == 0 or state.step + 1 == total
@@ -79,8 +79,9 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
                       f"class error {values['class_error']:.0f} % lr {state.optimizer.param_groups[0]['lr']:.1e}")
         if stopping and ends_group:
             break
+    state.grad_norm = float(grad_norm)
     if not state.scaler.is_enabled():
-        require_finite("gradient norm", float(grad_norm), previous, state, output_dir)
+        require_finite("gradient norm", state.grad_norm, previous, state, output_dir)
     return state.step == total
 
 

@@ -31,6 +31,7 @@ class TrainState:
     step: int = 0
     best: float = float("-inf")
     images_per_step: int = 1  # of all processes
+    grad_norm: float = 0.0  # of the latest optimizer step
     meters: Meters = field(default_factory=Meters)
 
     def state_dict(self) -> dict[str, Any]:
@@ -43,7 +44,7 @@ class TrainState:
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict(),
             "epoch": self.epoch - 1, "step": self.step, "images_per_step": self.images_per_step, "best": self.best,
-            "meters": self.meters.state_dict(), "rng": all_gather(random),
+            "meters": self.meters.state_dict(), "rng": all_gather(random), "grad_norm": self.grad_norm,
         }
         if self.ema is not None and self.ema.n_averaged > 0:
             state["ema_model"] = self.ema.module.state_dict()
@@ -65,7 +66,7 @@ class TrainState:
         self.scheduler.load_state_dict(state["lr_scheduler"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.best = state["epoch"] + 1, state["best"]
+        self.epoch, self.best, self.grad_norm = state["epoch"] + 1, state["best"], state["grad_norm"]
         # Images, and not batches, are what another number of processes has done too.
         self.step = state["step"] * state["images_per_step"] // self.images_per_step
         self.meters.load_state_dict(state["meters"])

@@ -44,6 +44,8 @@ def build_resnet(options: BackboneOptions) -> ResNet:
     model = ResNet(options.backbone, options.return_interm_indices, options.dilation, options.use_checkpoint)
     if options.pretrained_backbone:
         url = torchvision.models.get_model_weights(options.backbone)["IMAGENET1K_V1"].url
-        load_backbone(model.body, fetch_weights(options.backbone, url, options.backbone_dir),
-                      options.backbone_dir or url)
+        weights = fetch_weights(options.backbone, url, options.backbone_dir)
+        # Not the classifier, nor stages after the last one used.
+        used = {key: value for key, value in weights.items() if key.split(".")[0] in model.body}
+        load_backbone(model.body, used, options.backbone_dir or url)
     return model

@@ -151,8 +151,9 @@ def build_swin(options: BackboneOptions) -> SwinTransformer:
     model = SwinTransformer(*shape, options.return_interm_indices, use_checkpoint=options.use_checkpoint)
     if options.pretrained_backbone:
         weights = fetch_weights(options.backbone, _STORAGE + file, options.backbone_dir)
-        # The norms of the returned maps start fresh: the classifier has none of them.
-        load_backbone(model, weights, options.backbone_dir or _STORAGE + file, fresh=("norm",))
+        # The norms of the returned maps start fresh: the classifier, which has parts of no use here, lacks them.
+        used = {key: value for key, value in weights.items() if key in model.state_dict()}
+        load_backbone(model, used, options.backbone_dir or _STORAGE + file, fresh=("norm",))
     return model
 
 

@@ -42,8 +42,9 @@ class TimmBackbone(nn.Module):
         """Fixes batch norm, as small batches need, and freezes the parameters that no map depends on."""
         self.body = freeze_batch_norm_2d(self.body)
         trained = [p for p in self.parameters() if p.requires_grad]
-        maps = self(torch.zeros(1, 3, 64, 64))
-        gradients = torch.autograd.grad(sum(m.sum() for m in maps), trained, allow_unused=True)
+        with torch.enable_grad():
+            maps = self(torch.zeros(1, 3, 64, 64))
+            gradients = torch.autograd.grad(sum(m.sum() for m in maps), trained, allow_unused=True)
         for parameter, gradient in zip(trained, gradients):
             parameter.requires_grad_(gradient is not None)
 

@@ -28,13 +28,16 @@ def fetch_weights(name: str, url: str, backbone_dir: str | None) -> dict[str, Te
 def load_backbone(body: nn.Module, weights: dict[str, Tensor], source: str, fresh: tuple[str, ...] = ()) -> None:
     """Loads weights that must fit, except for tensors whose name starts with a word of `fresh`: those stay as they are.
 
-    Raises UserError that names `source` and a tensor that is missing or has another shape.
+    Raises UserError that names `source` and a tensor that is missing, unknown or of another shape.
     """
+    derived = ("num_batches_tracked", "relative_position_index")
     own = body.state_dict()
-    absent = [key for key in own if key not in weights and not key.startswith(fresh or ("\0",))
-              and not key.endswith(("num_batches_tracked", "relative_position_index"))]
-    other = [key for key in own if key in weights and weights[key].shape != own[key].shape]
-    if absent or other:
-        what = f"lacks {absent[0]!r}" if absent else f"has another shape of {other[0]!r}"
-        raise UserError(f"{source} does not fit this backbone: it {what} ({len(absent) + len(other)} such tensors)")
+    problems = [f"lacks {key!r}" for key in own
+                if key not in weights and not any(key.startswith(word) for word in fresh) and not key.endswith(derived)]
+    problems += [f"has {key!r}, which the backbone has not" for key in weights
+                 if key not in own and not key.endswith(derived)]
+    problems += [f"has another shape of {key!r}" for key in own
+                 if key in weights and weights[key].shape != own[key].shape]
+    if problems:
+        raise UserError(f"{source} does not fit this backbone: it {problems[0]} ({len(problems)} such tensors)")
     body.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)

@@ -81,7 +81,7 @@ def test_more_processes_than_gpus_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="--nproc_per_node"):
-        init_distributed("cuda", 2, 1, 1, "env://")
+        init_distributed("cuda", 2, 1, 1, "tcp://localhost:1")
 
 
 @pytest.mark.parametrize("device, local, wanted", [("cuda", "2", "cuda:2"), ("cuda:1", "2", "cuda:1")])
