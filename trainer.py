@@ -174,7 +174,8 @@ class Trainer:
             self.log.append(record)
             write_scalars(self.board, record, epoch)
             skipped = round(record["train_skipped_images"] * state.step)
-            logger.info("epoch %d: loss %.3f, best val AP %.3f%s", epoch, record["train_loss"], state.best,
+            best = f", best val AP {state.best:.3f}" if state.best > float("-inf") else ""
+            logger.info("epoch %d: loss %.3f%s%s", epoch, record["train_loss"], best,
                         f"; {skipped} unreadable images skipped" if skipped else "")
         state.epoch, state.step, state.meters = epoch + 1, 0, Meters()
         self._save(state, copies)
