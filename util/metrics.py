@@ -8,15 +8,13 @@ from typing import Any
 
 
 class Meters:
-    """Means of named numbers over the steps of an epoch, and their latest values."""
+    """Means of named numbers over the steps of an epoch."""
 
     def __init__(self):
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
-        self.latest: dict[str, float] = {}
 
     def update(self, values: dict[str, float]) -> None:
-        self.latest.update(values)
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
