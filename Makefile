@@ -1,11 +1,12 @@
 # make demo   trains, evaluates and draws a small detector on a generated data set
 # make test   runs all tests
-# Both make the environment in .venv first. To use another one: make test PYTHON=/path/to/python
+# Both first make the environment in .venv and build the operators of models/ops into it. To use another one, which has
+# them already: make test PYTHON=/path/to/python
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-# Another python has its packages already.
-ENVIRONMENT := $(filter $(VENV)/%,$(PYTHON))
+OPERATORS := $(VENV)/operators-built
+ENVIRONMENT := $(if $(filter $(VENV)/%,$(PYTHON)),$(OPERATORS))
 
 .PHONY: demo test lint
 demo: $(ENVIRONMENT)
@@ -22,3 +23,7 @@ $(VENV)/bin/python: requirements.txt requirements-dev.txt
 	$(VENV)/bin/pip install --upgrade pip
 	$(VENV)/bin/pip install -r requirements-dev.txt
 	touch $(VENV)/bin/python
+
+$(OPERATORS): $(VENV)/bin/python models/ops/setup.py $(shell find models/ops/src -type f)
+	$(VENV)/bin/pip install --no-build-isolation --no-deps --force-reinstall ./models/ops
+	touch $(OPERATORS)

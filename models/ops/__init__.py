@@ -1,4 +1,5 @@
 """Deformable attention operators: one function each in front of their implementations."""
-from models.ops.functional import key_aware_deform_attn, ms_deform_attn
+from models.ops.functional import implementation, key_aware_deform_attn, ms_deform_attn
+from models.ops.native import available as native_available
 
-__all__ = ["key_aware_deform_attn", "ms_deform_attn"]
+__all__ = ["implementation", "key_aware_deform_attn", "ms_deform_attn", "native_available"]

@@ -1,0 +1,128 @@
+"""The compiled operators: loads lite_detr_ops (built from models/ops/src) and teaches torch their shapes, gradients
+and cost.
+
+B batch, Q queries, N tokens of all levels, M heads, D channels a head, L levels, P points.
+"""
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+VERSION = 1  # of the interface between these files and the compiled ones
+BUILD_COMMAND = "pip install --no-build-isolation ./models/ops"
+
+try:
+    import lite_detr_ops as _library
+except ImportError as error:
+    _library, problem = None, f"the compiled operators cannot be imported ({error})"
+else:
+    problem = None
+    if _library.version != VERSION:
+        problem = f"the compiled operators are of version {_library.version}, the code needs {VERSION}"
+
+
+def available(device_type: str) -> bool:
+    """Whether the compiled operators run on "cpu", "cuda" or (shapes only) "meta"."""
+    return problem is None and (device_type in ("cpu", "meta") or (device_type == "cuda" and bool(_library.with_cuda)))
+
+
+def key_aware_deform_attn(query: Tensor, key: Tensor, value: Tensor, spatial_shapes: list[tuple[int, int]],
+                          sampling_locations: Tensor) -> Tensor:
+    """See models.ops.functional."""
+    own_key = None if key is value else key
+    flat = [size for shape in spatial_shapes for size in shape]
+    return torch.ops.deform_attn.key_aware_deform_attn(query, own_key, value, flat, sampling_locations)[0]
+
+
+def ms_deform_attn(value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locations: Tensor,
+                   attention_weights: Tensor) -> Tensor:
+    """See models.ops.functional."""
+    flat = [size for shape in spatial_shapes for size in shape]
+    return torch.ops.deform_attn.ms_deform_attn(value, flat, sampling_locations, attention_weights)
+
+
+def _output(value: Tensor, locations: Tensor) -> Tensor:
+    return value.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3])
+
+
+def _gradients(wanted: list[bool], *like: Tensor | None) -> tuple[Tensor, ...]:
+    """New tensors in the shapes of `like`, empty ones where no gradient is wanted."""
+    dtypes = [like[0] if x is None else x for x in like]
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) if want and x is not None
+                 else some.new_empty(0) for want, x, some in zip(wanted, like, dtypes))
+
+
+def _kda_shapes(query, key, value, spatial_shapes, locations):
+    return _output(value, locations), locations.new_empty(locations.shape[:3])
+
+
+def _kda_backward_shapes(grad, query, key, value, spatial_shapes, locations, output, log_sum_exp, wanted):
+    return _gradients(wanted, query, key, value, locations)
+
+
+def _msda_shapes(value, spatial_shapes, locations, weights):
+    return _output(value, locations)
+
+
+def _msda_backward_shapes(grad, value, spatial_shapes, locations, weights, wanted):
+    return _gradients(wanted, value, locations, weights)
+
+
+def _kda_save(ctx, inputs, output):
+    query, key, value, ctx.spatial_shapes, locations = inputs
+    ctx.save_for_backward(query, key, value, locations, *output)
+
+
+def _kda_backward(ctx, grad_output, _):
+    query, key, value, locations, output, log_sum_exp = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    wanted = [needs[0], needs[1], needs[2], needs[4]]
+    grads = torch.ops.deform_attn.key_aware_deform_attn_backward(
+        grad_output, query, key, value, ctx.spatial_shapes, locations, output, log_sum_exp, wanted)
+    query, key, value, locations = (grad if want else None for grad, want in zip(grads, wanted))
+    return query, key, value, None, locations
+
+
+def _msda_save(ctx, inputs, output):
+    value, ctx.spatial_shapes, locations, weights = inputs
+    ctx.save_for_backward(value, locations, weights)
+
+
+def _msda_backward(ctx, grad_output):
+    needs = ctx.needs_input_grad
+    wanted = [needs[0], needs[2], needs[3]]
+    value, locations, weights = ctx.saved_tensors
+    grads = torch.ops.deform_attn.ms_deform_attn_backward(
+        grad_output, value, ctx.spatial_shapes, locations, weights, wanted)
+    value, locations, weights = (grad if want else None for grad, want in zip(grads, wanted))
+    return value, None, locations, weights
+
+
+def _samples(value: tuple, locations: tuple) -> int:
+    """How many sampled numbers a call has: points of all queries and heads times channels."""
+    return torch.Size(locations[:-1]).numel() * value[-1]
+
+
+# In FLOPs, two a multiply-add: four for a bilinear sample, one for query times key, one for the weighted sum.
+def _kda_flops(query, key, value, spatial_shapes, locations, *args, out_shape=None, **kwargs) -> int:
+    return 2 * (6 if key is None else 10) * _samples(value, locations)
+
+
+def _msda_flops(value, spatial_shapes, locations, *args, out_shape=None, **kwargs) -> int:
+    return 2 * 5 * _samples(value, locations)
+
+
+def _register() -> None:
+    ops = torch.ops.deform_attn
+    library = torch.library
+    library.register_fake("deform_attn::key_aware_deform_attn", _kda_shapes)
+    library.register_fake("deform_attn::key_aware_deform_attn_backward", _kda_backward_shapes)
+    library.register_fake("deform_attn::ms_deform_attn", _msda_shapes)
+    library.register_fake("deform_attn::ms_deform_attn_backward", _msda_backward_shapes)
+    library.register_autograd("deform_attn::key_aware_deform_attn", _kda_backward, setup_context=_kda_save)
+    library.register_autograd("deform_attn::ms_deform_attn", _msda_backward, setup_context=_msda_save)
+    register_flop_formula(ops.key_aware_deform_attn)(_kda_flops)
+    register_flop_formula(ops.ms_deform_attn)(_msda_flops)
+
+
+if problem is None:
+    _register()

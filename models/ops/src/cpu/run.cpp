@@ -1,0 +1,104 @@
+#include "run.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "kernels.h"
+
+namespace deform_attn {
+namespace {
+
+constexpr size_t kAlign = 64;
+constexpr int64_t kGrain = 32;  // queries that a thread takes at least
+
+struct Free {
+  void operator()(void* block) const { std::free(block); }
+};
+using Block = std::unique_ptr<void, Free>;
+
+Block allocate(size_t bytes) {
+  Block block(std::aligned_alloc(kAlign, (bytes / kAlign + 1) * kAlign));
+  if (!block) throw std::bad_alloc();
+  return block;
+}
+
+// The fastest kernels that this machine runs. The environment variable DEFORM_ATTN_CPU = avx512 | avx2 | portable
+// sets an upper limit.
+const CpuKernels& kernels_for(const Problem& problem) {
+#if defined(__x86_64__)
+  const char* limit = std::getenv("DEFORM_ATTN_CPU");
+  const auto limited_to = [limit](const char* name) { return limit && std::strcmp(limit, name) == 0; };
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (problem.dtype != DType::Float64 && !limited_to("portable")) {  // float64 is there to check the others
+    if (avx512 && !limited_to("avx2") && problem.channels % kAvx512.width == 0) return kAvx512;
+    if (avx2 && problem.channels % kAvx2.width == 0) return kAvx2;
+  }
+#endif
+  return kPortable;
+}
+
+// One head after the other, with dense copies of its tokens.
+void forward_by_head(const Problem& p, const CpuKernels& kernels) {
+  const size_t head_bytes = p.tokens * kernels.row_bytes(p), scratch_bytes = kernels.forward_scratch(p);
+  const bool own_keys = p.key_aware && p.key != p.value;
+  const Block values = allocate(head_bytes), own = allocate(own_keys ? head_bytes : 0);
+  const Block& keys = own_keys ? own : values;
+  for (int64_t image = 0; image < p.batch; ++image)
+    for (int64_t head = 0; head < p.heads; ++head) {
+      at::parallel_for(0, p.tokens, kGrain, [&](int64_t begin, int64_t end) {
+        kernels.copy_head(p, p.value, image, head, begin, end, values.get());
+        if (own_keys) kernels.copy_head(p, p.key, image, head, begin, end, keys.get());
+      });
+      at::parallel_for(0, p.queries, kGrain, [&](int64_t begin, int64_t end) {
+        const Block scratch = allocate(scratch_bytes);
+        kernels.forward_head(p, image, head, begin, end, keys.get(), values.get(), scratch.get());
+      });
+    }
+}
+
+int64_t bytes(DType dtype) {
+  return dtype == DType::Float64 ? 8 : dtype == DType::Float32 ? 4 : 2;
+}
+
+void zero(void* block, int64_t size) {
+  at::parallel_for(0, size, 1 << 20, [&](int64_t begin, int64_t end) {
+    std::memset(static_cast<char*>(block) + begin, 0, end - begin);
+  });
+}
+
+}  // namespace
+
+void forward_cpu(const Problem& problem) {
+  const CpuKernels& kernels = kernels_for(problem);
+  if (repays_copy(problem)) return forward_by_head(problem, kernels);
+  at::parallel_for(0, problem.batch * problem.queries, kGrain, [&](int64_t begin, int64_t end) {
+    const Block scratch = allocate(kernels.forward_scratch(problem));
+    while (begin < end) {
+      const int64_t image = begin / problem.queries, first = begin % problem.queries;
+      const int64_t count = std::min(problem.queries - first, end - begin);
+      kernels.forward(problem, image, first, first + count, scratch.get());
+      begin += count;
+    }
+  });
+}
+
+void backward_cpu(const Problem& problem, const Gradients& gradients) {
+  const CpuKernels& kernels = kernels_for(problem);
+  if (!repays_copy(problem))
+    for (void* sums : {gradients.grad_key, gradients.grad_value})
+      if (sums) zero(sums, problem.batch * problem.tokens * problem.heads * problem.channels * bytes(problem.dtype));
+  at::parallel_for(0, problem.batch * problem.heads, 1, [&](int64_t begin, int64_t end) {
+    const Block scratch = allocate(kernels.backward_scratch(problem, gradients));
+    for (int64_t i = begin; i < end; ++i)
+      kernels.backward(problem, gradients, i / problem.heads, i % problem.heads, scratch.get());
+  });
+}
+
+}  // namespace deform_attn

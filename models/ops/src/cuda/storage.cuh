@@ -1,0 +1,113 @@
+// Numbers as they lie in memory, and their conversion to the type that sums are accumulated in.
+#pragma once
+
+#include <cstdint>
+
+#include "device.cuh"
+
+namespace deform_attn {
+namespace {
+
+struct Half {
+  uint16_t bits;
+};
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ float widen(BFloat16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
+__device__ __forceinline__ float widen(Half x) {
+#if defined(__CUDACC__)
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+  return wide;
+#else
+  return emulation::half_to_float(x.bits);
+#endif
+}
+
+// To the nearest, ties to even.
+template <class T>
+__device__ __forceinline__ T narrow(double x) {
+  return T(x);
+}
+template <class T>
+__device__ __forceinline__ T narrow(float x) {
+  return T(x);
+}
+template <>
+__device__ __forceinline__ BFloat16 narrow<BFloat16>(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  BFloat16 narrow;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(narrow.bits) : "f"(x));
+  return narrow;
+#else
+  const uint32_t bits = __float_as_uint(x);
+  if (x != x) return {uint16_t(bits >> 16 | 0x40)};
+  return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+#endif
+}
+template <>
+__device__ __forceinline__ Half narrow<Half>(float x) {
+#if defined(__CUDACC__)
+  Half narrow;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrow.bits) : "f"(x));
+  return narrow;
+#else
+  return {emulation::float_to_half(x)};
+#endif
+}
+
+template <class T>
+using Accumulated = decltype(widen(T{}));
+
+// Channels in 16 bytes.
+template <class T>
+constexpr int kVector = 16 / sizeof(T);
+
+// COUNT channels that lie together, aligned to their size in bytes.
+template <int COUNT>
+__device__ __forceinline__ void unpack(const uint32_t* words, float* x, const float*) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) x[i] = __uint_as_float(words[i]);
+}
+template <int COUNT>
+__device__ __forceinline__ void unpack(const uint32_t* words, float* x, const BFloat16*) {
+#pragma unroll
+  for (int i = 0; i < COUNT / 2; ++i) {
+    x[2 * i] = __uint_as_float(words[i] << 16);
+    x[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
+}
+template <int COUNT>
+__device__ __forceinline__ void unpack(const uint32_t* words, float* x, const Half*) {
+#pragma unroll
+  for (int i = 0; i < COUNT / 2; ++i) {
+    x[2 * i] = widen(Half{uint16_t(words[i])});
+    x[2 * i + 1] = widen(Half{uint16_t(words[i] >> 16)});
+  }
+}
+
+// One vector of 16 bytes, through the read-only path.
+template <class T>
+__device__ __forceinline__ void load_vector(const T* address, float (&x)[kVector<T>]) {
+  const uint4 loaded = __ldg(reinterpret_cast<const uint4*>(address));
+  const uint32_t words[4] = {loaded.x, loaded.y, loaded.z, loaded.w};
+  unpack<kVector<T>>(words, x, address);
+}
+
+template <class T>
+__device__ __forceinline__ void store_vector(T* address, const float (&x)[kVector<T>]) {
+  struct alignas(16) {
+    T item[kVector<T>];
+  } packed;
+#pragma unroll
+  for (int i = 0; i < kVector<T>; ++i) packed.item[i] = narrow<T>(x[i]);
+  *reinterpret_cast<uint4*>(address) = reinterpret_cast<const uint4&>(packed);
+}
+
+}  // namespace
+}  // namespace deform_attn

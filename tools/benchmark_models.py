@@ -1,0 +1,248 @@
+"""Speed and memory of whole detectors with the compiled operators and with PyTorch's, in inference and in training.
+
+    python tools/benchmark_models.py
+    python tools/benchmark_models.py --device cuda --batch 1 8 --dtype float32 bfloat16 --json models.json
+    python tools/benchmark_models.py --device cuda --dtype bfloat16 --models --train 60
+
+Weights and images are random: only shapes matter. A model is a config file, with options behind it in the same quotes.
+"""
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import util.benchmark
+from models import build_model
+from models.ops import implementation
+from tools.benchmark_ops import (
+    DTYPES,
+    IMPLEMENTATIONS,
+    add_common_arguments,
+    apart,
+    check_device,
+    describe_run,
+    measure_memory,
+    number,
+    table,
+    title,
+)
+from util.config import Config, load_config, parse_pairs
+from util.cpu import keep_freed_memory
+from util.errors import UserError
+from util.nested_tensor import NestedTensor
+from util.optim import build_optimizer, build_scheduler
+from util.options import parse_options
+from util.train_state import TrainState
+
+MODELS = ["config/LiteDINO/r50_h3l1_2p1x3.py", "config/LiteDINO/r50_h3l1_6p1x1.py",
+          "config/LiteDINO/r50_h2l2_2p1x3.py", "config/DINO/DINO_4scale.py num_expansion=None"]
+WARM_UP = 3  # training steps before those that are timed
+BATCHES = 4  # training batches that differ; then they come again
+
+
+@dataclass
+class Setting:
+    """What one measurement runs: a model (config file and options), sizes, precision; it travels to child processes."""
+
+    model: str
+    options: dict = field(default_factory=dict)  # of all models
+    size: tuple[int, int] = (800, 1066)
+    batch: int = 1
+    dtype: str = "float32"
+    device: torch.device = torch.device("cpu")
+    threads: int = 1
+
+    @property
+    def amp_dtype(self) -> torch.dtype | None:
+        return None if self.dtype == "float32" else DTYPES[self.dtype]
+
+    def config(self) -> Config:
+        file, *pairs = self.model.split()
+        options = parse_pairs(pairs) | self.options
+        return load_config(file, options | {"pretrained_backbone": False})
+
+    def images(self) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return [torch.randn(3, *self.size, generator=generator).to(self.device) for _ in range(self.batch)]
+
+    def build(self) -> tuple[nn.Module, nn.Module]:
+        """Model and criterion, as main.py places them."""
+        torch.set_num_threads(self.threads)
+        torch.manual_seed(0)
+        model, criterion, _ = build_model(self.config())
+        return model.to(self.device, memory_format=torch.channels_last).eval(), criterion.to(self.device)
+
+
+def infer(setting: Setting, names: list[str], seconds: float, rounds: int) -> dict:
+    """A record of one model: the implementations take turns; each turn lasts `seconds`, and the best counts."""
+    util.benchmark.SECONDS = seconds  # of one measure_speed
+    model, images = setting.build()[0], setting.images()
+    own = model if setting.device.type == "cuda" else None  # another process builds its own
+    memory = {name: apart(setting.device, inference_memory, setting, name, own) for name in names}
+    fps: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            with implementation(name):
+                speed = util.benchmark.measure_speed(model, images, setting.batch, setting.device, setting.amp_dtype)
+                fps[name].append(speed.fps)
+    return {name: {"images_per_s": max(fps[name]), "ms_per_image": 1e3 / max(fps[name]), **memory[name]}
+            for name in names}
+
+
+def inference_memory(setting: Setting, name: str, model: nn.Module | None) -> dict[str, float | None]:
+    """Peak of one batch in MB, in all ("mb": the process on a CPU, the allocations on CUDA) and beyond the weights."""
+    model, images = model or setting.build()[0], setting.images()
+
+    @torch.no_grad()
+    def forward(inputs: list[Tensor]) -> None:
+        with torch.autocast(setting.device.type, setting.amp_dtype, enabled=setting.amp_dtype is not None):
+            model(inputs)
+
+    with implementation(name):
+        forward([image[:, :128, :128] for image in images[:1]])  # loads libraries; too small to raise the peak
+        extra, peak = measure_memory(lambda: forward(images), setting.device)
+    return {"mb": peak, "mb_extra": extra}
+
+
+def train(setting: Setting, name: str, steps: int) -> dict:
+    """A record of `steps` training steps after WARM_UP, with the project's own step, criterion and optimizer."""
+    from engine import NonFiniteError, train_one_epoch  # reads COCO's tools, which inference can do without
+
+    if setting.device.type == "cpu":
+        keep_freed_memory()
+    (model, criterion), optim = setting.build(), parse_options(setting.config()).optim
+    optimizer = build_optimizer(model, optim)
+    scaler = GradScaler(setting.device.type, enabled=setting.amp_dtype == torch.float16)
+    batches = [random_batch(setting, model.num_classes, seed) for seed in range(BATCHES)]
+
+    def run(count: int) -> tuple[float, float]:
+        """Mean loss, and seconds a step."""
+        state = TrainState(model, optimizer, build_scheduler(optimizer, optim, WARM_UP + steps), scaler)
+        begin = time.perf_counter()
+        train_one_epoch(model, criterion, [batches[i % BATCHES] for i in range(count)], state, setting.device,
+                        Path(folder), amp_dtype=setting.amp_dtype, clip_max_norm=optim.clip_max_norm)
+        return state.meters.means()["loss"], (time.perf_counter() - begin) / count
+
+    results: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as folder, implementation(name):
+        try:
+            results.append(run(WARM_UP))
+            peak = measure_memory(lambda: results.append(run(steps)), setting.device)[1]
+        except NonFiniteError as error:
+            return {"finite": False, "error": str(error), "s_per_step": None, "mb": None, "loss": None}
+    (first, _), (loss, seconds) = results
+    return {"finite": True, "s_per_step": seconds, "mb": peak, "loss_warm_up": first, "loss": loss}
+
+
+def random_batch(setting: Setting, num_classes: int, seed: int) -> tuple[NestedTensor, list[dict]]:
+    """Noise with 1 to 20 boxes an image. It lies on the device: reading data is not what is measured."""
+    generator = torch.Generator().manual_seed(seed)
+    samples, targets = torch.randn(setting.batch, 3, *setting.size, generator=generator), []
+    for index in range(setting.batch):
+        count = int(torch.randint(1, 21, (), generator=generator))
+        centre, size = torch.rand(2, count, 2, generator=generator)
+        size = 0.05 + 0.3 * size
+        targets.append({"labels": torch.randint(num_classes, (count,), generator=generator), "image_id": index,
+                        "boxes": torch.cat([size / 2 + centre * (1 - size), size], -1)})
+    moved = [{k: v.to(setting.device) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets]
+    return NestedTensor.from_list(list(samples)).to(setting.device), moved
+
+
+def report_inference(records: list[dict], names: list[str], rounds: int) -> str:
+    columns = ["model", "dtype", "batch"]
+    columns += [f"{unit} {IMPLEMENTATIONS[name]}" for unit in ("ms/image", "images/s", "MB") for name in names]
+    rows = []
+    for record in records:
+        row = [record["model"], record["dtype"], str(record["batch"])]
+        row += [number(record[name][key]) for key in ("ms_per_image", "images_per_s", "mb") for name in names]
+        rows.append(row + [number(record.get("ratio"))] * (len(names) == 2))
+    return (f"{table(columns + ['ratio'] * (len(names) == 2), rows)}\n\nBest of {rounds}; MB: peak with the weights; "
+            "ratio: time PyTorch / native.\n")
+
+
+def report_training(records: list[dict], names: list[str], steps: int) -> str:
+    rows = [[record["model"], record["dtype"], str(record["batch"]), IMPLEMENTATIONS[name],
+             *(number(record[name][key]) for key in ("s_per_step", "mb", "loss"))]
+            for record in records for name in names]
+    columns = ["training", "dtype", "batch", "operator", "s/step", "MB", "mean loss"]
+    return f"{table(columns, rows)}\n\n{steps} steps after {WARM_UP}; MB: peak in all.\n"
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_arguments(parser)
+    add = parser.add_argument
+    add("--models", nargs="*", default=MODELS, metavar="'CONFIG KEY=VALUE ...'", help="for inference; default: the "
+        "three Lite-DINO R50 and DINO")
+    add("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys of all models")
+    add("--impl", nargs="+", choices=IMPLEMENTATIONS, default=list(IMPLEMENTATIONS), help="default: both")
+    add("--dtype", nargs="+", choices=DTYPES, default=["float32"], help="half precision means autocast")
+    add("--batch", nargs="+", type=int, default=[1], help="images at once in inference")
+    add("--size", nargs=2, type=int, default=(800, 1066), metavar=("H", "W"), help="px; default: 800 1066")
+    add("--seconds", type=float, default=1.0, help="length of a turn, three batches at least; default: %(default)s")
+    add("--rounds", type=int, default=3, help="turns of each implementation; default: %(default)s")
+    add("--train", type=int, default=0, metavar="STEPS", help="also train the first model (with --models alone, "
+        "the first of the default ones) for this many steps")
+    add("--train_batch", type=int, default=2, help="images a training step; default: %(default)s")
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> int:
+    """Returns the exit code: 1 if a training's loss did not stay finite."""
+    device = check_device(args.device, args.impl, "--impl torch")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if device.type == "cpu":
+        keep_freed_memory()  # as main.py does
+    common = {"options": parse_pairs(args.options), "size": tuple(args.size), "device": device,
+              "threads": torch.get_num_threads()}
+    names = list(dict.fromkeys(args.impl))
+    about = describe_run(device, " and ".join(args.dtype)) | {"size": args.size, "rounds": args.rounds,
+                                                              "train_steps": args.train}
+    inference, training = [], []
+    for model in args.models:
+        for dtype in args.dtype:
+            for batch in args.batch:
+                print(f"{model}, {dtype}, batch {batch} ...", file=sys.stderr, flush=True)
+                record = {"model": model, "dtype": dtype, "batch": batch}
+                record |= infer(Setting(model, batch=batch, dtype=dtype, **common), names, args.seconds, args.rounds)
+                if len(names) == 2:
+                    record["ratio"] = record["torch"]["ms_per_image"] / record["native"]["ms_per_image"]
+                inference.append(record)
+    for dtype in args.dtype if args.train else []:
+        model = (args.models or MODELS)[0]
+        print(f"training of {model}, {dtype} ...", file=sys.stderr, flush=True)
+        setting = Setting(model, batch=args.train_batch, dtype=dtype, **common)
+        training.append({"model": model, "dtype": dtype, "batch": args.train_batch}
+                        | {name: apart(device, train, setting, name, args.train) for name in names})
+    parts = [f"{title(about)}; {args.size[0]}x{args.size[1]} px\n"]
+    if inference:
+        parts.append(report_inference(inference, names, args.rounds))
+    if training:
+        parts.append(report_training(training, names, args.train))
+    text = "\n".join([*parts, f"`{about['command']}`\n"])
+    print(text)
+    if args.json:
+        args.json.write_text(json.dumps(about | {"inference": inference, "training": training}, indent=1) + "\n")
+    if args.markdown:
+        args.markdown.write_text(text)
+    failed = [record[name]["error"] for record in training for name in names if not record[name]["finite"]]
+    for error in failed:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(parse_args()))
+    except UserError as error:
+        sys.exit(f"error: {error}")

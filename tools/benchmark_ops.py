@@ -1,0 +1,372 @@
+"""Speed and memory of the compiled deformable-attention operators beside the PyTorch ones.
+
+    python tools/benchmark_ops.py
+    python tools/benchmark_ops.py --device cuda --dtype bfloat16 --json ops.json --markdown ops.md --picture ops.png
+
+The maps are those of an 800x1333 image; heads, channels and points are those of the published models. Repetitions of
+the two implementations alternate, so that a ratio compares neighbours in time. Inputs stay the same: caches are warm.
+"""
+import argparse
+import ctypes
+import gc
+import json
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models.ops import implementation, key_aware_deform_attn, ms_deform_attn, native_available
+from util.benchmark import device_name
+from util.cpu import keep_freed_memory
+from util.distributed import init_distributed
+from util.errors import UserError
+
+IMPLEMENTATIONS = {"native": "native", "torch": "PyTorch"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HEADS, CHANNELS, POINTS = 8, 32, 4
+OFFSET = 3.0  # px, standard deviation of a token's sampling offsets on each level
+SHORTEST = 20.0  # ms that a repetition takes at least: fast operators run several times in it
+
+
+@dataclass
+class Size:
+    """Maps (height, width), and who asks: tokens of the levels from `first_level` on, or `boxes` of a decoder."""
+
+    meaning: str
+    first_level: int = 0
+    boxes: int = 0
+    batch: int = 1
+    levels: tuple[tuple[int, int], ...] = ((100, 167), (50, 84), (25, 42), (13, 21))
+
+
+SIZES = {
+    "all": Size("22,223 queries: all tokens"),
+    "high": Size("5,523 queries: levels 2-4", first_level=1),
+    "decoder": Size("900 queries: boxes", boxes=900),
+    "decoder8": Size("1,100 queries: boxes, batch 8", boxes=1100, batch=8),
+    "tiny": Size("279 queries: all tokens", levels=((12, 17), (6, 9), (3, 5), (2, 3))),
+}
+OPS = {"kda": "KDA", "kda_keys": "KDA, separate keys", "msda": "MSDA"}
+PASSES = {"forward": "forward", "backward": "forward + backward"}
+
+
+@dataclass
+class Case:
+    """One operator on one size; `inputs` are what it differentiates, `gradient` is that of its result."""
+
+    run: Callable[[], Tensor]
+    inputs: list[Tensor]
+    gradient: Tensor
+
+    def step(self, backward: bool) -> Tensor | tuple[Tensor, ...]:
+        if backward:
+            return torch.autograd.grad(self.run(), self.inputs, self.gradient)
+        with torch.no_grad():
+            return self.run()
+
+
+def make_case(size: Size, op: str, dtype: torch.dtype, device: torch.device) -> Case:
+    """Random inputs, the same on every machine. As under autocast, locations and attention weights stay float32."""
+    generator = torch.Generator().manual_seed(0)
+    locations = make_locations(size, generator)
+    tokens, queries = sum(h * w for h, w in size.levels), locations.shape[1]
+
+    def features(count: int) -> Tensor:
+        x = torch.randn(size.batch, count, HEADS, CHANNELS, generator=generator)
+        return x.to(device, dtype).requires_grad_()
+
+    value, levels = features(tokens), list(size.levels)
+    weights = torch.randn(locations.shape[:3] + (len(levels) * POINTS,), generator=generator).softmax(-1)
+    weights = weights.view(locations.shape[:-1]).to(device).requires_grad_()
+    locations = locations.to(device).requires_grad_()
+    gradient = features(queries).detach().flatten(2)
+    if op == "msda":
+        return Case(lambda: ms_deform_attn(value, levels, locations, weights), [value, locations, weights], gradient)
+    query, key = features(queries), features(tokens) if op == "kda_keys" else value
+    inputs = [query, value, locations] + ([key] if key is not value else [])
+    return Case(lambda: key_aware_deform_attn(query, key, value, levels, locations), inputs, gradient)
+
+
+def make_locations(size: Size, generator: torch.Generator) -> Tensor:
+    """[B, Q, M, L, P, 2] as (x, y): tokens look a few pixels around themselves, boxes all over their area."""
+    if size.boxes:
+        centre, extent = torch.rand(2, size.batch, size.boxes, 1, 1, 1, 2, generator=generator)
+        spread = (0.05 + 0.45 * extent) / 2 * torch.ones(len(size.levels), 1, 1)
+    else:
+        grids = [torch.cartesian_prod((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w).flip(-1)
+                 for h, w in size.levels[size.first_level:]]
+        centre = torch.cat(grids).expand(size.batch, -1, -1)[:, :, None, None, None]
+        spread = OFFSET / torch.tensor([(w, h) for h, w in size.levels])[:, None]
+    shape = *centre.shape[:2], HEADS, len(size.levels), POINTS, 2
+    return centre + spread * torch.randn(shape, generator=generator)
+
+
+def time_calls(call: Callable[[], Any], names: list[str], repeat: int, device: torch.device) -> dict[str, list[float]]:
+    """Milliseconds a call by implementation, `repeat` times each, in turn. Two calls of each warm up."""
+    launches = {}
+    for name in names:
+        with implementation(name):
+            elapsed(call, 1, device)
+            launches[name] = min(1000, math.ceil(SHORTEST / elapsed(call, 1, device)))
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(repeat):
+        for name in names:
+            with implementation(name):
+                times[name].append(elapsed(call, launches[name], device))
+    return times
+
+
+def elapsed(call: Callable[[], Any], launches: int, device: torch.device) -> float:
+    """Milliseconds a call, the mean of `launches` in a row."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(launches):
+            call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / launches
+    begin = time.perf_counter()
+    for _ in range(launches):
+        call()
+    return (time.perf_counter() - begin) * 1e3 / launches
+
+
+def measure_memory(call: Callable[[], Any], device: torch.device) -> tuple[float | None, float | None]:
+    """Peak during `call` in MB: beyond what was there before it, and in all.
+
+    On CUDA the allocator keeps count. On a CPU the kernel does: VmHWM is the highest that the resident memory of this
+    process ever was, and writing 5 to clear_refs sets it back to what it is now. Memory that was freed but not given
+    back would take the call's allocations in unseen, so it is given back first. Where clear_refs is not allowed, VmHWM
+    is still right if the call raises it, and otherwise too high. None where there is no /proc.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device) / 2**20
+        call()
+        torch.cuda.synchronize(device)
+        peak = torch.cuda.max_memory_allocated(device) / 2**20
+        return peak - before, peak
+    if not Path("/proc/self/status").is_file():
+        call()
+        return None, None
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+    if trim is not None:
+        trim(0)
+    before = resident("VmRSS")
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    call()
+    peak = resident("VmHWM")
+    return max(0.0, peak - before), peak
+
+
+def resident(field: str) -> float:
+    """A field of /proc/self/status in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith(field + ":"))
+
+
+def apart(device: torch.device, function: Callable, *arguments: Any) -> Any:
+    """function(*arguments); on a CPU in a new process, so that nothing that ran before counts in its memory."""
+    if device.type == "cuda":
+        return function(*arguments)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def operator_memory(size: str, op: str, dtype: torch.dtype, device: torch.device, name: str,
+                    threads: int) -> dict[str, float | None]:
+    """MB by pass: results, gradients and whatever the operator needs on the way, but not its inputs.
+
+    The tiny calls before load libraries and start threads; they are too small to raise the peak of those that count.
+    """
+    torch.set_num_threads(threads)
+    memory = {}
+    with implementation(name):
+        for backward in (False, True):
+            make_case(SIZES["tiny"], op, dtype, device).step(backward)
+        case = make_case(SIZES[size], op, dtype, device)
+        for backward, passed in enumerate(PASSES):
+            memory[passed] = measure_memory(lambda case=case, backward=backward: case.step(bool(backward)), device)[0]
+    return memory
+
+
+def run_case(size: str, op: str, names: list[str], dtype: torch.dtype, device: torch.device, repeat: int) -> list[dict]:
+    """A record for each pass."""
+    threads = torch.get_num_threads()
+    memory = {name: apart(device, operator_memory, size, op, dtype, device, name, threads) for name in names}
+    case = make_case(SIZES[size], op, dtype, device)
+    records = []
+    for backward, passed in enumerate(PASSES):
+        times = time_calls(lambda backward=backward: case.step(bool(backward)), names, repeat, device)
+        record = {"op": op, "size": size, "batch": SIZES[size].batch, "queries": case.gradient.shape[1], "pass": passed}
+        record |= {name: {"ms": min(times[name]), "ms_median": median(times[name]), "mb": memory[name][passed]}
+                   for name in names}
+        records.append(with_ratios(record))
+    return records
+
+
+def with_ratios(record: dict) -> dict:
+    """Adds how many times the PyTorch operator's time and memory are those of the compiled one."""
+    if not IMPLEMENTATIONS.keys() <= record.keys():
+        return record
+    native, reference = record["native"], record["torch"]
+    return record | {"ratio_ms": reference["ms"] / native["ms"],
+                     "ratio_mb": reference["mb"] / native["mb"] if native["mb"] else None}
+
+
+def describe_run(device: torch.device, dtype: str) -> dict[str, str | int]:
+    """What the numbers were measured with."""
+    about = {"device": device_name(device), "dtype": dtype, "torch": torch.__version__,
+             "command": shlex.join(["python", *sys.argv])}
+    if device.type == "cuda":
+        return about | {"cuda": torch.version.cuda}
+    path = os.environ.get("DEFORM_ATTN_CPU") or torch.backends.cpu.get_cpu_capability().lower()
+    return about | {"threads": torch.get_num_threads(), "cpu_path": path}
+
+
+def title(about: dict) -> str:
+    path = f", CPU path {about['cpu_path']}" if "cpu_path" in about else f", CUDA {about['cuda']}"
+    return f"{about['device']}, {about['dtype']}, torch {about['torch']}{path}"
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table that is legible as text: text left, numbers right, as the first row has them."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows)]
+    numeric = [cell == "-" or cell.replace(".", "", 1).isdigit() for cell in rows[0]]
+    lines = [[c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric)] for cells in [columns, *rows]]
+    lines.insert(1, ["-" * (w - 1) + ":" if n else "-" * w for w, n in zip(widths, numeric)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def report(about: dict, records: list[dict], names: list[str]) -> str:
+    both = len(names) == 2
+    columns = ["operator", "size", "pass", *(f"ms {IMPLEMENTATIONS[name]}" for name in names)]
+    columns += ["ratio"] * both + [f"MB {IMPLEMENTATIONS[name]}" for name in names] + ["ratio"] * both
+    rows = []
+    for record in records:
+        row = [OPS[record["op"]], SIZES[record["size"]].meaning, PASSES[record["pass"]]]
+        row += [number(record[name]["ms"]) for name in names] + [number(record.get("ratio_ms"))] * both
+        row += [number(record[name]["mb"]) for name in names]
+        rows.append(row + [number(record.get("ratio_mb"))] * both)
+    return (f"{title(about)}\n\n{table(columns, rows)}\n\nms: best of {about['repeat']}; MB: peak beyond the inputs; "
+            f"ratio: PyTorch / native.\n`{about['command']}`\n")
+
+
+def number(x: float | None) -> str:
+    """Three digits that count."""
+    if x is None:
+        return "-"
+    return f"{x:.{max(0, 2 - math.floor(math.log10(x)))}f}" if 0 < x < 100 else f"{x:.0f}"
+
+
+def draw(about: dict, records: list[dict], names: list[str], path: Path) -> None:
+    """Bars: the times on a logarithmic axis, and beside them the ratios."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    colours = {"native": "#2563eb", "torch": "#9ca3af"}
+    figure = Figure(figsize=(13, 1.6 + 0.42 * len(records)), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    labels = [f"{OPS[r['op']]}, {SIZES[r['size']].meaning}, {PASSES[r['pass']]}" for r in records]
+    height = 0.8 / len(names)
+    for i, name in enumerate(names):
+        places = [y + (i - (len(names) - 1) / 2) * height for y in range(len(records))]
+        bars = panels[0].barh(places, [r[name]["ms"] for r in records], height, color=colours[name],
+                              label=IMPLEMENTATIONS[name])
+        panels[0].bar_label(bars, [f"{number(r[name]['ms'])} ms" for r in records], padding=3, fontsize=8)
+    panels[0].set(title="time of a call (less is better)", xlabel="ms, logarithmic", xscale="log")
+    panels[0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    shortest, longest = (f(r[name]["ms"] for r in records for name in names) for f in (min, max))
+    panels[0].set_xlim(shortest / 3, longest * 4)  # room for the numbers
+    panels[0].set_yticks(range(len(records)), labels)
+    panels[0].set_ylim(len(records) - 0.4, -0.6)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    if len(names) == 2:
+        bars = panels[1].barh(range(len(records)), [r["ratio_ms"] for r in records], 0.6, color=colours["native"])
+        panels[1].bar_label(bars, [f"{number(r['ratio_ms'])}x" for r in records], padding=3, fontsize=8)
+        panels[1].axvline(1, color="#9ca3af", linewidth=1, zorder=0)
+        panels[1].set(title="times as fast as PyTorch (more is better)", xlabel="time PyTorch / time native")
+        panels[1].set_xlim(right=panels[1].get_xlim()[1] * 1.12)
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title(about), fontsize=11)
+    figure.savefig(path, dpi=130)
+
+
+def check_device(text: str, names: list[str], without: str) -> torch.device:
+    """The device, if it is there and has the implementations; `without` is the flag that asks for PyTorch's alone."""
+    device = init_distributed(text, world_size=1, rank=0, local_rank=0, dist_url="env://")
+    if "native" in names and not native_available(device.type):
+        raise UserError(f"the compiled operator is not built for {device.type} here. Build it with `pip install "
+                        f"--no-build-isolation ./models/ops`, or measure PyTorch's alone with {without}")
+    return device
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default, help="cuda, cuda:N or cpu; default here: %(default)s")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_arguments(parser)
+    sizes = "; ".join(f"{name}: {size.meaning}" for name, size in SIZES.items())
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of queries, keys and values")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES)[:-1], help=sizes)
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=["kda", "msda"], help="default: kda msda")
+    parser.add_argument("--only", choices=IMPLEMENTATIONS, help="one implementation, without ratios")
+    parser.add_argument("--repeat", type=int, default=7, help="repetitions of each; default: %(default)s")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw times and ratios")
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    names = [args.only] if args.only else list(IMPLEMENTATIONS)
+    device = check_device(args.device, names, "--only torch")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if device.type == "cpu":
+        keep_freed_memory()  # as main.py does
+    about = describe_run(device, args.dtype) | {"repeat": args.repeat}
+    records = []
+    for op in args.ops:
+        for size in args.sizes:
+            print(f"{OPS[op]}, {SIZES[size].meaning} ...", file=sys.stderr, flush=True)
+            records += run_case(size, op, names, DTYPES[args.dtype], device, args.repeat)
+    text = report(about, records, names)
+    print(text)
+    if args.json:
+        args.json.write_text(json.dumps(about | {"cases": records}, indent=1) + "\n")
+    if args.markdown:
+        args.markdown.write_text(text)
+    if args.picture:
+        draw(about, records, names, args.picture)
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except UserError as error:
+        sys.exit(f"error: {error}")

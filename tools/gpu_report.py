@@ -1,0 +1,79 @@
+"""The report of tools/gpu_check.sh, which calls this.
+
+    python tools/gpu_report.py machine OUT_DIR          prints the machine and which packages are missing
+    python tools/gpu_report.py report OUT_DIR PARTS     adds the steps and writes report.md; exit code 1 if one failed
+
+PARTS holds steps.tsv (result, seconds and name of each step) and the tables of the steps as Markdown files. Machine and
+steps are in OUT_DIR/check.json too.
+"""
+import json
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FIELDS = ["name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit"]
+BUILD_TOOLS = ["setuptools", "wheel", "ninja"]
+
+
+def missing_packages() -> list[str]:
+    """What the requirements files name and this Python has not; versions are not compared."""
+    lines = [line for name in ("requirements.txt", "requirements-dev.txt")
+             for line in (ROOT / name).read_text().splitlines() if line[:1].isalpha()]
+    return [name for name in [*(re.split(r"[<>=~! ]", line)[0] for line in lines), *BUILD_TOOLS] if not installed(name)]
+
+
+def installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def describe_machine() -> dict[str, str]:
+    machine = {"python": platform.python_version(), "system": platform.platform(),
+               "missing packages": ", ".join(missing_packages()) or "none"}
+    try:
+        import torch
+    except ImportError as error:
+        return machine | {"torch": f"cannot be imported: {error}"}
+    machine |= {"torch": torch.__version__, "torch's CUDA": torch.version.cuda or "none"}
+    query = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return machine | {"nvidia-smi": f"no answer ({type(error).__name__})"}
+    return machine | dict(zip(FIELDS, answer.splitlines()[0].split(", ")))
+
+
+def write_report(out: Path, parts: Path) -> int:
+    """Returns the exit code."""
+    machine = json.loads((out / "check.json").read_text())["machine"]
+    lines = [line.split("\t") for line in (parts / "steps.tsv").read_text().splitlines()]
+    steps = [{"result": result, "seconds": int(seconds), "name": name} for result, seconds, name in lines]
+    (out / "check.json").write_text(json.dumps({"machine": machine, "steps": steps}, indent=1) + "\n")
+    failed = sum(step["result"] == "FAIL" for step in steps)
+    verdict = f"{failed} of {len(steps)} steps failed" if failed else f"{len(steps)} steps, none failed"
+    text = [f"# GPU check: {verdict}", "## Machine", "\n".join(f"- {key}: {value}" for key, value in machine.items()),
+            "## Steps", "\n".join(f"- {s['result']} {s['name']} ({s['seconds']} s)" for s in steps)]
+    for part in sorted(parts.glob("*.md"), key=lambda path: path.stat().st_mtime):
+        text += [f"## {part.stem.replace('_', ', ')}", part.read_text().strip()]
+    (out / "report.md").write_text("\n\n".join(text) + "\n")
+    print(f"{verdict}; {out / 'report.md'}")
+    return 1 if failed else 0
+
+
+def main(task: str, out: Path, parts: Path | None = None) -> int:
+    if task == "report":
+        return write_report(out, parts)
+    machine = describe_machine()
+    (out / "check.json").write_text(json.dumps({"machine": machine}, indent=1) + "\n")
+    print("\n".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], *map(Path, sys.argv[2:])))
