@@ -38,7 +38,7 @@ def param_groups(model: nn.Module, options: OptimOptions) -> list[dict]:
 
 
 def build_optimizer(model: nn.Module, options: OptimOptions) -> AdamW:
-    return AdamW(param_groups(model, options), lr=options.lr, weight_decay=options.weight_decay)
+    return AdamW(param_groups(model, options), lr=options.lr, weight_decay=options.weight_decay, fused=True)
 
 
 def build_scheduler(optimizer: AdamW, options: OptimOptions, steps_per_epoch: int) -> LRScheduler:

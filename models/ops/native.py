@@ -97,6 +97,11 @@ def _msda_backward(ctx, grad_output):
     return value, None, locations, weights
 
 
+def _no_second_derivative(ctx, *grads):
+    raise RuntimeError("the compiled deformable attention has no second derivative; "
+                       "compute it in: with models.ops.implementation('torch')")
+
+
 def _samples(value: tuple, locations: tuple) -> int:
     """How many sampled numbers a call has: points of all queries and heads times channels."""
     return torch.Size(locations[:-1]).numel() * value[-1]
@@ -120,6 +125,8 @@ def _register() -> None:
     library.register_fake("deform_attn::ms_deform_attn_backward", _msda_backward_shapes)
     library.register_autograd("deform_attn::key_aware_deform_attn", _kda_backward, setup_context=_kda_save)
     library.register_autograd("deform_attn::ms_deform_attn", _msda_backward, setup_context=_msda_save)
+    for name in ("key_aware_deform_attn_backward", "ms_deform_attn_backward"):
+        library.register_autograd(f"deform_attn::{name}", _no_second_derivative)
     register_flop_formula(ops.key_aware_deform_attn)(_kda_flops)
     register_flop_formula(ops.ms_deform_attn)(_msda_flops)
 

@@ -51,7 +51,7 @@ struct Operands {
 
   // CPU kernels read float16 as float32.
   Operands(const Tensor& query_, const MaybeTensor& key_, const Tensor& value_, at::IntArrayRef shapes,
-           const Tensor& locations_, const Tensor& weights_)
+           const Tensor& locations_, const Tensor& weights_, bool differentiate = false)
       : value(readable(value_)), locations(locations_), weights(weights_) {
     TORCH_CHECK(value.dim() == 4, "value must be [B, N, M, D]");
     TORCH_CHECK(locations.dim() == 6 && locations.size(5) == 2, "sampling_locations must be [B, Q, M, L, P, 2]");
@@ -70,7 +70,8 @@ struct Operands {
     for (int i = 0; i < problem.num_levels; ++i) {
       const int64_t height = shapes[2 * i], width = shapes[2 * i + 1];
       TORCH_CHECK(height >= 0 && width >= 0, "spatial_shapes must not be negative");
-      problem.levels[i] = {int(height), int(width), height * width ? problem.tokens : 0};
+      // An empty level is 0 by 0, whatever its other side: its clamped corners must stay on token 0.
+      if (height * width) problem.levels[i] = {int(height), int(width), problem.tokens};
       problem.tokens += height * width;
     }
     TORCH_CHECK(value.size(1) == problem.tokens && problem.tokens <= std::numeric_limits<int32_t>::max(),
@@ -94,6 +95,8 @@ struct Operands {
         key = plain(readable(*key_));
         TORCH_CHECK(key.sizes() == value.sizes() && key.scalar_type() == value.scalar_type() &&
                     key.device() == value.device(), "key must have the shape, type and device of value");
+        // The kernels take one address for one tensor and write one gradient. Views and compilers make two of one.
+        if (differentiate && key.const_data_ptr() == value.const_data_ptr()) key = key.clone();
         problem.key = key.const_data_ptr();
       }
     } else {
@@ -166,7 +169,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> key_aware_deform_attn_backward(
     const Tensor& grad_output, const Tensor& query, const MaybeTensor& key, const Tensor& value,
     at::IntArrayRef spatial_shapes, const Tensor& sampling_locations, const Tensor& output, const Tensor& log_sum_exp,
     std::array<bool, 4> wanted) {
-  Operands operands(query, key, value, spatial_shapes, sampling_locations, {});
+  Operands operands(query, key, value, spatial_shapes, sampling_locations, {}, true);
   wanted[1] = wanted[1] && key;
   const Tensor grad = plain(Operands::readable(grad_output)), result = plain(Operands::readable(output));
   const Tensor sums = log_sum_exp.contiguous();
