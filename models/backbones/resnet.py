@@ -4,9 +4,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.ops import FrozenBatchNorm2d
 
 from models.backbones.weights import fetch_weights, load_backbone
+from models.layers.frozen_batch_norm import FrozenBatchNorm2d
 from util.errors import UserError
 from util.options import BackboneOptions
 

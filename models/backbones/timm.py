@@ -3,11 +3,11 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.layers import freeze_batch_norm_2d
 from timm.models import is_model, list_models
 from torch import Tensor, nn
 
 from models.backbones.weights import load_backbone
+from models.layers.frozen_batch_norm import freeze_batch_norm
 from util.checkpoint import model_state, read_checkpoint
 from util.errors import UserError, nearest
 from util.options import BackboneOptions
@@ -40,7 +40,7 @@ class TimmBackbone(nn.Module):
 
     def finish(self) -> None:
         """Fixes batch norm, as small batches need, and freezes the parameters that no map depends on."""
-        self.body = freeze_batch_norm_2d(self.body)
+        freeze_batch_norm(self.body)
         trained = [p for p in self.parameters() if p.requires_grad]
         with torch.enable_grad():
             maps = self(torch.zeros(1, 3, 64, 64))

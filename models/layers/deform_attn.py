@@ -57,9 +57,10 @@ class DeformableAttention(nn.Module):
         centre = reference[:, :, None, :, None, :2]
         if reference.shape[-1] == 2:
             size = reference.new_tensor([(w, h) for h, w in shapes])
-            locations = centre + offsets / size[:, None]
+            locations = torch.addcdiv(centre, offsets, size[:, None])
         else:
-            locations = centre + offsets / self.num_points * reference[:, :, None, :, None, 2:] * 0.5
+            half_sizes = reference[:, :, None, :, None, 2:] * (0.5 / self.num_points)
+            locations = torch.addcmul(centre, offsets, half_sizes)
         return locations.expand(-1, -1, self.num_heads, -1, -1, -1)
 
     def _split_heads(self, x: Tensor) -> Tensor:
