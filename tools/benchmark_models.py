@@ -20,10 +20,13 @@ from torch.amp import GradScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import util.benchmark
 from models import build_model
 from models.ops import implementation
-from tools.benchmark_ops import (
+from util.benchmark import measure_speed
+from util.config import Config, load_config, parse_pairs
+from util.cpu import keep_freed_memory
+from util.errors import UserError
+from util.measurement import (
     DTYPES,
     IMPLEMENTATIONS,
     add_common_arguments,
@@ -35,9 +38,6 @@ from tools.benchmark_ops import (
     table,
     title,
 )
-from util.config import Config, load_config, parse_pairs
-from util.cpu import keep_freed_memory
-from util.errors import UserError
 from util.nested_tensor import NestedTensor
 from util.optim import build_optimizer, build_scheduler
 from util.options import parse_options
@@ -84,7 +84,6 @@ class Setting:
 
 def infer(setting: Setting, names: list[str], seconds: float, rounds: int) -> dict:
     """A record of one model: the implementations take turns; each turn lasts `seconds`, and the best counts."""
-    util.benchmark.SECONDS = seconds  # of one measure_speed
     model, images = setting.build()[0], setting.images()
     own = model if setting.device.type == "cuda" else None  # another process builds its own
     memory = {name: apart(setting.device, inference_memory, setting, name, own) for name in names}
@@ -92,7 +91,7 @@ def infer(setting: Setting, names: list[str], seconds: float, rounds: int) -> di
     for _ in range(rounds):
         for name in names:
             with implementation(name):
-                speed = util.benchmark.measure_speed(model, images, setting.batch, setting.device, setting.amp_dtype)
+                speed = measure_speed(model, images, setting.batch, setting.device, setting.amp_dtype, seconds)
                 fps[name].append(speed.fps)
     return {name: {"images_per_s": max(fps[name]), "ms_per_image": 1e3 / max(fps[name]), **memory[name]}
             for name in names}

@@ -7,18 +7,12 @@ The maps are those of an 800x1333 image; heads, channels and points are those of
 the two implementations alternate, so that a ratio compares neighbours in time. Inputs stay the same: caches are warm.
 """
 import argparse
-import ctypes
-import gc
 import json
 import math
-import os
-import shlex
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,14 +22,22 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.ops import implementation, key_aware_deform_attn, ms_deform_attn, native_available
-from util.benchmark import device_name
+from models.ops import implementation, key_aware_deform_attn, ms_deform_attn
 from util.cpu import keep_freed_memory
-from util.distributed import init_distributed
 from util.errors import UserError
+from util.measurement import (
+    DTYPES,
+    IMPLEMENTATIONS,
+    add_common_arguments,
+    apart,
+    check_device,
+    describe_run,
+    measure_memory,
+    number,
+    table,
+    title,
+)
 
-IMPLEMENTATIONS = {"native": "native", "torch": "PyTorch"}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HEADS, CHANNELS, POINTS = 8, 32, 4
 OFFSET = 3.0  # px, standard deviation of a token's sampling offsets on each level
 SHORTEST = 20.0  # ms that a repetition takes at least: fast operators run several times in it
@@ -145,53 +147,6 @@ def elapsed(call: Callable[[], Any], launches: int, device: torch.device) -> flo
     return (time.perf_counter() - begin) * 1e3 / launches
 
 
-def measure_memory(call: Callable[[], Any], device: torch.device) -> tuple[float | None, float | None]:
-    """Peak during `call` in MB: beyond what was there before it, and in all.
-
-    On CUDA the allocator keeps count. On a CPU the kernel does: VmHWM is the highest that the resident memory of this
-    process ever was, and writing 5 to clear_refs sets it back to what it is now. Memory that was freed but not given
-    back would take the call's allocations in unseen, so it is given back first. Where clear_refs is not allowed, VmHWM
-    is still right if the call raises it, and otherwise too high. None where there is no /proc.
-    """
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device) / 2**20
-        call()
-        torch.cuda.synchronize(device)
-        peak = torch.cuda.max_memory_allocated(device) / 2**20
-        return peak - before, peak
-    if not Path("/proc/self/status").is_file():
-        call()
-        return None, None
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-    if trim is not None:
-        trim(0)
-    before = resident("VmRSS")
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-    call()
-    peak = resident("VmHWM")
-    return max(0.0, peak - before), peak
-
-
-def resident(field: str) -> float:
-    """A field of /proc/self/status in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith(field + ":"))
-
-
-def apart(device: torch.device, function: Callable, *arguments: Any) -> Any:
-    """function(*arguments); on a CPU in a new process, so that nothing that ran before counts in its memory."""
-    if device.type == "cuda":
-        return function(*arguments)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def operator_memory(size: str, op: str, dtype: torch.dtype, device: torch.device, name: str,
                     threads: int) -> dict[str, float | None]:
     """MB by pass: results, gradients and whatever the operator needs on the way, but not its inputs.
@@ -233,30 +188,6 @@ def with_ratios(record: dict) -> dict:
                      "ratio_mb": reference["mb"] / native["mb"] if native["mb"] else None}
 
 
-def describe_run(device: torch.device, dtype: str) -> dict[str, str | int]:
-    """What the numbers were measured with."""
-    about = {"device": device_name(device), "dtype": dtype, "torch": torch.__version__,
-             "command": shlex.join(["python", *sys.argv])}
-    if device.type == "cuda":
-        return about | {"cuda": torch.version.cuda}
-    path = os.environ.get("DEFORM_ATTN_CPU") or torch.backends.cpu.get_cpu_capability().lower()
-    return about | {"threads": torch.get_num_threads(), "cpu_path": path}
-
-
-def title(about: dict) -> str:
-    path = f", CPU path {about['cpu_path']}" if "cpu_path" in about else f", CUDA {about['cuda']}"
-    return f"{about['device']}, {about['dtype']}, torch {about['torch']}{path}"
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table that is legible as text: text left, numbers right, as the first row has them."""
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows)]
-    numeric = [cell == "-" or cell.replace(".", "", 1).isdigit() for cell in rows[0]]
-    lines = [[c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric)] for cells in [columns, *rows]]
-    lines.insert(1, ["-" * (w - 1) + ":" if n else "-" * w for w, n in zip(widths, numeric)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def report(about: dict, records: list[dict], names: list[str]) -> str:
     both = len(names) == 2
     columns = ["operator", "size", "pass", *(f"ms {IMPLEMENTATIONS[name]}" for name in names)]
@@ -269,13 +200,6 @@ def report(about: dict, records: list[dict], names: list[str]) -> str:
         rows.append(row + [number(record.get("ratio_mb"))] * both)
     return (f"{title(about)}\n\n{table(columns, rows)}\n\nms: best of {about['repeat']}; MB: peak beyond the inputs; "
             f"ratio: PyTorch / native.\n`{about['command']}`\n")
-
-
-def number(x: float | None) -> str:
-    """Three digits that count."""
-    if x is None:
-        return "-"
-    return f"{x:.{max(0, 2 - math.floor(math.log10(x)))}f}" if 0 < x < 100 else f"{x:.0f}"
 
 
 def draw(about: dict, records: list[dict], names: list[str], path: Path) -> None:
@@ -310,23 +234,6 @@ def draw(about: dict, records: list[dict], names: list[str], path: Path) -> None
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title(about), fontsize=11)
     figure.savefig(path, dpi=130)
-
-
-def check_device(text: str, names: list[str], without: str) -> torch.device:
-    """The device, if it is there and has the implementations; `without` is the flag that asks for PyTorch's alone."""
-    device = init_distributed(text, world_size=1, rank=0, local_rank=0, dist_url="env://")
-    if "native" in names and not native_available(device.type):
-        raise UserError(f"the compiled operator is not built for {device.type} here. Build it with `pip install "
-                        f"--no-build-isolation ./models/ops`, or measure PyTorch's alone with {without}")
-    return device
-
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=default, help="cuda, cuda:N or cpu; default here: %(default)s")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
 
 
 def parse_args() -> argparse.Namespace:

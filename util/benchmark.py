@@ -77,8 +77,11 @@ def mean_flops(model: nn.Module, sizes: Iterable[tuple[int, int]]) -> dict[str, 
 
 @torch.no_grad()
 def measure_speed(model: nn.Module, images: list[Tensor], batch: int, device: torch.device,
-                  amp_dtype: torch.dtype | None) -> Speed:
-    """Times forward passes on batches of `images` (cycled), after one to warm up: at least 3, for about SECONDS."""
+                  amp_dtype: torch.dtype | None, seconds: float | None = None) -> Speed:
+    """Times forward passes on batches of `images` (cycled), after one to warm up: at least 3, for about `seconds`.
+
+    SECONDS is the default.
+    """
     model.eval()
 
     def run(first: int) -> float:
@@ -92,7 +95,7 @@ def measure_speed(model: nn.Module, images: list[Tensor], batch: int, device: to
 
     run(0)
     times: list[float] = []
-    while len(times) < 3 or sum(times) < SECONDS:
+    while len(times) < 3 or sum(times) < (SECONDS if seconds is None else seconds):
         times.append(run(len(times) * batch))
     return Speed(batch, len(times) * batch / sum(times))
 

@@ -19,6 +19,7 @@ from models.ops import native, reference
 from util.errors import UserError
 
 IMPLEMENTATIONS = ("auto", "native", "torch")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _chosen = os.environ.get("DEFORM_ATTN_IMPL", "auto")
 
 
@@ -70,6 +71,8 @@ def ms_deform_attn(value: Tensor, spatial_shapes: list[tuple[int, int]], samplin
     """
     value = _autocast(value)
     locations = _check(value, spatial_shapes, sampling_locations)
+    if not attention_weights.is_floating_point():
+        raise ValueError(f"attention_weights are {attention_weights.dtype}, they must be a floating point tensor")
     weights = attention_weights.to(locations.dtype)
     _fits("attention_weights", weights, locations, locations.shape[:-1])
     return _serving(value).ms_deform_attn(value, spatial_shapes, locations, weights)
@@ -102,7 +105,8 @@ def _warn_once(device_type: str) -> None:
 
 def _autocast(x: Tensor) -> Tensor:
     device = x.device.type
-    if x.dtype == torch.float64 or device == "meta" or not torch.is_autocast_enabled(device):
+    fixed = x.dtype == torch.float64 or not x.is_floating_point()
+    if fixed or device == "meta" or not torch.is_autocast_enabled(device):
         return x
     return x.to(torch.get_autocast_dtype(device))
 
@@ -115,8 +119,8 @@ def _check(value: Tensor, spatial_shapes: list[tuple[int, int]], locations: Tens
     if value.dim() != 4 or value.shape[1] != tokens:
         raise ValueError(f"value {tuple(value.shape)} must be [B, N, M, D] with the N = {tokens} tokens "
                          f"of spatial_shapes {spatial_shapes}")
-    if not value.is_floating_point():
-        raise ValueError(f"value is {value.dtype}, it must be a floating point tensor")
+    if value.dtype not in DTYPES:
+        raise ValueError(f"value is {value.dtype}, it must be float32, float64, float16 or bfloat16")
     if locations.dim() != 6 or not locations.is_floating_point():
         raise ValueError(f"sampling_locations {tuple(locations.shape)}, {locations.dtype}, must be a floating point "
                          "tensor [B, Q, M, L, P, 2]")

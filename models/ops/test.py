@@ -29,8 +29,9 @@ def operands(device: str, dtype: torch.dtype, channels: int) -> dict[str, Tensor
     pixels = (random(batch, queries, heads, len(SHAPES), points, 2) * (sizes + 2)).floor() - 1
     locations = (pixels + 0.6 + 0.3 * random(*pixels.shape)) / sizes  # between pixel centres, some outside
     weights = random(*locations.shape[:-1]).flatten(3).softmax(-1).view(locations.shape[:-1])
-    operands = {"query": random(batch, queries, heads, channels) - 0.5, "key": random(batch, tokens, heads, channels) - 0.5,
-                "value": random(batch, tokens, heads, channels) - 0.5, "locations": locations, "weights": weights}
+    operands = {name: random(batch, count, heads, channels) - 0.5
+                for name, count in (("query", queries), ("key", tokens), ("value", tokens))}
+    operands |= {"locations": locations, "weights": weights}
     sums = torch.promote_types(dtype, torch.float32)
     return {name: x.to(device, sums if name in ("locations", "weights") else dtype) for name, x in operands.items()}
 

@@ -1,0 +1,118 @@
+"""What the benchmarks in tools/ share: peak memory, child processes, tables and what a run was measured with."""
+import argparse
+import ctypes
+import gc
+import math
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.ops import native_available
+from util.benchmark import device_name
+from util.distributed import init_distributed
+from util.errors import UserError
+
+IMPLEMENTATIONS = {"native": "native", "torch": "PyTorch"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def measure_memory(call: Callable[[], Any], device: torch.device) -> tuple[float | None, float | None]:
+    """Peak during `call` in MB: beyond what was there before it, and in all.
+
+    On CUDA the allocator keeps count. On a CPU the kernel does: VmHWM is the highest that the resident memory of this
+    process ever was, and writing 5 to clear_refs sets it back to what it is now. Memory that was freed but not given
+    back would take the call's allocations in unseen, so it is given back first. Where clear_refs is not allowed, VmHWM
+    is still right if the call raises it, and otherwise too high. None where there is no /proc.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device) / 2**20
+        call()
+        torch.cuda.synchronize(device)
+        peak = torch.cuda.max_memory_allocated(device) / 2**20
+        return peak - before, peak
+    if not Path("/proc/self/status").is_file():
+        call()
+        return None, None
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+    if trim is not None:
+        trim(0)
+    before = resident("VmRSS")
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    call()
+    peak = resident("VmHWM")
+    return max(0.0, peak - before), peak
+
+
+def resident(field: str) -> float:
+    """A field of /proc/self/status in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith(field + ":"))
+
+
+def apart(device: torch.device, function: Callable, *arguments: Any) -> Any:
+    """function(*arguments); on a CPU in a new process, so that nothing that ran before counts in its memory."""
+    if device.type == "cuda":
+        return function(*arguments)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def describe_run(device: torch.device, dtype: str) -> dict[str, str | int]:
+    """What the numbers were measured with."""
+    about = {"device": device_name(device), "dtype": dtype, "torch": torch.__version__,
+             "command": shlex.join(["python", *sys.argv])}
+    if device.type == "cuda":
+        return about | {"cuda": torch.version.cuda}
+    path = os.environ.get("DEFORM_ATTN_CPU") or torch.backends.cpu.get_cpu_capability().lower()
+    return about | {"threads": torch.get_num_threads(), "cpu_path": path}
+
+
+def title(about: dict) -> str:
+    path = f", CPU path {about['cpu_path']}" if "cpu_path" in about else f", CUDA {about['cuda']}"
+    return f"{about['device']}, {about['dtype']}, torch {about['torch']}{path}"
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table that is legible as text: text left, numbers right, as the first row has them."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows)]
+    numeric = [cell == "-" or cell.replace(".", "", 1).isdigit() for cell in rows[0]]
+    lines = [[c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric)] for cells in [columns, *rows]]
+    lines.insert(1, ["-" * (w - 1) + ":" if n else "-" * w for w, n in zip(widths, numeric)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def number(x: float | None) -> str:
+    """Three digits that count."""
+    if x is None:
+        return "-"
+    return f"{x:.{max(0, 2 - math.floor(math.log10(x)))}f}" if 0 < x < 100 else f"{x:.0f}"
+
+
+def check_device(text: str, names: list[str], without: str) -> torch.device:
+    """The device, if it is there and has the implementations; `without` is the flag that asks for PyTorch's alone."""
+    device = init_distributed(text, world_size=1, rank=0, local_rank=0, dist_url="env://")
+    if "native" in names and not native_available(device.type):
+        raise UserError(f"the compiled operator is not built for {device.type} here. Build it with `pip install "
+                        f"--no-build-isolation ./models/ops`, or measure PyTorch's alone with {without}")
+    return device
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default, help="cuda, cuda:N or cpu; default here: %(default)s")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
