@@ -35,10 +35,16 @@ def sample(value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locati
     """Bilinear samples of value [B, N, M, D] at sampling_locations [B, Q, M, L, P, 2]: [B, M, D, Q, L * P]."""
     value = at_least_float32(value)
     batch, _, heads, channels = value.shape
-    grids = (2 * sampling_locations.to(value.dtype) - 1).transpose(1, 2).flatten(0, 1)  # [B * M, Q, L, P, 2]
+    # grid_sample makes NaN of infinite locations and takes no empty maps: these become a pixel of zeros.
+    locations = sampling_locations.to(value.dtype)
+    locations = torch.where(locations.abs() < 1e9, locations, -9)
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [B * M, Q, L, P, 2]
     samples = []
     for level, tokens in enumerate(value.split([h * w for h, w in spatial_shapes], 1)):
-        maps = tokens.permute(0, 2, 3, 1).reshape(batch * heads, channels, *spatial_shapes[level])
+        shape = spatial_shapes[level]
+        if tokens.shape[1] == 0:
+            tokens, shape = F.pad(tokens, (0, 0, 0, 0, 0, 1)), (1, 1)
+        maps = tokens.permute(0, 2, 3, 1).reshape(batch * heads, channels, *shape)
         samples.append(F.grid_sample(maps, grids[:, :, level], "bilinear", "zeros", align_corners=False))
     return torch.cat(samples, -1).unflatten(0, (batch, heads))
 
