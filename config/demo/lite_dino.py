@@ -19,6 +19,7 @@ enc_scale = 2
 dec_layers = 2
 num_queries = 60
 num_select = 100
+nms_iou_threshold = 0.7  # so short a training leaves duplicates
 dn_number = 60
 
 # one size and no crops: a short training learns what it will be tested on
@@ -33,8 +34,8 @@ onecyclelr = True
 clip_max_norm = 1.0
 batch_size = 4
 eval_batch_size = 4
-epochs = 11
-eval_interval = 4
+epochs = 14
+eval_interval = 5
 save_checkpoint_interval = 100
 use_ema = True
 ema_decay = 0.99
