@@ -23,6 +23,16 @@ def build(tiny_config):
 
 
 @pytest.fixture
+def build_sdetr(tiny_sdetr):
+    """build_sdetr(name, **options): model, criterion and post-processors of the small config/SDETR/<name>.py."""
+    def build(name, **options):
+        torch.manual_seed(0)
+        return build_model(tiny_sdetr(name, **options))
+
+    return build
+
+
+@pytest.fixture
 def make_targets():
     """make_targets(counts): random targets, one image a count."""
     def make(*counts, num_classes=7):
