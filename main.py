@@ -4,6 +4,7 @@
     python main.py -c CONFIG --coco_path DIR --eval --resume CHECKPOINT
     python main.py -c CONFIG --benchmark --benchmark_only       parameters, GFLOPs, speed; needs no data
     torchrun --nproc_per_node=8 main.py ...                     the same on 8 GPUs
+    python main.py --epochs 150 --lr_drop 100 --coco_path DIR   DETR's flags; without -c: SDETR
 
 A config is a Python file and is executed: use only configs that you trust.
 """
@@ -33,8 +34,10 @@ from util.logger import setup_logging
 from util.metrics import LogFile
 from util.options import Options, describe_keys, parse_options
 from util.run_folder import prepare_folder
+from util.short_forms import add_short_forms, expand_short_forms
 
 logger = logging.getLogger("main")
+DEFAULT_CONFIG = "config/SDETR/sdetr_r50.py"
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -42,8 +45,10 @@ def get_args_parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter,
                                      epilog="config keys (--options key=value ...):\n" + describe_keys())
     add = parser.add_argument
-    add("--config_file", "-c", required=True, help="Python config file")
+    add("--config_file", "-c", help=f"Python config file; default: {DEFAULT_CONFIG}")
     add("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
+
+    add_short_forms(parser)
 
     data = parser.add_argument_group("data")
     data.add_argument("--dataset_file", default="coco", choices=["coco"], help="format of the data")
@@ -138,7 +143,10 @@ def main(args: argparse.Namespace) -> int:
     setup_logging(rank())
     if device.type == "cpu":
         keep_freed_memory()
-    config = load_config(args.config_file, parse_pairs(args.options))
+    if args.config_file is None:
+        args.config_file = Path(__file__).parent / DEFAULT_CONFIG
+        logger.info("no -c: the config is %s", DEFAULT_CONFIG)
+    config = load_config(args.config_file, parse_pairs(expand_short_forms(args) + args.options))
     trains = not (args.eval or args.test or args.benchmark_only)
     checkpoint = read_checkpoint(args.resume) if args.resume and not trains else None
     resolve_classes(config, args, checkpoint)

@@ -2,6 +2,7 @@
 from torch import nn
 
 from models.backbones import build_backbone
+from models.classification import FocalClassification
 from models.criterion import LossWeights, SetCriterion
 from models.decoders.dino import DINODecoder, DINODecoderLayer
 from models.denoising import Denoising
@@ -23,6 +24,9 @@ def build_dino(options: Options) -> tuple[DINO, SetCriterion, dict]:
     labels = num_classes if denoising.dn_labelbook_size is None else denoising.dn_labelbook_size
     if labels < num_classes:
         raise UserError(f"dn_labelbook_size={labels} is smaller than num_classes={num_classes}")
+
+    if attention.pre_norm or options.loss.classification != "focal" or options.stages.stage_levels is not None:
+        raise UserError("pre_norm=True, classification='softmax' and stage_levels are for DETR and SDETR, not for DINO")
 
     backbone = build_backbone(options.backbone, options.position, dim, train=options.optim.lr_backbone > 0)
     separate = not (decoder_options.dec_pred_bbox_embed_share and decoder_options.dec_pred_class_embed_share)
@@ -59,8 +63,10 @@ def make_attention(options: AttentionOptions, num_points: int) -> DeformableAtte
     return KeyAwareDeformAttn(*shape, options.proj_key) if options.key_aware else MSDeformAttn(*shape)
 
 
-def make_encoder(attention: AttentionOptions, options: EncoderOptions) -> DeformableEncoder:
-    """The deformable encoder, or the interleaved one where num_expansion is set."""
+def make_encoder(attention: AttentionOptions, options: EncoderOptions, finest_read: int = 0) -> DeformableEncoder:
+    """The deformable encoder, or the interleaved one where num_expansion is set, for readers of the tokens from level
+    `finest_read` on.
+    """
     def layer(kind: type[DeformableEncoderLayer]) -> DeformableEncoderLayer:
         return kind(make_attention(attention, options.enc_n_points), attention.hidden_dim, attention.dim_feedforward,
                     attention.dropout, ACTIVATIONS[attention.transformer_activation])
@@ -74,14 +80,17 @@ def make_encoder(attention: AttentionOptions, options: EncoderOptions) -> Deform
     if options.num_expansion < 1 or options.enc_layers % options.num_expansion:
         raise UserError(f"num_expansion={options.num_expansion} must divide enc_layers={options.enc_layers}")
     block = options.enc_layers // options.num_expansion
-    last = CrossScaleLayer if options.small_expand else DeformableEncoderLayer
-    layers = [layer(last if (i + 1) % block == 0 else DeformableEncoderLayer) for i in range(options.enc_layers)]
-    return InterleavedEncoder(layers, options.num_expansion, options.enc_scale, attention.deformable_use_checkpoint)
+    crossing = [options.small_expand and (i + 1) % block == 0 for i in range(options.enc_layers)]
+    if finest_read >= attention.num_feature_levels - options.enc_scale:  # nobody reads the last low-level update
+        crossing[-1] = False
+    layers = [layer(CrossScaleLayer if cross else DeformableEncoderLayer) for cross in crossing]
+    return InterleavedEncoder(layers, options.num_expansion, options.enc_scale, attention.deformable_use_checkpoint,
+                              finest_read)
 
 
 def make_criterion(options: LossOptions, num_layers: int, use_dn: bool) -> SetCriterion:
-    matcher = HungarianMatcher(options.set_cost_class, options.set_cost_bbox, options.set_cost_giou,
-                               options.focal_alpha)
+    classification = FocalClassification(options.focal_alpha)
+    matcher = HungarianMatcher(options.set_cost_class, options.set_cost_bbox, options.set_cost_giou, classification)
     weights = LossWeights(options.cls_loss_coef, options.bbox_loss_coef, options.giou_loss_coef,
                           options.interm_loss_coef, not options.no_interm_box_loss)
-    return SetCriterion(matcher, weights, num_layers, options.focal_alpha, use_dn, options.aux_loss)
+    return SetCriterion(matcher, weights, num_layers, classification, use_dn, options.aux_loss)

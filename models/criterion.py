@@ -1,4 +1,4 @@
-"""The set loss of DINO: focal classification, L1 and GIoU over every prediction set.
+"""The set loss of DETR and its successors: classification, L1 and GIoU over every prediction set.
 
 B batch, Q queries, K classes, A matches.
 """
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import box_convert, generalized_box_iou_loss
 
+from models.classification import Classification
 from models.denoising import DenoisingMeta
 from models.matcher import HungarianMatcher
 from util.distributed import all_reduce_mean
@@ -15,28 +16,28 @@ from util.distributed import all_reduce_mean
 
 @dataclass
 class LossWeights:
-    """Weights of the three losses, and of the encoder's proposals relative to the decoder."""
+    """Weights of the three losses, and of the encoder's proposals relative to the decoder (None: no proposals)."""
 
     cls: float
     bbox: float
     giou: float
-    interm: float = 1.0
+    interm: float | None = 1.0
     interm_boxes: bool = True
 
 
 class SetCriterion(nn.Module):
-    """Losses of the last layer ("loss_ce", "loss_bbox", "loss_giou"), of the layers before it ("_0" ...), of the
-    encoder's proposals ("_interm") and of the denoising queries ("_dn", "_dn_0" ...).
+    """Losses of the last layer ("loss_ce", "loss_bbox", "loss_giou"), of the layers before it ("_0" ...) and, where
+    the detector has them, of the encoder's proposals ("_interm") and of the denoising queries ("_dn", "_dn_0" ...).
 
-    For the last layer also "loss_xy" and "loss_hw" (the L1 loss by coordinate) and "class_error" (% of matched
-    queries whose best class is wrong), which do not count: `weight_dict` names what does.
+    For the last layer also "loss_xy" and "loss_hw" (the L1 loss by coordinate), "class_error" (% of matched queries
+    whose best class is wrong) and the classification's own, which do not count: `weight_dict` names what does.
     """
 
     def __init__(self, matcher: HungarianMatcher, weights: LossWeights,
-                 num_layers: int, focal_alpha: float, use_dn: bool, aux_loss: bool = True):
+                 num_layers: int, classification: Classification, use_dn: bool, aux_loss: bool = True):
         super().__init__()
         self.matcher = matcher
-        self.focal_alpha = focal_alpha
+        self.classification = classification
         base = {"loss_ce": weights.cls, "loss_bbox": weights.bbox, "loss_giou": weights.giou}
         layers = [""] + [f"_{i}" for i in range(num_layers - 1)] if aux_loss else [""]
         self.weight_dict = {}
@@ -44,15 +45,16 @@ class SetCriterion(nn.Module):
             self.weight_dict.update({name + suffix: w for name, w in base.items()})
             if use_dn:
                 self.weight_dict.update({f"{name}_dn{suffix}": w for name, w in base.items()})
-        box_weight = weights.interm if weights.interm_boxes else 0.0
-        self.weight_dict["loss_ce_interm"] = weights.cls * weights.interm
-        self.weight_dict.update({f"{name}_interm": base[name] * box_weight for name in ("loss_bbox", "loss_giou")})
+        if weights.interm is not None:
+            box_weight = weights.interm if weights.interm_boxes else 0.0
+            self.weight_dict["loss_ce_interm"] = weights.cls * weights.interm
+            self.weight_dict.update({f"{name}_interm": base[name] * box_weight for name in ("loss_bbox", "loss_giou")})
 
     def forward(self, outputs: dict, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """outputs as a detector returns them; targets with "labels" [n] and "boxes" [n, 4] cxcywh in [0, 1].
 
-        The losses are sums over the queries divided by the number of boxes: in training, that of all processes'
-        batches (their mean, since DDP averages gradients).
+        The losses (but for the classification's, see there) are sums over the queries divided by the number of boxes:
+        in training, that of all processes' batches (their mean, since DDP averages gradients).
         """
         labels = torch.cat([t["labels"] for t in targets])
         boxes = torch.cat([t["boxes"] for t in targets]).to(outputs["pred_boxes"].dtype)
@@ -62,12 +64,15 @@ class SetCriterion(nn.Module):
 
         sets = {"": outputs}
         sets.update({f"_{i}": aux for i, aux in enumerate(outputs.get("aux_outputs", []))})
-        sets["_interm"] = outputs["interm_outputs"]
+        if "interm_outputs" in outputs:
+            sets["_interm"] = outputs["interm_outputs"]
         losses = {}
         for (suffix, predicted), match in zip(sets.items(), self.matcher(list(sets.values()), targets)):
             losses.update(self._set_losses(predicted, labels, boxes, match, num_boxes, suffix))
             if suffix == "":
                 losses.update(self._diagnostics(predicted, labels, boxes, match, num_boxes))
+                counts = torch.tensor([len(t["labels"]) for t in targets], device=boxes.device)
+                losses.update(self.classification.diagnostics(predicted["pred_logits"], counts))
 
         meta: DenoisingMeta | None = outputs.get("dn_meta")
         if meta is not None:
@@ -83,14 +88,12 @@ class SetCriterion(nn.Module):
                     num_boxes: Tensor, suffix: str) -> dict[str, Tensor]:
         """Losses of one prediction set. labels and boxes of the whole batch; match as the matcher returns it."""
         image, query, target = match
-        wanted_class = torch.zeros_like(predicted["pred_logits"])
-        wanted_class[image, query, labels[target]] = 1
-        ce = sigmoid_focal_loss(predicted["pred_logits"], wanted_class, alpha=self.focal_alpha, reduction="sum")
+        ce = self.classification.loss(predicted["pred_logits"], image, query, labels[target], num_boxes)
         matched, wanted = predicted["pred_boxes"][image, query], boxes[target]
         giou = generalized_box_iou_loss(box_convert(matched, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy"),
                                         reduction="sum")
         l1 = (matched - wanted).abs().sum()
-        return {f"loss_ce{suffix}": ce / num_boxes, f"loss_bbox{suffix}": l1 / num_boxes,
+        return {f"loss_ce{suffix}": ce, f"loss_bbox{suffix}": l1 / num_boxes,
                 f"loss_giou{suffix}": giou / num_boxes}
 
     @staticmethod

@@ -8,11 +8,12 @@ import math
 from torch import Tensor, nn
 
 from models.denoising import Denoising, DenoisingMeta, prepend
+from models.features import multi_scale_features
 from models.layers.mlp import MLP
 from models.structures import DecoderOutput, FlatFeatures
 from models.transformer import TwoStageTransformer
 from util.box_ops import inverse_sigmoid
-from util.nested_tensor import NestedTensor, resize_mask
+from util.nested_tensor import NestedTensor
 from util.precision import at_least_float32
 
 
@@ -74,14 +75,7 @@ class DINO(nn.Module):
 
     def features(self, samples: NestedTensor) -> FlatFeatures:
         """Tokens of all levels: the backbone's maps, and coarser ones made from the last by strided convolutions."""
-        maps, positions = self.backbone(samples)
-        projected = [NestedTensor(proj(m.tensors), m.mask) for proj, m in zip(self.input_proj, maps)]
-        source = maps[-1].tensors
-        for proj in self.input_proj[len(maps):]:
-            source = proj(source)
-            projected.append(NestedTensor(source, resize_mask(samples.mask, source.shape[-2:])))
-            positions.append(self.backbone.position(projected[-1]))
-        return FlatFeatures.flatten(projected, positions, self.transformer.level_embed)
+        return multi_scale_features(samples, self.backbone, self.input_proj, self.transformer.level_embed)
 
     def _outputs(self, decoded: DecoderOutput, meta: DenoisingMeta | None) -> dict:
         layers = [{"pred_logits": at_least_float32(class_head(hidden)),

@@ -1,15 +1,17 @@
-"""Hungarian matching of predictions to targets (DETR, section 3.1; focal class cost from Deformable DETR).
+"""Hungarian matching of predictions to targets (DETR, section 3.1).
 
 S prediction sets (decoder layers and the encoder), B batch, Q queries, K classes, T targets of an image, A matches.
 """
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
+
+from models.classification import Classification, FocalClassification
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +23,7 @@ class HungarianMatcher:
     cost_class: float
     cost_bbox: float
     cost_giou: float
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
+    classification: Classification = field(default_factory=FocalClassification)
 
     @torch.no_grad()
     def __call__(self, outputs: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> Tensor:
@@ -52,11 +53,8 @@ class HungarianMatcher:
 
     def _cost(self, logits: Tensor, boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
         """Cost [S, Q, T] of giving each query each target, for one image."""
-        prob = logits.sigmoid()
-        negative = (1 - self.focal_alpha) * prob**self.focal_gamma * -(1 - prob + 1e-8).log()
-        positive = self.focal_alpha * (1 - prob)**self.focal_gamma * -(prob + 1e-8).log()
         wanted = target["boxes"].to(boxes.dtype)
         corners = box_convert(boxes.flatten(0, 1), "cxcywh", "xyxy")
         giou = generalized_box_iou(corners, box_convert(wanted, "cxcywh", "xyxy")).unflatten(0, boxes.shape[:2])
-        return (self.cost_class * (positive - negative)[..., target["labels"]]
+        return (self.cost_class * self.classification.cost(logits, target["labels"])
                 + self.cost_bbox * torch.cdist(boxes, wanted, p=1) - self.cost_giou * giou)

@@ -1,31 +1,35 @@
 """From queries to detections."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_convert
 
+from models.classification import Classification, FocalClassification
+
 
 @dataclass
 class PostProcess:
-    """Keeps the `num_select` best (query, class) pairs of each image; nms_iou_threshold > 0 adds class-wise NMS."""
+    """Keeps the `num_select` best (query, class) pairs of each image, or with softmax classification one detection
+    for each query; nms_iou_threshold > 0 adds class-wise NMS.
+    """
 
     num_select: int
     nms_iou_threshold: float = -1
+    classification: Classification = field(default_factory=FocalClassification)
 
     @torch.no_grad()
     def __call__(self, outputs: dict[str, Tensor], target_sizes: Tensor) -> list[dict[str, Tensor]]:
         """outputs "pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh in [0, 1]; target_sizes [B, 2] (H, W).
 
-        Returns for each image "scores" [n] in descending order, "labels" [n], "boxes" [n, 4] xyxy in pixels.
+        Returns for each image "scores" [n] (in descending order, with softmax in that of the queries), "labels" [n],
+        "boxes" [n, 4] xyxy in pixels.
         """
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
-        num_classes = logits.shape[-1]
-        scores, pairs = logits.sigmoid().flatten(1).topk(min(self.num_select, logits[0].numel()), dim=1)
-        chosen = (pairs // num_classes)[..., None].expand(-1, -1, 4)
+        scores, labels, queries = self.classification.best(logits, self.num_select)
         size = target_sizes.to(boxes).flip(1).repeat(1, 2)[:, None]  # width, height, width, height
-        corners = box_convert(boxes, "cxcywh", "xyxy").gather(1, chosen) * size
-        results = [{"scores": s, "labels": c, "boxes": b} for s, c, b in zip(scores, pairs % num_classes, corners)]
+        corners = box_convert(boxes, "cxcywh", "xyxy").gather(1, queries[..., None].expand(-1, -1, 4)) * size
+        results = [{"scores": s, "labels": c, "boxes": b} for s, c, b in zip(scores, labels, corners)]
         return [self._nms(result) for result in results] if self.nms_iou_threshold > 0 else results
 
     def _nms(self, result: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -21,17 +21,23 @@ class FlatFeatures:
     valid_ratios: Tensor  # [B, L, 2] part of each map's (width, height) that is not padding
 
     @classmethod
-    def flatten(cls, maps: list[NestedTensor], positions: list[Tensor], level_embed: Tensor) -> "FlatFeatures":
-        """From L maps [B, C, H, W], their position encodings of the same shape, and one vector [L, C] a level."""
+    def flatten(cls, maps: list[NestedTensor], positions: list[Tensor],
+                level_embed: Tensor | None = None) -> "FlatFeatures":
+        """From L maps [B, C, H, W], their position encodings of the same shape, and one vector [L, C] a level that is
+        added to them.
+        """
         def tokens(x: Tensor) -> Tensor:
             return x.flatten(2).transpose(1, 2)
 
+        pos = [tokens(p) for p in positions]
+        if level_embed is not None:
+            pos = [p + e for p, e in zip(pos, level_embed)]
         return cls(
             tokens=torch.cat([tokens(m.tensors) for m in maps], 1),
-            pos=torch.cat([tokens(p) + e for p, e in zip(positions, level_embed)], 1),
+            pos=torch.cat(pos, 1),
             padding=torch.cat([m.mask.flatten(1) for m in maps], 1),
             shapes=[tuple(m.tensors.shape[-2:]) for m in maps],
-            valid_ratios=torch.stack([_valid_ratio(m.mask) for m in maps], 1).to(level_embed.dtype),
+            valid_ratios=torch.stack([_valid_ratio(m.mask) for m in maps], 1).to(pos[0].dtype),
         )
 
     @property
@@ -41,6 +47,14 @@ class FlatFeatures:
         for height, width in self.shapes:
             starts.append(starts[-1] + height * width)
         return starts
+
+    def select(self, levels: list[int]) -> "FlatFeatures":
+        """The tokens of some levels, given in ascending order."""
+        starts = self.level_start
+        here = [slice(starts[level], starts[level + 1]) for level in levels]
+        return FlatFeatures(
+            *(torch.cat([x[:, level] for level in here], 1) for x in (self.tokens, self.pos, self.padding)),
+            shapes=[self.shapes[level] for level in levels], valid_ratios=self.valid_ratios[:, levels])
 
     def with_tokens(self, tokens: Tensor) -> "FlatFeatures":
         return replace(self, tokens=tokens)

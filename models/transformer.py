@@ -5,7 +5,7 @@ B batch, N tokens of all levels, Q queries, C channels, K classes.
 import torch
 from torch import Tensor, nn
 
-from models.layers.deform_attn import DeformableAttention
+from models.layers.initialise import initialise_transformer
 from models.structures import DecoderOutput, FlatFeatures, Proposals, Queries
 
 
@@ -29,12 +29,7 @@ class TwoStageTransformer(nn.Module):
         self._init_parameters()
 
     def _init_parameters(self) -> None:
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
-        for module in self.modules():
-            if isinstance(module, DeformableAttention):
-                module.reset_parameters()
+        initialise_transformer(self)
         nn.init.normal_(self.level_embed)
         if self.tgt_embed is not None:
             nn.init.normal_(self.tgt_embed.weight)

@@ -20,6 +20,9 @@ torch.serialization.add_safe_globals([argparse.Namespace])  # released files hol
 
 # Buffers that follow from the architecture, and training leftovers: never loaded, never missed.
 _DERIVED = re.compile(r"(relative_position_index|attn_mask|num_batches_tracked)$")
+# First words of the published SDETR's names, stage 1 reading C5 and stage 2 C4; ours go by stage and by level.
+_PUBLISHED_SDETR = {"mytransformer1": "stages.0", "query_embed1": "query_embed.0", "input_proj1": "input_proj.1",
+                    "mytransformer2": "stages.1", "query_embed2": "query_embed.1", "input_proj2": "input_proj.0"}
 # Tensors with one row a class. In them, and only in them, a checkpoint may differ from the model.
 _CLASS_TENSORS = re.compile(r"(class_embed(\.\d+)?\.(weight|bias)|label_enc\.weight)$")
 
@@ -164,7 +167,13 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
 
 
 def _to_our_layout(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value for key, value in state.items() if not (_DERIVED.search(key) or _is_unused(key, own))}
+    return {_our_name(key): value for key, value in state.items()
+            if not (_DERIVED.search(key) or _is_unused(key, own))}
+
+
+def _our_name(key: str) -> str:
+    part, dot, rest = key.partition(".")
+    return _PUBLISHED_SDETR.get(part, part) + dot + rest
 
 
 def _is_unused(key: str, own: dict[str, Tensor]) -> bool:

@@ -46,6 +46,7 @@ class AttentionOptions:
     num_feature_levels: int = key(4, "levels the transformer reads; those the backbone lacks are made by convolution")
     dim_feedforward: int = key(2048, "hidden channels of the feed-forward blocks")
     dropout: float = key(0.0, "dropout in the transformer")
+    pre_norm: bool = key(False, "global attention: normalise what enters a block instead of what leaves it")
     transformer_activation: Literal["relu", "gelu"] = key("relu", "activation of the feed-forward blocks")
     key_aware: bool | None = key(None, "key-aware deformable attention; None: where the encoder is interleaved")
     proj_key: bool = key(False, "key-aware attention projects keys of its own instead of using the values as keys")
@@ -55,7 +56,7 @@ class AttentionOptions:
 
 @dataclass
 class EncoderOptions:
-    enc_layers: int = key(6, "encoder layers in all")
+    enc_layers: int | list[int] = key(6, "encoder layers in all; SDETR: of each stage, one number or a list")
     enc_n_points: int = key(4, "sampling points a level and head")
     num_expansion: int | None = key(None, "interleaved encoder: blocks, each ending with a layer over all tokens; "
                                           "must divide enc_layers. None: every layer updates all tokens")
@@ -65,7 +66,7 @@ class EncoderOptions:
 
 @dataclass
 class DecoderOptions:
-    dec_layers: int = key(6, "decoder layers")
+    dec_layers: int | list[int] = key(6, "decoder layers; stacked models: of each stage, one number or a list")
     dec_n_points: int = key(4, "sampling points a level and head")
     dec_pred_bbox_embed_share: bool = key(True, "one box head for all decoder layers")
     dec_pred_class_embed_share: bool = key(True, "one class head for all decoder layers")
@@ -74,6 +75,13 @@ class DecoderOptions:
     two_stage_bbox_embed_share: bool = key(False, "the encoder's proposals use the decoder's box head")
     two_stage_class_embed_share: bool = key(False, "the encoder's proposals use the decoder's class head")
     embed_init_tgt: bool = key(True, "learned query content (mixed query selection) instead of the tokens' own")
+
+
+@dataclass
+class StageOptions:
+    stage_levels: list[list[int]] | None = key(None, "stacked models: the levels that each stage reads; 0: finest")
+    enc_nheads: list[int] | None = key(None, "SDETR: heads of each stage's encoder; None: nheads")
+    dec_nheads: list[int] | None = key(None, "stacked models: heads of each stage's decoder; None: nheads")
 
 
 @dataclass
@@ -87,21 +95,23 @@ class DenoisingOptions:
 
 @dataclass
 class LossOptions:
-    set_cost_class: float = key(2.0, "matcher: weight of the focal class cost")
+    set_cost_class: float = key(2.0, "matcher: weight of the class cost")
     set_cost_bbox: float = key(5.0, "matcher: weight of the L1 box cost")
     set_cost_giou: float = key(2.0, "matcher: weight of the GIoU cost")
-    cls_loss_coef: float = key(1.0, "weight of the focal loss")
+    cls_loss_coef: float = key(1.0, "weight of the classification loss")
     bbox_loss_coef: float = key(5.0, "weight of the L1 box loss")
     giou_loss_coef: float = key(2.0, "weight of the GIoU loss")
     interm_loss_coef: float = key(1.0, "weight of the encoder proposals' losses")
     no_interm_box_loss: bool = key(False, "no box losses for the encoder's proposals")
+    classification: Literal["focal", "softmax"] = key("focal", "a sigmoid a class, or softmax with \"no object\"")
+    eos_coef: float = key(0.1, "softmax: weight of the queries without an object")
     focal_alpha: float = key(0.25, "focal loss: weight of the positives")
     aux_loss: bool = key(True, "losses for every decoder layer, and not the last alone")
 
 
 @dataclass
 class PostprocessOptions:
-    num_select: int = key(300, "detections an image")
+    num_select: int = key(300, "detections an image; with softmax each query gives one")
     nms_iou_threshold: float = key(-1, "class-wise NMS above this IoU; -1: none")
 
 
@@ -153,6 +163,7 @@ class Options:
     attention: AttentionOptions
     encoder: EncoderOptions
     decoder: DecoderOptions
+    stages: StageOptions
     denoising: DenoisingOptions
     loss: LossOptions
     postprocess: PostprocessOptions
@@ -163,7 +174,7 @@ class Options:
 # Keys of the published configs that choose something which is not built here: accepted at the value that means "off".
 RETIRED: dict[str, tuple] = {
     "frozen_weights": (None,), "masks": (False,), "mask_loss_coef": (1.0,), "dice_loss_coef": (1.0,),
-    "unic_layers": (0,), "pre_norm": (False,), "query_dim": (4,), "num_patterns": (0,),
+    "unic_layers": (0,), "query_dim": (4,), "num_patterns": (0,),
     "pdetr3_bbox_embed_diff_each_layer": (False,), "pdetr3_refHW": (-1,), "random_refpoints_xy": (False,),
     "fix_refpoints_hw": (-1,), "dabdetr_yolo_like_anchors": (False,), "dabdetr_deformable_encoder": (False,),
     "dabdetr_deformable_decoder": (False,), "use_deformable_box_attn": (False,), "box_attn_type": ("roi_align",),
@@ -203,6 +214,10 @@ def parse_options(config: Config) -> Options:
                  for f in dataclasses.fields(group) if f.name in config}
         groups[group_name] = group(**given)
     options = Options(modelname=modelname, **groups)
+    if options.stages.stage_levels is None:
+        for name, layers in (("enc_layers", options.encoder.enc_layers), ("dec_layers", options.decoder.dec_layers)):
+            if isinstance(layers, list):
+                raise UserError(f"config key {name}={layers!r} must be int: only stages (stage_levels) have one each")
     if options.attention.key_aware is None:
         options.attention.key_aware = options.encoder.num_expansion is not None
     return options
@@ -256,5 +271,6 @@ def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(hint))
     if typing.get_origin(hint) is list:
-        return f"a list of {typing.get_args(hint)[0].__name__}"
+        (item,) = typing.get_args(hint)
+        return "a list of " + _describe(item).replace("a list", "lists")
     return "None" if hint is types.NoneType else hint.__name__

@@ -4,12 +4,11 @@ B batch, Q queries, N tokens of all levels, C channels, L levels.
 """
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from models.layers.mlp import MLP
 from models.layers.position_encoding import box_sine_embedding
+from models.layers.recompute import recomputed
 from models.structures import DecoderOutput, FlatFeatures, Queries
 from util.box_ops import inverse_sigmoid
 
@@ -66,8 +65,7 @@ class DINODecoder(nn.Module):
             seen = boxes[:, :, None] * ratios
             pos = self.ref_point_head(box_sine_embedding(seen[:, :, 0], self.num_feats))
             args = (content, pos, seen, memory, queries.attn_mask)
-            recompute = self.use_checkpoint and self.training and torch.is_grad_enabled()
-            content = checkpoint(layer, *args, use_reentrant=False) if recompute else layer(*args)
+            content = recomputed(layer, *args) if self.use_checkpoint else layer(*args)
             hidden.append(self.norm(content))
             refined = (box_head(content) + inverse_sigmoid(boxes)).sigmoid()
             boxes = refined.detach()

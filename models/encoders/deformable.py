@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from models.layers.recompute import recomputed
 from models.structures import FlatFeatures
 
 
@@ -65,8 +65,8 @@ class DeformableEncoder(nn.Module):
         num_low = self.num_low(features)
         for i, layer in enumerate(self.layers):
             start = self.start(i, features)
-            args = (tokens[:, start:], features.pos[:, start:], reference[:, start:], tokens, features, num_low)
-            recompute = self.use_checkpoint and self.training and torch.is_grad_enabled()
-            updated = checkpoint(layer, *args, use_reentrant=False) if recompute else layer(*args)
+            args = (tokens[:, start:], features.pos[:, start:], reference[:, start:], tokens, features,
+                    max(num_low - start, 0))
+            updated = recomputed(layer, *args) if self.use_checkpoint else layer(*args)
             tokens = torch.cat([tokens[:, :start], updated], 1) if start else updated
         return features.with_tokens(tokens)

@@ -38,16 +38,22 @@ class InterleavedEncoder(DeformableEncoder):
 
     `enc_scale` is the number of the coarsest levels that count as high-level. In the paper's name HxLy-(A+1)xB,
     H is enc_scale and B num_blocks. Every layer attends to the tokens of all levels.
+
+    `finest_read` is the finest level whose tokens are read after the encoder: the last layer leaves finer ones alone.
     """
 
-    def __init__(self, layers: list[nn.Module], num_blocks: int, enc_scale: int, use_checkpoint: bool = False):
+    def __init__(self, layers: list[nn.Module], num_blocks: int, enc_scale: int, use_checkpoint: bool = False,
+                 finest_read: int = 0):
         super().__init__(layers, use_checkpoint)
         if num_blocks < 1 or len(layers) % num_blocks:
             raise UserError(f"num_expansion {num_blocks} does not divide enc_layers {len(layers)}")
         self.block_length = len(layers) // num_blocks
         self.enc_scale = enc_scale
+        self.finest_read = finest_read
 
     def start(self, layer: int, features: FlatFeatures) -> int:
+        if layer + 1 == len(self.layers):
+            return features.level_start[self.finest_read]
         return 0 if (layer + 1) % self.block_length == 0 else self.num_low(features)
 
     def num_low(self, features: FlatFeatures) -> int:

@@ -1,0 +1,82 @@
+"""What class logits mean: how they are matched, trained and turned into detections.
+
+B batch, S prediction sets, Q queries, K logits a query, T targets of an image, A matches.
+"""
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+
+@dataclass
+class FocalClassification:
+    """One sigmoid a class (RetinaNet's focal loss; its matching cost from Deformable DETR, appendix A.4)."""
+
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def num_logits(self, num_classes: int) -> int:
+        return num_classes
+
+    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of giving each query [S, Q, K] each target's label [T]: [S, Q, T]."""
+        prob = logits.sigmoid()
+        negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
+        positive = self.alpha * (1 - prob)**self.gamma * -(prob + 1e-8).log()
+        return (positive - negative)[..., labels]
+
+    def loss(self, logits: Tensor, image: Tensor, query: Tensor, labels: Tensor, num_boxes: Tensor) -> Tensor:
+        """Sum over all logits [B, Q, K] by the number of boxes, where the queries [A] of images [A] have labels [A]."""
+        wanted = torch.zeros_like(logits)
+        wanted[image, query, labels] = 1
+        return sigmoid_focal_loss(logits, wanted, alpha=self.alpha, gamma=self.gamma, reduction="sum") / num_boxes
+
+    def diagnostics(self, logits: Tensor, counts: Tensor) -> dict[str, Tensor]:
+        """Further numbers for the log; counts [B] is the number of targets."""
+        return {}
+
+    def best(self, logits: Tensor, num_select: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The `num_select` best (query, class) pairs of an image: scores, labels and queries, each [B, n]."""
+        scores, pairs = logits.sigmoid().flatten(1).topk(min(num_select, logits[0].numel()), dim=1)
+        return scores, pairs % logits.shape[-1], pairs // logits.shape[-1]
+
+
+@dataclass
+class SoftmaxClassification:
+    """One softmax over the classes and, as the last logit, "no object" (DETR, section 3.1).
+
+    eos_coef: weight of the queries without an object in the cross-entropy; the others have weight 1.
+    """
+
+    eos_coef: float = 0.1
+
+    def num_logits(self, num_classes: int) -> int:
+        return num_classes + 1
+
+    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See FocalClassification; the probability of the label, negated."""
+        return -logits.softmax(-1)[..., labels]
+
+    def loss(self, logits: Tensor, image: Tensor, query: Tensor, labels: Tensor, num_boxes: Tensor) -> Tensor:
+        """See FocalClassification; the weighted mean over all queries, whatever the number of boxes."""
+        last = logits.shape[-1] - 1
+        wanted = torch.full(logits.shape[:2], last, device=logits.device)
+        wanted[image, query] = labels
+        weight = logits.new_ones(last + 1)
+        weight[last] = self.eos_coef
+        return F.cross_entropy(logits.transpose(1, 2), wanted, weight)
+
+    def diagnostics(self, logits: Tensor, counts: Tensor) -> dict[str, Tensor]:
+        """"cardinality_error": by how many the queries with an object miss the number of targets, a mean over B."""
+        found = (logits.argmax(-1) != logits.shape[-1] - 1).sum(1)
+        return {"cardinality_error": (found - counts).abs().to(logits.dtype).mean()}
+
+    def best(self, logits: Tensor, num_select: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The best class of each query, in the order of the queries: `num_select` has no say."""
+        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+        return scores, labels, torch.arange(logits.shape[1], device=logits.device).expand_as(labels)
+
+
+Classification = FocalClassification | SoftmaxClassification

@@ -1,0 +1,23 @@
+"""From images to the tokens of all levels.
+
+L levels, C channels.
+"""
+from torch import Tensor, nn
+
+from models.structures import FlatFeatures
+from util.nested_tensor import NestedTensor, resize_mask
+
+
+def multi_scale_features(samples: NestedTensor, backbone: nn.Module, input_proj: nn.ModuleList,
+                         level_embed: Tensor | None = None) -> FlatFeatures:
+    """The backbone's maps through one projection each; further projections make coarser levels, the first of them from
+    the backbone's last map, the others from the level before. level_embed [L, C] tells the levels apart.
+    """
+    maps, positions = backbone(samples)
+    projected = [NestedTensor(proj(m.tensors), m.mask) for proj, m in zip(input_proj, maps)]
+    source = maps[-1].tensors
+    for proj in input_proj[len(maps):]:
+        source = proj(source)
+        projected.append(NestedTensor(source, resize_mask(samples.mask, source.shape[-2:])))
+        positions.append(backbone.position(projected[-1]))
+    return FlatFeatures.flatten(projected, positions, level_embed)

@@ -1,0 +1,35 @@
+"""What the layers of global attention share (DETR, section 3.2 and appendix A.3).
+
+B batch, Q queries, N tokens, C channels.
+"""
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+
+class GlobalAttentionLayer(nn.Module):
+    """Self-attention and feed-forward. pre_norm normalises what enters a block instead of what leaves its residual."""
+
+    def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float,
+                 activation: Callable[[Tensor], Tensor], pre_norm: bool):
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.linear1 = nn.Linear(dim, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = activation
+        self.pre_norm = pre_norm
+
+    def _residual(self, x: Tensor, norm: nn.LayerNorm, block: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.pre_norm:
+            return x + self.dropout(block(norm(x)))
+        return norm(x + self.dropout(block(x)))
+
+    def _attend_self(self, x: Tensor, pos: Tensor, padding: Tensor | None = None) -> Tensor:
+        """x and pos [B, N, C]; padding [B, N] is True where nothing may look."""
+        return self.self_attn(x + pos, x + pos, x, key_padding_mask=padding, need_weights=False)[0]
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))

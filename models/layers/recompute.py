@@ -1,0 +1,13 @@
+"""Less memory for more arithmetic."""
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def recomputed(layer: nn.Module, *args: Any) -> Any:
+    """layer(*args); in training its activations are computed again in the backward pass instead of being kept."""
+    if layer.training and torch.is_grad_enabled():
+        return checkpoint(layer, *args, use_reentrant=False)
+    return layer(*args)
