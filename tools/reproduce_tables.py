@@ -107,9 +107,9 @@ def markdown(tables: list[Table], costs: dict[str, Cost], command: str) -> str:
     lines = ["# The tables of the Lite DETR paper", "",
              f"Written by `{command}`: one image of {SIZE[0]}x{SIZE[1]} px,",
              "a multiply-add counts as one. Convolutions, matrix products, attention, bilinear samples and, in",
-             "key-aware attention, the products of queries and keys count; other element-wise work does not. *paper* is the",
-             "Lite DETR paper's figure. AP is COCO val's as its source gives it, *-* where no figure was at hand;",
-             "nothing here was trained on COCO.", ""]
+             "key-aware attention, the products of queries and keys count; other element-wise work does not. *paper*",
+             "is the Lite DETR paper's figure. AP is COCO val's as its source gives it, *-* where no figure was at",
+             "hand; nothing here was trained on COCO.", ""]
     for table in tables:
         lines += [f"## {table.title}", "", f"Target: {100 * table.target:.0f} % in all.", "",
                   "| model | config | parameters (M) | GFLOPs | paper | difference | encoder | paper | difference "
