@@ -15,6 +15,11 @@ TINY = {
     "data_aug_scales2_resize": [64, 80], "data_aug_scales2_crop": [48, 64], "batch_size": 2, "epochs": 2, "lr_drop": 1,
 }
 
+# The same for the models of config/SDETR, over their own keys.
+TINY_SDETR = {name: value for name, value in TINY.items() if name.startswith(("data_aug", "pretrained", "num_classes"))}
+TINY_SDETR |= {"backbone": "resnet18", "hidden_dim": 32, "dim_feedforward": 64, "num_queries": 10, "dropout": 0.0,
+               "num_select": 10, "epochs": 2, "lr_drop": 1}
+
 
 @pytest.fixture(scope="session")
 def coco_root(tmp_path_factory):
@@ -29,3 +34,9 @@ def tiny_config():
     """Config of a Lite-DINO with about 11 M backbone and 0.1 M other parameters."""
     torch.manual_seed(0)
     return load_config("config/DINO/DINO_4scale.py", TINY)
+
+
+@pytest.fixture
+def tiny_sdetr():
+    """tiny_sdetr(name, **options): small config of config/SDETR/<name>.py."""
+    return lambda name, **options: load_config(f"config/SDETR/{name}.py", TINY_SDETR | options)

@@ -1,6 +1,7 @@
 """Two gloo processes with one image each learn what one process learns from both."""
 import os
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -64,6 +65,15 @@ def test_without_denoising_whatever_the_box_counts(tiny_config, tmp_path):
     config = tiny_config | {"use_dn": False}
     alone = gradients(config, *batch((5, 1)))
     for found in spawn(config, (5, 1), tmp_path):
+        assert_equal_gradients(found, alone)
+
+
+@pytest.mark.parametrize("name", ["sdetr_r50", "lite_sdetr_r50"])
+def test_stages(tiny_sdetr, tmp_path, name):
+    """No parameter is unused. The focal loss counts boxes over all processes; softmax's mean is each process's own."""
+    config = tiny_sdetr(name, classification="focal")
+    alone = gradients(config, *batch((3, 1)))
+    for found in spawn(config, (3, 1), tmp_path):
         assert_equal_gradients(found, alone)
 
 

@@ -308,6 +308,44 @@ def test_two_processes_train_and_evaluate_each_image_once(config_file, coco_root
     assert len(torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)["rng"]) == 2
 
 
+def test_the_published_sdetr_command(tiny_sdetr, coco_root, tmp_path):
+    """Without -c, in two processes; --options makes the model and the images small."""
+    folder, published = tmp_path / "run", load_config("config/SDETR/sdetr_r50.py")
+    small = {key: value for key, value in tiny_sdetr("sdetr_r50").items() if published.get(key) != value}
+    run = spawn("-m", "torch.distributed.launch", "--nproc_per_node=2", "--master_port=29640", "--use_env", "main.py",
+                "--epochs=1", "--lr_drop", "100", "--coco_path", coco_root, "--device", "cpu", "--num_workers", 0,
+                "--output_dir", folder, "--options",
+                *(f"{key}={value}" for key, value in small.items() if key not in ("epochs", "lr_drop")))
+    output, _ = run.communicate(timeout=240)
+    assert run.returncode == 0, output
+    assert "the config is config/SDETR/sdetr_r50.py" in output
+    config = load_config(folder / "config.py")
+    assert (config.modelname, config.epochs, config.lr_drop, config.hidden_dim) == ("sdetr", 1, 100, 32)
+    assert len(log_of(folder)) == 1 and "train_cardinality_error" in log_of(folder)[0]
+
+
+@pytest.mark.parametrize("name", ["sdetr_r50", "detr_r50", "lite_sdetr_r50"])
+def test_models_of_config_sdetr_train_evaluate_resume_and_benchmark(call, tiny_sdetr, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("util.benchmark.SECONDS", 0.0)
+    config, out = tmp_path / "small.py", tmp_path / "run"
+    tiny_sdetr(name, lr=1e-3, lr_drop=100).dump(config)
+    assert call("-c", config, "--output_dir", out, options=["epochs=1"]) == 0
+    assert call("-c", config, "--output_dir", out, "--resume", "auto", "--epochs", 3) == 0
+    log = log_of(out)
+    assert [line["epoch"] for line in log] == [0, 1, 2]
+    assert log[-1]["test_loss"] < log[0]["test_loss"]
+    assert call("-c", config, "--eval", "--resume", out / "checkpoint.pth", "--output_dir", out, "--save_log",
+                "--benchmark", "--benchmark_size", 64, 64) == 0
+    evaluated = json.loads((out / "eval/log.txt").read_text())
+    assert evaluated[AP] == log[-1][AP] and evaluated["test_loss"] == pytest.approx(log[-1]["test_loss"])
+
+
+def test_options_win_over_short_forms(call, tmp_path):
+    assert call("--output_dir", tmp_path / "run", "--epochs", 3, "--lr", "5e-5", options=["epochs=1"]) == 0
+    config = load_config(tmp_path / "run/config.py")
+    assert (config.epochs, config.lr) == (1, 5e-5)
+
+
 def test_a_user_error_is_one_line_and_exit_code_2(config_file, tmp_path):
     run = spawn("main.py", "-c", config_file, "--coco_path", tmp_path / "nowhere", "--device", "cpu")
     output, _ = run.communicate(timeout=120)

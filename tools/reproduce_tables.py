@@ -154,7 +154,8 @@ def draw(tables: list[Table], costs: dict[str, Cost], path: Path) -> None:
     left.set_xlim(55, 1000)
     left.grid(color="#e5e5e5")
     left.set_axisbelow(True)
-    left.legend(frameon=False, loc="lower right")
+    if left.get_legend_handles_labels()[0]:
+        left.legend(frameon=False, loc="lower right")
 
     labelled = [(table, row) for table in tables for row in table.rows]
     places = range(len(labelled))

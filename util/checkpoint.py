@@ -167,13 +167,14 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
 
 
 def _to_our_layout(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {_our_name(key, own): value for key, value in state.items()
+    if "backbone.0.patch_embed.proj.weight" in own:  # H-DETR keeps its Swin one level deeper
+        state = {key.replace("backbone.0.body.", "backbone.0."): value for key, value in state.items()}
+    return {our_name(key): value for key, value in state.items()
             if not (_DERIVED.search(key) or _is_unused(key, own))}
 
 
-def _our_name(key: str, own: dict[str, Tensor]) -> str:
-    if key.startswith("backbone.0.body.") and key not in own:  # H-DETR keeps its Swin one level deeper
-        return key.replace(".body.", ".", 1)
+def our_name(key: str) -> str:
+    """The name here of a published parameter."""
     part, dot, rest = key.partition(".")
     return _PUBLISHED_SDETR.get(part, part) + dot + rest
 

@@ -7,6 +7,7 @@ return_interm_indices = [1, 2, 3]
 num_feature_levels = 4  # strides 8, 16, 32, 64
 enc_layers = 6
 enc_nheads = None
+dec_layers = 3  # of each stage
 num_expansion = 3
 enc_scale = 3
 stage_levels = [[2], [1]]  # stride 32, then 16; a third entry [0] is a stage over stride 8

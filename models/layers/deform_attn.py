@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.ops import key_aware_deform_attn, ms_deform_attn
+from models.ops.reference import key_aware_weights, sample
 from util.errors import UserError
 
 
@@ -88,10 +89,15 @@ class MSDeformAttn(DeformableAttention):
     def forward(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: list[tuple[int, int]],
                 padding: Tensor | None = None) -> Tensor:
         """query [B, Q, C] attends to memory [B, N, C]; see `sampling_locations` for reference. Returns [B, Q, C]."""
-        weights = self._split_heads(self.attention_weights(query)).softmax(-1)
-        weights = weights.unflatten(-1, (self.num_levels, self.num_points))
-        locations = self.sampling_locations(query, reference, shapes)
+        locations, weights = self.samples(query, reference, memory, shapes, padding)
         return self.output_proj(ms_deform_attn(self._value(memory, padding), shapes, locations, weights))
+
+    def samples(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: list[tuple[int, int]],
+                padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The sampling locations [B, Q, M, L, P, 2] and their weights [B, Q, M, L, P], with a sum of 1 over L and P."""
+        weights = self._split_heads(self.attention_weights(query)).softmax(-1)
+        return (self.sampling_locations(query, reference, shapes),
+                weights.unflatten(-1, (self.num_levels, self.num_points)))
 
 
 class KeyAwareDeformAttn(DeformableAttention):
@@ -110,10 +116,23 @@ class KeyAwareDeformAttn(DeformableAttention):
     def forward(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: list[tuple[int, int]],
                 padding: Tensor | None = None) -> Tensor:
         """query [B, Q, C] attends to memory [B, N, C]; see `sampling_locations` for reference. Returns [B, Q, C]."""
+        key, value = self._key_and_value(memory, padding)
+        locations = self.sampling_locations(query, reference, shapes)
+        projected = self._split_heads(self.query_proj(query))
+        return self.output_proj(key_aware_deform_attn(projected, key, value, shapes, locations))
+
+    def samples(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: list[tuple[int, int]],
+                padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See MSDeformAttn.samples. For people to look at: the operator of `forward` keeps its weights to itself."""
+        locations = self.sampling_locations(query, reference, shapes)
+        keys = sample(self._key_and_value(memory, padding)[0], shapes, locations)
+        weights = key_aware_weights(self._split_heads(self.query_proj(query)), keys).transpose(1, 2)
+        return locations, weights.unflatten(-1, (self.num_levels, self.num_points))
+
+    def _key_and_value(self, memory: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Both [B, N, M, D], and one tensor unless there is a projection for keys."""
         value = key = self._value(memory, padding)
         if self.key_proj is not None:
             key = self.key_proj(memory)
             key = self._split_heads(key if padding is None else key.masked_fill(padding[..., None], 0))
-        locations = self.sampling_locations(query, reference, shapes)
-        projected = self._split_heads(self.query_proj(query))
-        return self.output_proj(key_aware_deform_attn(projected, key, value, shapes, locations))
+        return key, value

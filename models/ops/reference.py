@@ -17,9 +17,13 @@ def key_aware_deform_attn(query: Tensor, key: Tensor, value: Tensor, spatial_sha
     with _without_autocast(value):
         values = sample(value, spatial_shapes, sampling_locations)
         keys = values if key is value else sample(key, spatial_shapes, sampling_locations)
-        scaled = at_least_float32(query).permute(0, 2, 3, 1) * query.shape[-1] ** -0.5  # [B, M, D, Q]
-        weights = (scaled[..., None] * keys).sum(2).softmax(-1)
-        return _weighted_sum(values, weights).to(value.dtype)
+        return _weighted_sum(values, key_aware_weights(query, keys)).to(value.dtype)
+
+
+def key_aware_weights(query: Tensor, keys: Tensor) -> Tensor:
+    """Softmax over the samples of query [B, Q, M, D] times sampled keys [B, M, D, Q, L * P]: [B, M, Q, L * P]."""
+    scaled = at_least_float32(query).permute(0, 2, 3, 1) * query.shape[-1] ** -0.5  # [B, M, D, Q]
+    return (scaled[..., None] * keys).sum(2).softmax(-1)
 
 
 def ms_deform_attn(value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locations: Tensor,

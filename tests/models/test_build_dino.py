@@ -18,6 +18,9 @@ from util.errors import UserError
     ({"hidden_dim": 30, "nheads": 3}, "hidden_dim=30 must be a multiple of 4"),
     ({"num_feature_levels": 1}, "num_feature_levels=1 is fewer than the 2 maps"),
     ({"dn_labelbook_size": 6}, "dn_labelbook_size=6 is smaller than num_classes=7"),
+    ({"pre_norm": True}, "pre_norm=True"),
+    ({"classification": "softmax"}, "classification='softmax'"),
+    ({"stage_levels": [[0]]}, "stage_levels"),
     ({"modelname": "dinno"}, "modelname='dinno' is unknown. Did you mean 'dino'"),
     ({"num_classes": "auto"}, "num_classes='auto' takes the classes from a data set"),
 ])
@@ -105,8 +108,8 @@ def test_loss_and_postprocess_options(build):
                                bbox_loss_coef=8, giou_loss_coef=9, interm_loss_coef=0.5, no_interm_box_loss=True,
                                num_select=11, nms_iou_threshold=0.6)
     matcher = criterion.matcher
-    assert (matcher.cost_class, matcher.cost_bbox, matcher.cost_giou, matcher.focal_alpha) == (1, 2, 3, 0.5)
-    assert criterion.focal_alpha == 0.5
+    assert (matcher.cost_class, matcher.cost_bbox, matcher.cost_giou, matcher.classification.alpha) == (1, 2, 3, 0.5)
+    assert criterion.classification is matcher.classification
     weights = criterion.weight_dict
     assert [weights[f"loss_{name}_0"] for name in ("ce", "bbox", "giou")] == [7, 8, 9]
     assert [weights[f"loss_{name}_interm"] for name in ("ce", "bbox", "giou")] == [3.5, 0, 0]

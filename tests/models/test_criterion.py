@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import models.criterion
+from models.classification import FocalClassification
 from models.criterion import LossWeights, SetCriterion
 from models.denoising import DenoisingMeta
 from models.matcher import HungarianMatcher
@@ -13,7 +14,8 @@ BASE = ("loss_ce", "loss_bbox", "loss_giou")
 
 def make_criterion(num_layers=1, use_dn=True, alpha=0.25, aux_loss=True, **weights):
     weights = LossWeights(**{"cls": 1.0, "bbox": 5.0, "giou": 2.0} | weights)
-    return SetCriterion(HungarianMatcher(2, 5, 2, alpha), weights, num_layers, alpha, use_dn, aux_loss)
+    focal = FocalClassification(alpha)
+    return SetCriterion(HungarianMatcher(2, 5, 2, focal), weights, num_layers, focal, use_dn, aux_loss)
 
 
 def prediction(logits, boxes):

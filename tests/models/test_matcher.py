@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from models.classification import FocalClassification, SoftmaxClassification
 from models.matcher import HungarianMatcher
 
 CLASSES = 3
@@ -40,8 +41,8 @@ def giou(a, b):
 
 def cost(matcher, logits, box, label, wanted):
     p = 1 / (1 + math.exp(-logits[label]))
-    focal = (-matcher.focal_alpha * (1 - p)**2 * math.log(p)
-             + (1 - matcher.focal_alpha) * p**2 * math.log(1 - p))
+    alpha = matcher.classification.alpha
+    focal = -alpha * (1 - p)**2 * math.log(p) + (1 - alpha) * p**2 * math.log(1 - p)
     l1 = sum(abs(x - y) for x, y in zip(box, wanted, strict=True))
     return matcher.cost_class * focal + matcher.cost_bbox * l1 - matcher.cost_giou * giou(box, wanted)
 
@@ -88,9 +89,20 @@ def test_equals_brute_force(weights, counts):
 
 @pytest.mark.parametrize("alpha", [0.25, 0.9])
 def test_class_cost_uses_focal_alpha(alpha):
-    matcher = HungarianMatcher(1, 1, 0, focal_alpha=alpha)
+    matcher = HungarianMatcher(1, 1, 0, FocalClassification(alpha))
     outputs, targets = make_outputs(1, 4), make_targets(3)
     assert_best(matcher, pairs_of(matcher(outputs, targets)[0], 0), outputs[0], targets[0], 0)
+
+
+def test_softmax_class_cost():
+    """Query 1 has the greatest logit of class 0, query 2 the greatest probability: its other logits are small."""
+    outputs = [{"pred_logits": torch.tensor([[[0.0, 0.0, 0.0], [3.0, 5.0, 0.0], [2.0, -4.0, -4.0]]]),
+                "pred_boxes": torch.full((1, 3, 4), 0.3)}]
+    targets = [{"labels": torch.tensor([0]), "boxes": torch.full((1, 4), 0.3)}]
+    match, = HungarianMatcher(1, 5, 2, SoftmaxClassification())(outputs, targets)
+    assert match.tolist() == [[0], [2], [0]]
+    match, = HungarianMatcher(1, 5, 2)(outputs, targets)
+    assert match.tolist() == [[0], [1], [0]]
 
 
 def test_images_without_targets():

@@ -35,6 +35,27 @@ def test_flatten():
     torch.testing.assert_close(features.valid_ratios, torch.tensor([[[5 / 6, 0.5], [1.0, 0.5]]]))  # (width, height)
 
 
+def test_positions_without_level_embedding():
+    masks = [partly_valid(2, 3, 2, 3), partly_valid(1, 2, 1, 1)]
+    maps, positions, level_embed, features = make([(2, 3), (1, 2)], masks)
+    plain = FlatFeatures.flatten(maps, positions)
+    torch.testing.assert_close(plain.pos[:, :6], features.pos[:, :6] - level_embed[0])
+    torch.testing.assert_close(plain.pos[:, 6:], features.pos[:, 6:] - level_embed[1])
+    assert torch.equal(plain.tokens, features.tokens) and torch.equal(plain.valid_ratios, features.valid_ratios)
+
+
+def test_some_levels():
+    shapes = [(4, 6), (2, 3), (1, 2)]
+    maps, positions, level_embed, features = make(
+        shapes, [partly_valid(4, 6, 2, 5), partly_valid(2, 3, 1, 3), partly_valid(1, 2, 1, 1)])
+    for levels in ([0, 2], [1], [0, 1, 2]):
+        ours = features.select(levels)
+        expected = FlatFeatures.flatten([maps[i] for i in levels], [positions[i] for i in levels], level_embed[levels])
+        assert ours.shapes == expected.shapes and ours.level_start == expected.level_start
+        for name in ("tokens", "pos", "padding", "valid_ratios"):
+            assert torch.equal(getattr(ours, name), getattr(expected, name)), name
+
+
 def test_reference_points():
     """A token's centre in the unpadded image, as (x, y), scaled to the unpadded part of every level."""
     *_, features = make([(4, 6), (2, 3)], [partly_valid(4, 6, 2, 5), partly_valid(2, 3, 1, 3)])

@@ -349,6 +349,23 @@ def test_the_unused_projection_of_published_plain_attention_is_dropped(build):
         "x.query_proj.weight": torch.zeros(1)})
 
 
+def test_published_sdetr_names_are_ours(tiny_sdetr):
+    """Stage 1 is over C5, the last map; stage 2 over C4."""
+    source, model = (build_model(tiny_sdetr("sdetr_r50"))[0] for _ in range(2))
+    assert differing(snapshot(model), snapshot(source))
+    published = {"stages.0": "mytransformer1", "stages.1": "mytransformer2", "query_embed.0": "query_embed1",
+                 "query_embed.1": "query_embed2", "input_proj.1": "input_proj1", "input_proj.0": "input_proj2"}
+    state = {}
+    for key, value in source.state_dict().items():
+        own = next((own for own in published if key.startswith(f"{own}.")), "")
+        state[published.get(own, own) + key.removeprefix(own)] = value
+    assert not any(key.startswith(tuple(published)) for key in state)
+    load_weights(model, {"model": state})
+    assert not differing(snapshot(model), snapshot(source))
+    del state["mytransformer2.decoder.norm.weight"]
+    assert "1 missing: stages.1.decoder.norm.weight" in refusal(load_weights, model, state)
+
+
 # load_pretrained
 
 def test_fine_tuning_starts_from_all_weights_of_an_equal_model(build, save):

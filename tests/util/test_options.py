@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from models import MODELS
 from util.config import load_config
 from util.errors import UserError
 from util.options import GROUPS, KEYS, RETIRED, describe_keys, parse_options
@@ -48,6 +49,7 @@ def parsed(name, value):
     ("lr_backbone_names", "backbone.0", ["backbone.0"]), ("backbone_freeze_keywords", None, None),
     ("backbone_freeze_keywords", ["bn", "layer1"], ["bn", "layer1"]), ("data_aug_scale_overlap", 1, 1.0),
     ("num_classes", "auto", "auto"), ("num_classes", 80.0, 80), ("num_expansion", None, None), ("num_expansion", 3, 3),
+    ("stage_levels", [[2, 3], (1,), 0.0], [[2, 3], [1], [0]]), ("enc_nheads", 8, [8]),
     ("position_embedding", "learned", "learned"), ("key_aware", False, False), ("backbone_dir", "weights", "weights"),
 ])
 def test_values_are_converted_where_that_is_exact(name, value, expected):
@@ -58,8 +60,10 @@ def test_values_are_converted_where_that_is_exact(name, value, expected):
 
 
 @pytest.mark.parametrize("name, value, wanted", [
-    ("enc_layers", 6.5, "int"), ("enc_layers", "6", "int"), ("enc_layers", True, "int"), ("enc_layers", None, "int"),
-    ("enc_layers", [6], "int"), ("dropout", True, "float"), ("dropout", "0", "float"), ("dropout", None, "float"),
+    ("num_queries", 6.5, "int"), ("num_queries", "6", "int"), ("num_queries", True, "int"),
+    ("num_queries", None, "int"), ("num_queries", [6], "int"), ("enc_layers", "6", "int or a list of int"),
+    ("stage_levels", [["1"]], "a list of lists of int or None"), ("classification", "bce", "'focal' or 'softmax'"),
+    ("dropout", True, "float"), ("dropout", "0", "float"), ("dropout", None, "float"),
     ("dilation", 1, "bool"), ("dilation", "True", "bool"), ("key_aware", 1, "bool or None"), ("backbone", 50, "str"),
     ("return_interm_indices", None, "a list of int"), ("return_interm_indices", [1, "2"], "a list of int"),
     ("return_interm_indices", [1, True], "a list of int"), ("data_aug_scales", [480.5], "a list of int"),
@@ -70,6 +74,17 @@ def test_wrong_types_are_refused(name, value, wanted):
     with pytest.raises(UserError) as error:
         parse_options({name: value})
     assert str(error.value) == f"config key {name}={value!r} must be {wanted}"
+
+
+@pytest.mark.parametrize("name", ["enc_layers", "dec_layers"])
+def test_a_list_of_layers_needs_stages(name):
+    with pytest.raises(UserError, match=rf"{name}=\[3, 2\] must be int: only stages"):
+        parse_options({name: [3, 2]})
+
+
+def test_depths_of_stages():
+    options = parse_options({"enc_layers": [3, 2], "dec_layers": 4, "stage_levels": [[1], [0]]})
+    assert options.encoder.enc_layers == [3, 2] and options.decoder.dec_layers == 4
 
 
 def test_modelname_must_be_text():
@@ -145,7 +160,7 @@ def test_published_keys():
 @pytest.mark.parametrize("path", sorted(Path("config").rglob("*.py")), ids=str)
 def test_config_files(path):
     options = parse_options(load_config(path))
-    assert options.modelname == "dino"
+    assert options.modelname in MODELS
 
 
 def test_the_config_is_not_changed():

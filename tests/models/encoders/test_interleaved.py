@@ -49,7 +49,17 @@ def test_tokens_that_each_layer_updates(make_features, enc_scale, low, num_block
         assert torch.equal(layer.tokens, layer.memory[:, start:])
         assert torch.equal(layer.pos, features.pos[:, start:])
         assert torch.equal(layer.reference, features.reference_points()[:, start:])
-        assert layer.num_low == low
+        assert layer.num_low == low - start
+
+
+@pytest.mark.parametrize("finest_read, start", [(0, 0), (1, 64), (2, 80), (3, 84)])
+def test_the_last_layer_updates_what_is_read(make_features, finest_read, start):
+    encoder = InterleavedEncoder([Count() for _ in range(4)], 2, 2, finest_read=finest_read)  # 80 low-level tokens
+    features = make_features(SHAPES, DIM)
+    updates = (encoder(features).tokens - features.tokens)[0, :, 0]
+    expected = torch.tensor([1.0 + (start <= token) if token < 80 else 3.0 + (start <= token) for token in range(85)])
+    torch.testing.assert_close(updates, expected)
+    assert encoder.layers[-1].num_low == max(80 - start, 0)
 
 
 def test_low_level_tokens_wait_for_the_end_of_a_block(make_features):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from models.layers.deform_attn import KeyAwareDeformAttn, MSDeformAttn
+from models.ops import ms_deform_attn
 from util.errors import UserError
 
 SHAPES = [(4, 5), (2, 3)]
@@ -160,3 +161,17 @@ def test_keys_are_the_values_unless_projected():
 def test_dim_must_be_a_multiple_of_the_heads(kind):
     with pytest.raises(UserError, match="hidden_dim 10 is not a multiple of nheads 3"):
         kind(10, LEVELS, 3, POINTS)
+
+
+@pytest.mark.parametrize("kind, options", [(MSDeformAttn, {}), (KeyAwareDeformAttn, {}),
+                                           (KeyAwareDeformAttn, {"proj_key": True})], ids=str)
+@pytest.mark.parametrize("reference_dim", [2, 4])
+def test_samples_are_what_the_module_adds_up(kind, options, reference_dim):
+    module = make_module(kind, **options)
+    query, reference, memory, padding = make_inputs(reference_dim)
+    locations, weights = module.samples(query, reference, memory, SHAPES, padding)
+    assert locations.shape == (*weights.shape, 2) == (2, 4, HEADS, LEVELS, POINTS, 2)
+    torch.testing.assert_close(weights.sum((3, 4)), torch.ones(2, 4, HEADS, dtype=torch.float64))
+    value = module.value_proj(memory).masked_fill(padding[..., None], 0).unflatten(-1, (HEADS, -1))
+    expected = module.output_proj(ms_deform_attn(value, SHAPES, locations, weights))
+    torch.testing.assert_close(module(query, reference, memory, SHAPES, padding), expected)

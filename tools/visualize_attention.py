@@ -1,0 +1,153 @@
+"""Draws what a query attends to: python tools/visualize_attention.py -c CONFIG --resume CHECKPOINT --image FILE
+
+One row for each encoder and decoder, one panel for each of its layers (with --heads: for each head of its last layer).
+A decoder's panels show what the query attends to in the memory. An encoder's show what the token in the centre of the
+query's box attends to, of the coarsest map: there is the cross. Global attention is a map over the image; deformable
+attention is its sampled points, coloured by weight. The query's box is drawn in white.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.ops import box_convert
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.transforms import val_transforms
+from models import build_model
+from models.attention_maps import Attended, record_attention
+from util.checkpoint import load_weights, read_checkpoint
+from util.config import load_config, parse_pairs
+from util.errors import UserError
+from util.options import DataOptions, parse_options
+
+COLOURS = "inferno"
+
+
+def main(args: argparse.Namespace) -> None:
+    checkpoint = read_checkpoint(args.resume)
+    config = load_config(args.config_file, parse_pairs(args.options))
+    names = checkpoint.get("class_names", {})
+    if config.get("num_classes") == "auto" and names:
+        config.num_classes = max(names) + 1
+    model, _, postprocessors = build_model(config | {"pretrained_backbone": False})
+    load_weights(model, checkpoint)
+    picture = read_image(args.image)
+    with torch.no_grad(), record_attention(model.eval()) as records:
+        outputs = model([model_input(picture, parse_options(config).data)])
+
+    scores, labels, queries = (x[0] for x in postprocessors["bbox"].classification.best(
+        outputs["pred_logits"], outputs["pred_logits"][0].numel()))
+    num_queries = outputs["pred_boxes"].shape[1]
+    if args.query is not None and not 0 <= args.query < num_queries:
+        raise UserError(f"--query {args.query} must be from 0 to {num_queries - 1}")
+    mine = queries == args.query if args.query is not None else torch.ones_like(queries, dtype=torch.bool)
+    best = torch.where(mine, scores, -1).argmax()
+    query, label = int(queries[best]), int(labels[best])
+    title = f"query {query}: {names.get(label, f'class {label}')}, score {scores[best]:.2f}"
+    draw(picture, records, query, outputs["pred_boxes"][0, query], title, args.heads).savefig(args.output)
+    print(f"{title}; wrote {args.output}")
+
+
+def read_image(path: Path) -> Image.Image:
+    try:
+        return Image.open(path).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"cannot read the image {path}: {error}") from error
+
+
+def model_input(picture: Image.Image, options: DataOptions) -> Tensor:
+    """Resized and normalised as in an evaluation."""
+    boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=picture.size[::-1])
+    return val_transforms(options)(picture, {"boxes": boxes, "area": torch.zeros(0)})[0]
+
+
+def draw(picture: Image.Image, records: list[Attended], query: int, box: Tensor, title: str, heads: bool) -> Figure:
+    """The panels of a query whose box [4] is cxcywh in [0, 1]."""
+    parts: dict[str, list[Attended]] = {}
+    for record in records:
+        parts.setdefault(record.part, []).append(record)
+    rows = []
+    for part, layers in parts.items():
+        if heads:
+            rows.append([(f"{part}, layer {len(layers)}, head {head + 1}", layers[-1], [head])
+                         for head in range(layers[-1].weights.shape[1])])
+        else:
+            rows.append([(f"{part}, layer {i + 1}", layer, list(range(layer.weights.shape[1])))
+                         for i, layer in enumerate(layers)])
+    columns = max(map(len, rows))
+    height = 3 * picture.height / picture.width
+    figure = Figure(figsize=(3 * columns, (height + 0.3) * len(rows) + 0.5), dpi=110, layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes, panel in [(axes, panel) for row, panels in zip(grid, rows)
+                        for axes, panel in zip(row, panels + [None] * (columns - len(panels)))]:
+        axes.set_axis_off()
+        if panel is not None:
+            name, layer, chosen = panel
+            axes.set_title(name, fontsize=8)
+            draw_panel(axes, picture, layer, chosen, query, box)
+    return figure
+
+
+def draw_panel(axes: Axes, picture: Image.Image, layer: Attended, heads: list[int], query: int, box: Tensor) -> None:
+    """The mean over some heads."""
+    width, height = picture.size
+    if layer.in_encoder:
+        index, (x, y) = token_at(layer, box)
+        axes.plot(x * width, y * height, "+", color="cyan", markersize=10, markeredgewidth=2, zorder=3)
+    else:
+        index = query
+    weights = layer.weights[index, heads]
+    extent = (0, width, height, 0)
+    axes.imshow(picture.convert("L"), cmap="gray", extent=extent)
+    if layer.locations is None:
+        axes.imshow(as_map(weights.mean(0), layer.shapes), cmap=COLOURS, alpha=0.65, extent=extent)
+    else:
+        points = layer.locations[index, heads].flatten(0, -2).clone()
+        order = weights.flatten().argsort()  # the heaviest on top
+        x, y = (points[order] * points.new_tensor([width, height])).T
+        axes.scatter(x, y, c=weights.flatten()[order], cmap=COLOURS, s=9)
+    (left, top, box_width, box_height), = box_convert(box[None], "cxcywh", "xywh") * box.new_tensor(
+        [width, height, width, height])
+    axes.add_patch(Rectangle((left, top), box_width, box_height, fill=False, edgecolor="white", linewidth=1.5))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+
+
+def token_at(layer: Attended, box: Tensor) -> tuple[int, tuple[float, float]]:
+    """The token of the coarsest map in the centre of the box: its place among the tokens that the layer updates (which
+    end with those of the coarsest map), and its centre (x, y) in [0, 1].
+    """
+    height, width = layer.shapes[-1]
+    column, row = (min(int(c * n), n - 1) for c, n in zip(box[:2].clamp(0, 1), (width, height)))
+    index = len(layer.weights) - height * width + row * width + column
+    return index, ((column + 0.5) / width, (row + 0.5) / height)
+
+
+def as_map(weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+    """Weights [N] of the tokens of all maps, added up at the resolution of the finest."""
+    maps = [part.view(1, 1, *shape) for part, shape in zip(weights.split([h * w for h, w in shapes]), shapes)]
+    return sum(F.interpolate(m, shapes[0]) for m in maps)[0, 0]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config_file", "-c", required=True)
+    parser.add_argument("--resume", required=True, metavar="FILE|URL", help="the detector's weights")
+    parser.add_argument("--image", required=True, type=Path)
+    parser.add_argument("--query", type=int, help="number of the query; default: the one with the best score")
+    parser.add_argument("--heads", action="store_true", help="the heads of each part's last layer, not its layers")
+    parser.add_argument("--output", type=Path, default=Path("attention.png"))
+    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
+    try:
+        main(parser.parse_args())
+    except UserError as error:
+        sys.exit(f"error: {error}")
