@@ -52,7 +52,9 @@ def build_sdetr(options: Options) -> Built:
         _each_stage("enc_layers", options.encoder.enc_layers, len(levels)),
         _each_stage("enc_nheads", options.stages.enc_nheads or attention.nheads, len(levels)))]
     input_proj = nn.ModuleList(nn.Conv2d(c, attention.hidden_dim, kernel_size=1) for c in backbone.num_channels)
-    return _build_stacked(options, backbone, input_proj, levels, encoders)
+    mixed = any(len(stage) > 1 for stage in levels)  # tokens of several levels have to be told apart
+    return _build_stacked(options, backbone, input_proj, levels, encoders,
+                          level_embed=_level_embed(len(backbone.num_channels), attention.hidden_dim) if mixed else None)
 
 
 def build_lite_sdetr(options: Options) -> Built:
@@ -67,13 +69,12 @@ def build_lite_sdetr(options: Options) -> Built:
     input_proj = make_input_proj(backbone.num_channels, attention.num_feature_levels, attention.hidden_dim)
     encoder = make_encoder(attention, options.encoder, finest_read=min(level for stage in levels for level in stage))
     initialise_transformer(encoder)
-    level_embed = nn.Parameter(torch.randn(attention.num_feature_levels, attention.hidden_dim))
     return _build_stacked(options, backbone, input_proj, levels, [None] * len(levels), encoder=encoder,
-                          level_embed=level_embed)
+                          level_embed=_level_embed(attention.num_feature_levels, attention.hidden_dim))
 
 
 def _build_stacked(options: Options, backbone: Backbone, input_proj: nn.ModuleList, levels: list[list[int]],
-                   encoders: list[GlobalEncoder | None], **common: nn.Module | nn.Parameter) -> Built:
+                   encoders: list[GlobalEncoder | None], **common: nn.Module | nn.Parameter | None) -> Built:
     depths = _each_stage("dec_layers", options.decoder.dec_layers, len(levels))
     heads = _each_stage("dec_nheads", options.stages.dec_nheads or options.attention.nheads, len(levels))
     stages = [Stage(read, encoder, _decoder(options.attention, depth, num_heads))
@@ -126,6 +127,10 @@ def _layers(kind: type[GlobalAttentionLayer], part: str, options: AttentionOptio
         raise UserError(f"{depth} {part} layers are too few")
     return [kind(options.hidden_dim, num_heads, options.dim_feedforward, options.dropout,
                  ACTIVATIONS[options.transformer_activation], options.pre_norm) for _ in range(depth)]
+
+
+def _level_embed(num_levels: int, dim: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(num_levels, dim))
 
 
 def _queries(options: Options) -> nn.Embedding:

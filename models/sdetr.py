@@ -14,7 +14,8 @@ from util.nested_tensor import NestedTensor
 class SDETR(nn.Module):
     """SDETR, whose stages encode their own tokens, and Lite-SDETR, whose stages read the memory of one `encoder`.
 
-    input_proj: one module a level, see `multi_scale_features`; level_embed [L, C] goes with a common encoder.
+    input_proj: one module a level, see `multi_scale_features`. level_embed [L, C] is added to the positions, for an
+    encoder or a stage that reads several levels.
     query_embed: one embedding a stage, which says where its queries look; what they look for is their content.
     PARTS names the modules of each part that the benchmark counts.
     """

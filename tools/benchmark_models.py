@@ -119,10 +119,11 @@ def train(setting: Setting, name: str, steps: int) -> dict:
 
     if setting.device.type == "cpu":
         keep_freed_memory()
-    (model, criterion), optim = setting.build(), parse_options(setting.config()).optim
+    (model, criterion), options = setting.build(), parse_options(setting.config())
+    optim = options.optim
     optimizer = build_optimizer(model, optim)
     scaler = GradScaler(setting.device.type, enabled=setting.amp_dtype == torch.float16)
-    batches = [random_batch(setting, model.num_classes, seed) for seed in range(BATCHES)]
+    batches = [random_batch(setting, options.data.num_classes, seed) for seed in range(BATCHES)]
 
     def run(count: int) -> tuple[float, float]:
         """Mean loss, and seconds a step."""

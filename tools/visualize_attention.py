@@ -110,15 +110,14 @@ def draw_panel(axes: Axes, picture: Image.Image, layer: Attended, heads: list[in
     extent = (0, width, height, 0)
     axes.imshow(picture.convert("L"), cmap="gray", extent=extent)
     if layer.locations is None:
-        axes.imshow(as_map(weights.mean(0), layer.shapes), cmap=COLOURS, alpha=0.65, extent=extent)
+        axes.imshow(as_map(weights.mean(0), layer.shapes).numpy(), cmap=COLOURS, alpha=0.65, extent=extent)
     else:
-        points = layer.locations[index, heads].flatten(0, -2).clone()
+        points = layer.locations[index, heads].flatten(0, -2)
         order = weights.flatten().argsort()  # the heaviest on top
-        x, y = (points[order] * points.new_tensor([width, height])).T
-        axes.scatter(x, y, c=weights.flatten()[order], cmap=COLOURS, s=9)
-    (left, top, box_width, box_height), = box_convert(box[None], "cxcywh", "xywh") * box.new_tensor(
-        [width, height, width, height])
-    axes.add_patch(Rectangle((left, top), box_width, box_height, fill=False, edgecolor="white", linewidth=1.5))
+        x, y = (points[order] * points.new_tensor([width, height])).T.numpy()
+        axes.scatter(x, y, c=weights.flatten()[order].numpy(), cmap=COLOURS, s=9)
+    *corner, box_width, box_height = (box_convert(box, "cxcywh", "xywh") * box.new_tensor([width, height] * 2)).tolist()
+    axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, edgecolor="white", linewidth=1.5))
     axes.set(xlim=(0, width), ylim=(height, 0))
 
 
@@ -138,7 +137,7 @@ def as_map(weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
     return sum(F.interpolate(m, shapes[0]) for m in maps)[0, 0]
 
 
-if __name__ == "__main__":
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config_file", "-c", required=True)
     parser.add_argument("--resume", required=True, metavar="FILE|URL", help="the detector's weights")
@@ -147,7 +146,11 @@ if __name__ == "__main__":
     parser.add_argument("--heads", action="store_true", help="the heads of each part's last layer, not its layers")
     parser.add_argument("--output", type=Path, default=Path("attention.png"))
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
     try:
-        main(parser.parse_args())
+        main(parse_args())
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -67,6 +67,18 @@ def count_flops(model: nn.Module, size: tuple[int, int]) -> dict[str, float]:
     return {part: flops / 2e9 for part, flops in (spent | {"total": total}).items()}
 
 
+def count_part_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters of each part of `model.PARTS`, in order, and "other". One that several parts share, as a decoder
+    shares the heads, belongs to the last of them.
+    """
+    owner = {parameter: part for part, prefixes in model.PARTS.items() for prefix in prefixes
+             for parameter in model.get_submodule(prefix).parameters()}
+    counts = dict.fromkeys([*model.PARTS, "other"], 0)
+    for parameter in model.parameters():
+        counts[owner.get(parameter, "other")] += parameter.numel()
+    return counts
+
+
 def mean_flops(model: nn.Module, sizes: Iterable[tuple[int, int]]) -> dict[str, float]:
     """count_flops averaged over images of several sizes; equal sizes are counted once."""
     sizes = list(sizes)

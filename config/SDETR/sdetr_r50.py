@@ -35,6 +35,7 @@ dim_feedforward = 2048
 dropout = 0.1
 pre_norm = False
 num_queries = 100
+num_select = 100  # with classification = 'focal'; with softmax each query gives a detection
 
 # matching and losses
 classification = 'softmax'

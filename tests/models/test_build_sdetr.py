@@ -44,6 +44,13 @@ def test_one_number_is_for_all_stages(build_sdetr):
     assert [heads(stage.decoder) for stage in model.stages] == [[4] * 2] * 2
 
 
+@pytest.mark.parametrize("name, levels, rows", [("sdetr_r50", [[1], [0]], None), ("sdetr_r50", [[1], [0, 1]], 2),
+                                                ("lite_sdetr_r50", [[2], [1]], 4)])
+def test_levels_that_meet_are_told_apart(build_sdetr, name, levels, rows):
+    level_embed = build_sdetr(name, stage_levels=levels)[0].level_embed
+    assert level_embed is None if rows is None else level_embed.shape == (rows, 32)
+
+
 def test_lite_encoder(build_sdetr):
     encoder = build_sdetr("lite_sdetr_r50")[0].encoder
     assert type(encoder) is InterleavedEncoder and (encoder.block_length, encoder.enc_scale) == (2, 3)

@@ -5,7 +5,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build_model
-from util.benchmark import FORMULAS, count_flops, count_parameters, mean_flops, measure_speed
+from util.benchmark import (
+    FORMULAS,
+    count_flops,
+    count_parameters,
+    count_part_parameters,
+    mean_flops,
+    measure_speed,
+)
 from util.config import load_config
 
 
@@ -37,6 +44,13 @@ def test_parts_and_rest_are_counted_apart():
     flops = count_flops(TwoParts(), (10, 20))
     assert {k: round(v * 1e9) for k, v in flops.items()} == {
         "first": 200 * 12, "second": 200 * 20, "other": 200 * 10, "total": 200 * 42}
+
+
+def test_parameters_of_parts():
+    model = TwoParts()
+    assert count_part_parameters(model) == {"first": 16, "second": 25, "other": 12}
+    model.second.shared = model.first  # belongs to the last part that has it
+    assert count_part_parameters(model) == {"first": 0, "second": 41, "other": 12}
 
 
 def test_mean_over_image_sizes():
