@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from models.build_deformable_detr import build_deformable_detr
 from models.build_dino import build_dino
 from models.build_sdetr import build_detr, build_lite_sdetr, build_sdetr
 from util.config import Config
@@ -11,6 +12,7 @@ from util.options import Options, parse_options
 
 MODELS: dict[str, Callable[[Options], tuple[nn.Module, nn.Module, dict]]] = {
     "dino": build_dino,
+    "deformable_detr": build_deformable_detr,
     "detr": build_detr,
     "sdetr": build_sdetr,
     "lite_sdetr": build_lite_sdetr,

@@ -1,21 +1,30 @@
 """Builds DINO and Lite-DINO from the options."""
 from torch import nn
 
-from models.backbones import build_backbone
+from models.backbones import Backbone, build_backbone
 from models.classification import FocalClassification
 from models.criterion import LossWeights, SetCriterion
-from models.decoders.dino import DINODecoder, DINODecoderLayer
+from models.decoders.deformable import DeformableDecoderLayer
+from models.decoders.dino import DINODecoder
 from models.denoising import Denoising
-from models.dino import DINO, Heads, make_input_proj
+from models.dino import DINO, make_input_proj
 from models.encoders.deformable import DeformableEncoder, DeformableEncoderLayer
 from models.encoders.interleaved import CrossScaleLayer, InterleavedEncoder
+from models.heads import Heads
 from models.layers.activations import ACTIVATIONS
 from models.layers.deform_attn import DeformableAttention, KeyAwareDeformAttn, MSDeformAttn
 from models.matcher import HungarianMatcher
 from models.postprocess import PostProcess
 from models.transformer import TwoStageTransformer
 from util.errors import UserError
-from util.options import AttentionOptions, EncoderOptions, LossOptions, Options
+from util.options import (
+    AttentionOptions,
+    DecoderOptions,
+    DeformableDETROptions,
+    EncoderOptions,
+    LossOptions,
+    Options,
+)
 
 
 def build_dino(options: Options) -> tuple[DINO, SetCriterion, dict]:
@@ -25,22 +34,14 @@ def build_dino(options: Options) -> tuple[DINO, SetCriterion, dict]:
     if labels < num_classes:
         raise UserError(f"dn_labelbook_size={labels} is smaller than num_classes={num_classes}")
 
-    if attention.pre_norm or options.loss.classification != "focal" or options.stages.stage_levels is not None:
-        raise UserError("pre_norm=True, classification='softmax' and stage_levels are for DETR and SDETR, not for DINO")
-
-    backbone = build_backbone(options.backbone, options.position, dim, train=options.optim.lr_backbone > 0)
+    if options.deformable_detr != DeformableDETROptions():
+        raise UserError(f"{', '.join(vars(options.deformable_detr))} are for Deformable DETR, not for DINO")
+    backbone = make_backbone(options)
     separate = not (decoder_options.dec_pred_bbox_embed_share and decoder_options.dec_pred_class_embed_share)
     if separate and not options.loss.aux_loss:
         raise UserError("aux_loss=False leaves the heads of all layers but the last untrained: share them "
                         "(dec_pred_bbox_embed_share, dec_pred_class_embed_share)")
-    if levels < len(backbone.num_channels):
-        raise UserError(f"num_feature_levels={levels} is fewer than the {len(backbone.num_channels)} maps of "
-                        f"return_interm_indices={options.backbone.return_interm_indices}")
-    decoder_layers = [
-        DINODecoderLayer(make_attention(attention, decoder_options.dec_n_points), dim, attention.nheads,
-                         attention.dim_feedforward, attention.dropout, ACTIVATIONS[attention.transformer_activation])
-        for _ in range(decoder_options.dec_layers)]
-    decoder = DINODecoder(decoder_layers, dim, attention.deformable_use_checkpoint,
+    decoder = DINODecoder(make_decoder_layers(attention, decoder_options), dim, attention.deformable_use_checkpoint,
                           decoder_options.use_detached_boxes_dec_out)
     transformer = TwoStageTransformer(make_encoder(attention, options.encoder), decoder, dim, levels,
                                       decoder_options.num_queries, decoder_options.embed_init_tgt)
@@ -53,9 +54,34 @@ def build_dino(options: Options) -> tuple[DINO, SetCriterion, dict]:
         denoising=Denoising(denoising.dn_number, denoising.dn_box_noise_scale, denoising.dn_label_noise_ratio)
         if denoising.use_dn else None,
         aux_loss=options.loss.aux_loss)
-    criterion = make_criterion(options.loss, decoder_options.dec_layers, denoising.use_dn)
+    loss = options.loss
+    weights = LossWeights(loss.cls_loss_coef, loss.bbox_loss_coef, loss.giou_loss_coef,
+                          loss.interm_loss_coef, not loss.no_interm_box_loss)
+    criterion = make_criterion(loss, weights, decoder_options.dec_layers, denoising.use_dn)
     post = PostProcess(options.postprocess.num_select, options.postprocess.nms_iou_threshold)
     return model, criterion, {"bbox": post}
+
+
+def make_backbone(options: Options) -> Backbone:
+    """The backbone of a detector with a deformable transformer. Raises UserError for options that fit no such one."""
+    if (options.attention.pre_norm or options.loss.classification != "focal"
+            or options.stages.stage_levels is not None):
+        raise UserError("pre_norm=True, classification='softmax' and stage_levels are for DETR and SDETR, not for "
+                        f"modelname={options.modelname!r}")
+    backbone = build_backbone(options.backbone, options.position, options.attention.hidden_dim,
+                              train=options.optim.lr_backbone > 0)
+    levels = options.attention.num_feature_levels
+    if levels < len(backbone.num_channels):
+        raise UserError(f"num_feature_levels={levels} is fewer than the {len(backbone.num_channels)} maps of "
+                        f"return_interm_indices={options.backbone.return_interm_indices}")
+    return backbone
+
+
+def make_decoder_layers(attention: AttentionOptions, options: DecoderOptions) -> list[DeformableDecoderLayer]:
+    return [DeformableDecoderLayer(make_attention(attention, options.dec_n_points), attention.hidden_dim,
+                                   attention.nheads, attention.dim_feedforward, attention.dropout,
+                                   ACTIVATIONS[attention.transformer_activation])
+            for _ in range(options.dec_layers)]
 
 
 def make_attention(options: AttentionOptions, num_points: int) -> DeformableAttention:
@@ -88,9 +114,8 @@ def make_encoder(attention: AttentionOptions, options: EncoderOptions, finest_re
                               finest_read)
 
 
-def make_criterion(options: LossOptions, num_layers: int, use_dn: bool) -> SetCriterion:
+def make_criterion(options: LossOptions, weights: LossWeights, num_layers: int, use_dn: bool = False,
+                   copies: int = 1) -> SetCriterion:
     classification = FocalClassification(options.focal_alpha)
     matcher = HungarianMatcher(options.set_cost_class, options.set_cost_bbox, options.set_cost_giou, classification)
-    weights = LossWeights(options.cls_loss_coef, options.bbox_loss_coef, options.giou_loss_coef,
-                          options.interm_loss_coef, not options.no_interm_box_loss)
-    return SetCriterion(matcher, weights, num_layers, classification, use_dn, options.aux_loss)
+    return SetCriterion(matcher, weights, num_layers, classification, use_dn, options.aux_loss, copies)

@@ -16,28 +16,36 @@ from util.distributed import all_reduce_mean
 
 @dataclass
 class LossWeights:
-    """Weights of the three losses, and of the encoder's proposals relative to the decoder (None: no proposals)."""
+    """Weights of the three losses, and relative to the decoder's those of the encoder's proposals (`interm`), of all
+    its tokens as proposals (`enc`) and of the one-to-many branch. None: the detector has no such part.
+    """
 
     cls: float
     bbox: float
     giou: float
     interm: float | None = 1.0
     interm_boxes: bool = True
+    enc: float | None = None
+    one2many: float | None = None
 
 
 class SetCriterion(nn.Module):
     """Losses of the last layer ("loss_ce", "loss_bbox", "loss_giou"), of the layers before it ("_0" ...) and, where
-    the detector has them, of the encoder's proposals ("_interm") and of the denoising queries ("_dn", "_dn_0" ...).
+    the detector has them, of the encoder's proposals ("_interm"), of the denoising queries ("_dn", "_dn_0" ...), of all
+    tokens of the encoder, which only tell objects from background ("_enc"; Deformable DETR, appendix A.4), and of the
+    one-to-many branch, which finds every object `copies` times ("_one2many", "_0_one2many" ...; H-DETR, section 3.2).
 
     For the last layer also "loss_xy" and "loss_hw" (the L1 loss by coordinate), "class_error" (% of matched queries
     whose best class is wrong) and the classification's own, which do not count: `weight_dict` names what does.
     """
 
     def __init__(self, matcher: HungarianMatcher, weights: LossWeights,
-                 num_layers: int, classification: Classification, use_dn: bool, aux_loss: bool = True):
+                 num_layers: int, classification: Classification, use_dn: bool, aux_loss: bool = True,
+                 copies: int = 1):
         super().__init__()
         self.matcher = matcher
         self.classification = classification
+        self.copies = copies
         base = {"loss_ce": weights.cls, "loss_bbox": weights.bbox, "loss_giou": weights.giou}
         layers = [""] + [f"_{i}" for i in range(num_layers - 1)] if aux_loss else [""]
         self.weight_dict = {}
@@ -45,6 +53,10 @@ class SetCriterion(nn.Module):
             self.weight_dict.update({name + suffix: w for name, w in base.items()})
             if use_dn:
                 self.weight_dict.update({f"{name}_dn{suffix}": w for name, w in base.items()})
+            if weights.one2many is not None:
+                self.weight_dict.update({f"{name}{suffix}_one2many": w * weights.one2many for name, w in base.items()})
+        if weights.enc is not None:
+            self.weight_dict.update({f"{name}_enc": w * weights.enc for name, w in base.items()})
         if weights.interm is not None:
             box_weight = weights.interm if weights.interm_boxes else 0.0
             self.weight_dict["loss_ce_interm"] = weights.cls * weights.interm
@@ -56,8 +68,7 @@ class SetCriterion(nn.Module):
         The losses (but for the classification's, see there) are sums over the queries divided by the number of boxes:
         in training, that of all processes' batches (their mean, since DDP averages gradients).
         """
-        labels = torch.cat([t["labels"] for t in targets])
-        boxes = torch.cat([t["boxes"] for t in targets]).to(outputs["pred_boxes"].dtype)
+        labels, boxes = _concatenated(targets, outputs["pred_boxes"].dtype)
         num_boxes = boxes.new_tensor(len(boxes))
         # Evaluation must not wait for other processes: they may have fewer images.
         num_boxes = (all_reduce_mean(num_boxes) if self.training else num_boxes).clamp(min=1)
@@ -66,13 +77,7 @@ class SetCriterion(nn.Module):
         sets.update({f"_{i}": aux for i, aux in enumerate(outputs.get("aux_outputs", []))})
         if "interm_outputs" in outputs:
             sets["_interm"] = outputs["interm_outputs"]
-        losses = {}
-        for (suffix, predicted), match in zip(sets.items(), self.matcher(list(sets.values()), targets)):
-            losses.update(self._set_losses(predicted, labels, boxes, match, num_boxes, suffix))
-            if suffix == "":
-                losses.update(self._diagnostics(predicted, labels, boxes, match, num_boxes))
-                counts = torch.tensor([len(t["labels"]) for t in targets], device=boxes.device)
-                losses.update(self.classification.diagnostics(predicted["pred_logits"], counts))
+        losses = self._matched_losses(sets, targets, num_boxes)
 
         meta: DenoisingMeta | None = outputs.get("dn_meta")
         if meta is not None:
@@ -80,8 +85,28 @@ class SetCriterion(nn.Module):
             for suffix, predicted in outputs["dn_outputs"].items():
                 losses.update(self._set_losses(predicted, labels, boxes, match, num_boxes * meta.num_groups,
                                                "_dn" + suffix))
+        if "enc_outputs" in outputs:
+            objects = [t | {"labels": torch.zeros_like(t["labels"])} for t in targets]
+            losses |= self._matched_losses({"_enc": outputs["enc_outputs"]}, objects, num_boxes)
+        if "one2many_outputs" in outputs:
+            sets = {f"{suffix}_one2many": layer for suffix, layer in outputs["one2many_outputs"].items()}
+            repeated = [t | {name: torch.cat([t[name]] * self.copies) for name in ("labels", "boxes")} for t in targets]
+            losses |= self._matched_losses(sets, repeated, num_boxes * self.copies)
         if self.training:  # a batch without targets has no denoising, yet all processes log the same names
             losses |= {name: boxes.new_zeros(()) for name in self.weight_dict if name not in losses}
+        return losses
+
+    def _matched_losses(self, sets: dict[str, dict[str, Tensor]], targets: list[dict[str, Tensor]],
+                        num_boxes: Tensor) -> dict[str, Tensor]:
+        """Losses of prediction sets by suffix, each set matched to the targets; with the diagnostics of the set ""."""
+        losses = {}
+        for (suffix, predicted), match in zip(sets.items(), self.matcher(list(sets.values()), targets)):
+            labels, boxes = _concatenated(targets, predicted["pred_boxes"].dtype)
+            losses.update(self._set_losses(predicted, labels, boxes, match, num_boxes, suffix))
+            if suffix == "":
+                losses.update(self._diagnostics(predicted, labels, boxes, match, num_boxes))
+                counts = torch.tensor([len(t["labels"]) for t in targets], device=boxes.device)
+                losses.update(self.classification.diagnostics(predicted["pred_logits"], counts))
         return losses
 
     def _set_losses(self, predicted: dict[str, Tensor], labels: Tensor, boxes: Tensor, match: Tensor,
@@ -105,6 +130,11 @@ class SetCriterion(nn.Module):
         l1 = (predicted["pred_boxes"][image, query] - boxes[target]).abs().sum(0) / num_boxes
         return {"class_error": 100 * wrong.to(l1.dtype).sum() / max(len(wrong), 1),
                 "loss_xy": l1[:2].sum(), "loss_hw": l1[2:].sum()}
+
+
+def _concatenated(targets: list[dict[str, Tensor]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Labels [T] and boxes [T, 4] of the whole batch."""
+    return torch.cat([t["labels"] for t in targets]), torch.cat([t["boxes"] for t in targets]).to(dtype)
 
 
 def _denoising_match(meta: DenoisingMeta, counts: list[int], device: torch.device) -> Tensor:

@@ -2,17 +2,15 @@
 
 B batch, Q queries, C channels, K classes, L levels.
 """
-import copy
 import math
 
 from torch import Tensor, nn
 
 from models.denoising import Denoising, DenoisingMeta, prepend
 from models.features import multi_scale_features
-from models.layers.mlp import MLP
+from models.heads import Heads, by_suffix, layer_predictions
 from models.structures import DecoderOutput, FlatFeatures
 from models.transformer import TwoStageTransformer
-from util.box_ops import inverse_sigmoid
 from util.nested_tensor import NestedTensor
 from util.precision import at_least_float32
 
@@ -35,7 +33,7 @@ class DINO(nn.Module):
     }
 
     def __init__(self, backbone: nn.Module, transformer: TwoStageTransformer, input_proj: nn.ModuleList,
-                 heads: "Heads", label_enc: nn.Embedding, denoising: Denoising | None, aux_loss: bool = True):
+                 heads: Heads, label_enc: nn.Embedding, denoising: Denoising | None, aux_loss: bool = True):
         super().__init__()
         self.transformer = transformer
         self.label_enc = label_enc
@@ -78,10 +76,7 @@ class DINO(nn.Module):
         return multi_scale_features(samples, self.backbone, self.input_proj, self.transformer.level_embed)
 
     def _outputs(self, decoded: DecoderOutput, meta: DenoisingMeta | None) -> dict:
-        layers = [{"pred_logits": at_least_float32(class_head(hidden)),
-                   "pred_boxes": at_least_float32(box_head(hidden) + inverse_sigmoid(reference)).sigmoid()}
-                  for class_head, box_head, hidden, reference
-                  in zip(self.class_embed, self.bbox_embed, decoded.hidden, decoded.reference)]
+        layers = layer_predictions(decoded, self.class_embed, self.bbox_embed, self.transformer.decoder.EPS)
         if not self.aux_loss:
             layers = layers[-1:]
         pad = 0 if meta is None else meta.num_queries
@@ -89,27 +84,8 @@ class DINO(nn.Module):
         outputs = matched[-1] | {"aux_outputs": matched[:-1]}
         if meta is not None:
             noised = [{name: x[:, :pad] for name, x in layer.items()} for layer in layers]
-            names = [f"_{i}" for i in range(len(layers) - 1)] + [""]
-            outputs |= {"dn_meta": meta, "dn_outputs": dict(zip(names, noised))}
+            outputs |= {"dn_meta": meta, "dn_outputs": by_suffix(noised)}
         return outputs
-
-
-class Heads:
-    """Box and class heads of the decoder's layers and of the encoder's proposals, each shared or separate."""
-
-    def __init__(self, dim: int, num_classes: int, num_layers: int, share_bbox: bool = True, share_class: bool = True,
-                 share_enc_bbox: bool = False, share_enc_class: bool = False):
-        def one_a_layer(head: nn.Module, share: bool) -> nn.ModuleList:
-            return nn.ModuleList(head if share else copy.deepcopy(head) for _ in range(num_layers))
-
-        bbox, classes = MLP(dim, dim, 4, 3), nn.Linear(dim, num_classes)
-        nn.init.zeros_(bbox.layers[-1].weight)
-        nn.init.zeros_(bbox.layers[-1].bias)
-        nn.init.constant_(classes.bias, -math.log(99))  # prior probability 0.01 (focal loss)
-        self.bbox_embed = one_a_layer(bbox, share_bbox)
-        self.class_embed = one_a_layer(classes, share_class)
-        self.enc_out_bbox_embed = bbox if share_enc_bbox else copy.deepcopy(bbox)
-        self.enc_out_class_embed = classes if share_enc_class else copy.deepcopy(classes)
 
 
 def make_input_proj(in_channels: list[int], num_levels: int, dim: int) -> nn.ModuleList:

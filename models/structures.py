@@ -80,8 +80,9 @@ class Queries:
     """Decoder queries; when training, denoising queries come first."""
 
     content: Tensor  # [B, Q, C]
-    box_logits: Tensor  # [B, Q, 4] inverse sigmoid of cxcywh
+    box_logits: Tensor  # [B, Q, 4] inverse sigmoid of cxcywh, or [B, Q, 2] of a point
     attn_mask: Tensor | None = None  # [Q, Q] True where a query may not see another
+    pos: Tensor | None = None  # [B, Q, C] position encoding, where it does not follow from the boxes
 
 
 @dataclass
@@ -93,8 +94,16 @@ class Proposals:
 
 
 @dataclass
+class TokenScores:
+    """Every encoder token as a proposal."""
+
+    logits: Tensor  # [B, N, K]
+    box_logits: Tensor  # [B, N, 4], with gradient; infinite where a token cannot be a proposal
+
+
+@dataclass
 class DecoderOutput:
     """One entry a decoder layer."""
 
     hidden: list[Tensor]  # [B, Q, C], normalised
-    reference: list[Tensor]  # [B, Q, 4] sigmoid boxes that each layer refined: reference[i] entered layer i
+    reference: list[Tensor]  # [B, Q, 4 or 2] sigmoid boxes or points: reference[i] entered layer i

@@ -1,4 +1,4 @@
-"""Flatten, encode, select queries, decode: the two-stage transformer of DINO (DINO, section 3.4).
+"""Encoder, queries, decoder: the transformers of DINO and Deformable DETR, which differ in where queries come from.
 
 B batch, N tokens of all levels, Q queries, C channels, K classes.
 """
@@ -6,22 +6,42 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.initialise import initialise_transformer
-from models.structures import DecoderOutput, FlatFeatures, Proposals, Queries
+from models.layers.position_encoding import coordinate_sine_embedding
+from models.structures import DecoderOutput, FlatFeatures, Proposals, Queries, TokenScores
 
 
-class TwoStageTransformer(nn.Module):
-    """The best encoder tokens become the decoder's first boxes; their content is learned (mixed query selection)
-    or, without `embed_init_tgt`, taken from the tokens too.
+class Transformer(nn.Module):
+    """What all forms share. Those with proposals have `enc_output` and `enc_output_norm` for them."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int):
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def _init_parameters(self) -> None:
+        initialise_transformer(self)
+        nn.init.normal_(self.level_embed)
+
+    def candidates(self, memory: FlatFeatures) -> tuple[Tensor, Tensor]:
+        """Every token as heads see it when they judge proposals [B, N, C], and its anchor (see `token_anchors`)."""
+        anchors, usable = token_anchors(memory)
+        return self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~usable, 0))), anchors
+
+    def decode(self, queries: Queries, memory: FlatFeatures) -> DecoderOutput:
+        return self.decoder(queries, memory)
+
+
+class TwoStageTransformer(Transformer):
+    """Two stages as in DINO (section 3.4): the best encoder tokens become the decoder's first boxes; their content is
+    learned (mixed query selection) or, without `embed_init_tgt`, taken from the tokens too.
 
     The heads that score and refine the tokens (`enc_out_class_embed`, `enc_out_bbox_embed`) come from the detector.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int, num_queries: int,
                  embed_init_tgt: bool):
-        super().__init__()
-        self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
-        self.encoder = encoder
-        self.decoder = decoder
+        super().__init__(encoder, decoder, dim, num_levels)
         self.tgt_embed = nn.Embedding(num_queries, dim) if embed_init_tgt else None
         self.enc_output = nn.Linear(dim, dim)
         self.enc_output_norm = nn.LayerNorm(dim)
@@ -29,15 +49,13 @@ class TwoStageTransformer(nn.Module):
         self._init_parameters()
 
     def _init_parameters(self) -> None:
-        initialise_transformer(self)
-        nn.init.normal_(self.level_embed)
+        super()._init_parameters()
         if self.tgt_embed is not None:
             nn.init.normal_(self.tgt_embed.weight)
 
     def select(self, memory: FlatFeatures) -> Proposals:
         """The `num_queries` tokens with the highest class score, or all where there are fewer."""
-        anchors, usable = token_anchors(memory)
-        tokens = self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~usable, 0)))
+        tokens, anchors = self.candidates(memory)
         scores = self.enc_out_class_embed(tokens).amax(-1)
         best = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices[..., None]
         content = tokens.gather(1, best.expand(-1, -1, tokens.shape[-1]))
@@ -51,8 +69,56 @@ class TwoStageTransformer(nn.Module):
             content = self.tgt_embed.weight[: content.shape[1]].expand_as(content)
         return Queries(content, proposals.box_logits.detach())
 
-    def decode(self, queries: Queries, memory: FlatFeatures) -> DecoderOutput:
-        return self.decoder(queries, memory)
+
+class LearnedQueryTransformer(Transformer):
+    """One stage (Deformable DETR, section 4.2): learned queries, whose reference points are a linear function of their
+    position encodings.
+    """
+
+    PROPOSAL_PARTS: list[str] = []
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int):
+        super().__init__(encoder, decoder, dim, num_levels)
+        self.reference_points = nn.Linear(dim, 2)
+        self._init_parameters()
+        nn.init.zeros_(self.reference_points.bias)
+
+    def queries(self, memory: FlatFeatures, embed: Tensor, count: int) -> tuple[Queries, None]:
+        """The first `count` of embed [Q, 2 C], position encodings and contents; no proposals."""
+        pos, content = embed[:count].expand(len(memory.tokens), -1, -1).chunk(2, -1)
+        return Queries(content, self.reference_points(pos), pos=pos), None
+
+
+class ProposalQueryTransformer(Transformer):
+    """Two stages as in Deformable DETR (section 4.2 and appendix A.4): the tokens that look most like any object become
+    queries, whose position and content are functions of their boxes alone. The decoder's last heads, which no layer
+    uses, judge the tokens.
+    """
+
+    PROPOSAL_PARTS = ["enc_output", "enc_output_norm", "pos_trans", "pos_trans_norm"]
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int):
+        super().__init__(encoder, decoder, dim, num_levels)
+        self.enc_output = nn.Linear(dim, dim)
+        self.enc_output_norm = nn.LayerNorm(dim)
+        self.pos_trans = nn.Linear(2 * dim, 2 * dim)
+        self.pos_trans_norm = nn.LayerNorm(2 * dim)
+        self._init_parameters()
+
+    def queries(self, memory: FlatFeatures, embed: Tensor | None, count: int) -> tuple[Queries, TokenScores]:
+        """Queries at the best `count` tokens, or all where there are fewer, without gradient into the proposals, which
+        are all tokens. embed [Q, C] replaces their content (mixed query selection: DINO, section 3.4).
+        """
+        tokens, anchors = self.candidates(memory)
+        logits = self.decoder.class_embed[-1](tokens)
+        box_logits = self.decoder.bbox_embed[-1](tokens) + anchors
+        best = logits[..., 0].topk(min(count, logits.shape[1]), dim=1).indices  # class 0 stands for any object
+        start = box_logits.gather(1, best[..., None].expand(-1, -1, 4)).detach()
+        encoded = coordinate_sine_embedding(start.sigmoid(), tokens.shape[-1] // 2)
+        pos, content = self.pos_trans_norm(self.pos_trans(encoded)).chunk(2, -1)
+        if embed is not None:
+            content = embed[: best.shape[1]].expand_as(pos)
+        return Queries(content, start, pos=pos), TokenScores(logits, box_logits)
 
 
 def token_anchors(memory: FlatFeatures) -> tuple[Tensor, Tensor]:

@@ -167,6 +167,8 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
 
 
 def _to_our_layout(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    if "backbone.0.patch_embed.proj.weight" in own:  # H-DETR keeps its Swin one level deeper
+        state = {key.replace("backbone.0.body.", "backbone.0."): value for key, value in state.items()}
     return {our_name(key): value for key, value in state.items()
             if not (_DERIVED.search(key) or _is_unused(key, own))}
 

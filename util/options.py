@@ -37,6 +37,7 @@ class PositionOptions:
     position_embedding: Literal["sine", "v2", "learned", "v3"] = key("sine", "position encoding of the feature maps")
     pe_temperatureH: float = key(20, "temperature of the sine encoding along the height")
     pe_temperatureW: float = key(20, "temperature of the sine encoding along the width")
+    pe_centres: bool = key(False, "sine: encode the pixels' centres, as Deformable DETR, instead of their far edges")
 
 
 @dataclass
@@ -82,6 +83,17 @@ class StageOptions:
     stage_levels: list[list[int]] | None = key(None, "stacked models: the levels that each stage reads; 0: finest")
     enc_nheads: list[int] | None = key(None, "SDETR: heads of each stage's encoder; None: nheads")
     dec_nheads: list[int] | None = key(None, "stacked models: heads of each stage's decoder; None: nheads")
+
+
+@dataclass
+class DeformableDETROptions:
+    with_box_refine: bool = key(False, "every decoder layer refines the boxes of the one before it")
+    two_stage: bool = key(False, "queries start at the encoder's best proposals; needs with_box_refine")
+    mixed_selection: bool = key(False, "two_stage: the queries' content is learned, their positions are the proposals'")
+    look_forward_twice: bool = key(False, "with_box_refine: gradient from a layer's box into the layer before it")
+    num_queries_one2many: int = key(0, "H-DETR: queries of the one-to-many branch, in training alone")
+    k_one2many: int = key(6, "H-DETR: how often the one-to-many branch may find each object")
+    lambda_one2many: float = key(1.0, "H-DETR: weight of the one-to-many losses")
 
 
 @dataclass
@@ -164,6 +176,7 @@ class Options:
     encoder: EncoderOptions
     decoder: DecoderOptions
     stages: StageOptions
+    deformable_detr: DeformableDETROptions
     denoising: DenoisingOptions
     loss: LossOptions
     postprocess: PostprocessOptions

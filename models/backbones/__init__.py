@@ -51,5 +51,6 @@ def build_backbone(options: BackboneOptions, position: PositionOptions, hidden_d
         raise UserError(f"hidden_dim={hidden_dim} must be a multiple of 4, for the position encoding")
     if position.position_embedding in ("learned", "v3"):
         return Backbone(features, PositionEmbeddingLearned(hidden_dim // 2))
-    sine = PositionEmbeddingSine(hidden_dim // 2, position.pe_temperatureH, position.pe_temperatureW)
+    sine = PositionEmbeddingSine(hidden_dim // 2, position.pe_temperatureH, position.pe_temperatureW,
+                                 position.pe_centres)
     return Backbone(features, sine)

@@ -8,13 +8,17 @@ from util.nested_tensor import NestedTensor
 
 
 class PositionEmbeddingSine(nn.Module):
-    """Sine encoding of each pixel's position inside the unpadded image: NestedTensor -> [B, 2 * num_feats, H, W]."""
+    """Sine encoding of each pixel's position inside the unpadded image: NestedTensor -> [B, 2 * num_feats, H, W].
 
-    def __init__(self, num_feats: int, temperature_h: float = 20, temperature_w: float = 20):
+    The position is the pixel's far edge (DETR), or its centre with `centres` (Deformable DETR).
+    """
+
+    def __init__(self, num_feats: int, temperature_h: float = 20, temperature_w: float = 20, centres: bool = False):
         super().__init__()
         self.num_feats = num_feats
         self.temperature_h = temperature_h
         self.temperature_w = temperature_w
+        self.shift = 0.5 if centres else 0.0
 
     def forward(self, x: NestedTensor) -> Tensor:
         valid = ~x.mask
@@ -22,7 +26,8 @@ class PositionEmbeddingSine(nn.Module):
         encoded = []
         for axis, temperature in ((1, self.temperature_h), (2, self.temperature_w)):
             position = valid.cumsum(axis, dtype=dtype)
-            position = position / (position.select(axis, -1).unsqueeze(axis) + 1e-6) * (2 * math.pi)
+            end = position.select(axis, -1).unsqueeze(axis)
+            position = (position - self.shift) / (end + 1e-6) * (2 * math.pi)
             encoded.append(_sine(position, self.num_feats, temperature))
         return torch.cat(encoded, -1).permute(0, 3, 1, 2)
 
@@ -48,8 +53,12 @@ class PositionEmbeddingLearned(nn.Module):
 
 def box_sine_embedding(boxes: Tensor, num_feats: int) -> Tensor:
     """Sine encoding of boxes [..., 4] (cxcywh in [0, 1]) in the order y, x, w, h: [..., 4 * num_feats]."""
-    order = boxes[..., [1, 0, 2, 3]] * (2 * math.pi)
-    return _sine(order, num_feats, 10000).flatten(-2)
+    return coordinate_sine_embedding(boxes[..., [1, 0, 2, 3]], num_feats)
+
+
+def coordinate_sine_embedding(coordinates: Tensor, num_feats: int) -> Tensor:
+    """Sine encoding of n coordinates [..., n] in [0, 1], one after the other: [..., n * num_feats]."""
+    return _sine(coordinates * (2 * math.pi), num_feats, 10000).flatten(-2)
 
 
 def _sine(position: Tensor, num_feats: int, temperature: float) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 
 from models import build_model
 from models.structures import FlatFeatures
+from util.config import load_config
 from util.nested_tensor import NestedTensor
 
 
@@ -30,6 +31,19 @@ def build_sdetr(tiny_sdetr):
         return build_model(tiny_sdetr(name, **options))
 
     return build
+
+
+@pytest.fixture
+def build_deformable(tiny_config):
+    """build_deformable(**options): model, criterion and post-processors of a small Deformable DETR."""
+    def build_deformable(**options):
+        torch.manual_seed(0)
+        names = ("pretrained_backbone", "backbone", "return_interm_indices", "num_feature_levels", "hidden_dim",
+                 "nheads", "dim_feedforward", "enc_layers", "enc_scale", "dec_layers", "num_classes")
+        small = {name: tiny_config[name] for name in names} | {"num_queries": 12, "num_select": 10, "dropout": 0.0}
+        return build_model(load_config("config/DeformableDETR/r50.py", small | options))
+
+    return build_deformable
 
 
 @pytest.fixture

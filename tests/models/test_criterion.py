@@ -204,3 +204,27 @@ def test_more_objects_than_queries():
     outputs = random_outputs((8,), num_layers=1)
     losses = make_criterion()(outputs, [target([0] * 8, torch.rand(8, 4).tolist())])
     assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_tokens_are_matched_to_all_targets_as_one_class():
+    criterion, outputs = make_criterion(use_dn=False, interm=None, enc=0.5), hand_outputs()
+    outputs = {name: outputs[name] for name in ("pred_logits", "pred_boxes")}
+    losses = criterion(outputs | {"enc_outputs": prediction(LOGITS, BOXES)}, TARGETS)
+    as_class_0 = make_criterion(use_dn=False, interm=None)(outputs, [target([0], [[0.4, 0.4, 0.4, 0.2]])])
+    assert {name: losses[f"{name}_enc"] for name in BASE} == {name: as_class_0[name] for name in BASE}
+    assert losses["loss_ce_enc"] != losses["loss_ce"]
+    assert {name: criterion.weight_dict[f"{name}_enc"] for name in BASE} == {
+        "loss_ce": 0.5, "loss_bbox": 2.5, "loss_giou": 1.0}
+
+
+def test_the_one_to_many_branch_finds_every_object_several_times():
+    """Two copies of one object take both queries, and each loss is a mean over the copies."""
+    matcher, weights = HungarianMatcher(2, 5, 2), LossWeights(1.0, 5.0, 2.0, interm=None, one2many=2.0)
+    criterion = SetCriterion(matcher, weights, 1, FocalClassification(), use_dn=False, copies=2)
+    outputs = prediction(LOGITS, BOXES) | {"one2many_outputs": {"": prediction(LOGITS, BOXES)}}
+    losses = criterion(outputs, TARGETS)
+    l1 = (abs(0.8 - 0.4) * 2 + abs(0.2 - 0.4) + 0) + 0.2  # query 0, then query 1
+    assert losses["loss_bbox_one2many"].item() == pytest.approx(l1 / 2)
+    both = sum(focal(logit, c == 2) for query in LOGITS[0] for c, logit in enumerate(query))
+    assert losses["loss_ce_one2many"].item() == pytest.approx(both / 2)
+    assert criterion.weight_dict["loss_bbox_one2many"] == 10.0

@@ -431,3 +431,11 @@ def test_loading_does_not_tie_the_model_to_the_checkpoint(build):
     with torch.no_grad():
         model.transformer.level_embed.add_(1)
     assert not differing(state, before)
+
+
+def test_a_swin_that_lies_one_level_deeper_loads(build):
+    model = build(backbone="swin_T_224_1k")
+    state = {key.replace("backbone.0.", "backbone.0.body."): torch.full_like(value, 2)
+             for key, value in model.state_dict().items()}
+    load_weights(model, {"model": state})
+    assert (model.backbone[0].patch_embed.proj.weight == 2).all()

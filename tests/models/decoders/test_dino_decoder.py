@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.decoders.dino import DINODecoder, DINODecoderLayer
+from models.decoders.deformable import DeformableDecoderLayer
+from models.decoders.dino import DINODecoder
 from models.layers.deform_attn import MSDeformAttn
 from models.layers.position_encoding import box_sine_embedding
 from models.structures import Queries
@@ -36,7 +37,7 @@ def make_decoder(layers, **options):
 
 def make_layer():
     torch.manual_seed(0)
-    return DINODecoderLayer(MSDeformAttn(DIM, len(SHAPES), 2, 2), DIM, 2, 16, 0.0, torch.relu)
+    return DeformableDecoderLayer(MSDeformAttn(DIM, len(SHAPES), 2, 2), DIM, 2, 16, 0.0, torch.relu)
 
 
 def make_queries(batch=2, number=5):
@@ -90,7 +91,7 @@ def test_attention_mask_reaches_every_layer(make_features):
 def test_layer(make_features):
     """Self-attention among queries, then deformable attention, then feed-forward; each with residual and norm."""
     torch.manual_seed(0)
-    layer = DINODecoderLayer(Attention(), DIM, 2, 16, 0.0, torch.tanh)
+    layer = DeformableDecoderLayer(Attention(), DIM, 2, 16, 0.0, torch.tanh)
     memory = make_features(SHAPES, DIM, valid=[(2, 3), (1, 2)])
     content, pos, reference = torch.randn(2, 5, DIM), torch.randn(2, 5, DIM), torch.rand(2, 5, 2, 4)
     updated = layer(content, pos, reference, memory)

@@ -69,3 +69,11 @@ def test_boxes():
     encoding = box_sine_embedding(torch.tensor(box, dtype=torch.float64).expand(2, 3, 4), num_feats=4)
     x, y, w, h = (sine(2 * math.pi * side, 4, 10000) for side in box)
     torch.testing.assert_close(encoding, torch.tensor([*y, *x, *w, *h], dtype=torch.float64).expand(2, 3, 16))
+
+
+def test_centres_are_half_a_pixel_before_the_far_edges():
+    x = padded(1, 8, [(1, 8)])
+    edges, centres = (PositionEmbeddingSine(2, 10000, 10000, centres=c)(x)[0, 2:, 0] for c in (False, True))
+    place = torch.arange(1, 9)
+    torch.testing.assert_close(edges[0], torch.sin(2 * math.pi * place / 8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(centres[0], torch.sin(2 * math.pi * (place - 0.5) / 8), atol=1e-5, rtol=0)

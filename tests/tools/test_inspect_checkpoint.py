@@ -1,0 +1,118 @@
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from datasets.coco_eval import CocoEvaluator
+from models import build_model
+from tools import inspect_checkpoint
+from tools.inspect_checkpoint import choose_config, describe, main, rank_scales
+from util.errors import UserError
+from util.options import parse_options
+
+GOLDEN = Path("tests/golden")
+
+
+def published(name):
+    """The released layout, without the numbers."""
+    meta = json.loads((GOLDEN / f"{name}.json").read_text())
+    return {key: torch.empty(shape, device="meta") for key, shape in meta["state_dict"].items()}
+
+
+@pytest.mark.parametrize("name, config, options", [
+    ("lite_dino_r50_h3l1_2p1x3", "DINO_4scale", {}),
+    ("lite_dino_r50_h3l1_6p1x1", "r50_h3l1_6p1x1", {}),
+    ("lite_dino_r50_h3l1_2p1x3_msda", "DINO_4scale", {"key_aware": False}),
+    ("lite_dino_swint_h3l1_2p1x3", "DINO_4scale_swinT", {}),
+    ("dino_4scale_r50", "baseline_4scale", {}),
+    ("deformable_detr_r50", "r50", {}),
+    ("deformable_detr_r50_two_stage", "r50_two_stage", {}),
+    ("h_deformable_detr_r50_two_stage", "h_r50_two_stage", {}),
+    ("sdetr_r50", "sdetr_r50", {}),
+    ("detr_r50", "detr_r50", {}),
+])
+def test_released_layouts_are_recognised(name, config, options):
+    path, needed = choose_config(describe(published(name)))
+    assert (path.stem, needed) == (config, options)
+
+
+def test_every_key_is_read_from_the_shapes():
+    found = describe(published("lite_dino_r50_h3l1_2p1x3"))
+    assert found == {
+        "modelname": "dino", "embed_init_tgt": True, "num_queries": 900, "num_classes": 91, "dn_labelbook_size": 91,
+        "hidden_dim": 256, "num_feature_levels": 4, "nheads": 8, "dim_feedforward": 2048, "enc_layers": 6,
+        "dec_layers": 6, "enc_n_points": 4, "dec_n_points": 4, "num_expansion": 3, "same_loc": False, "key_aware": True,
+        "proj_key": False, "backbone": "resnet50", "return_interm_indices": [1, 2, 3]}
+
+
+@pytest.fixture
+def save(tiny_config, tmp_path):
+    """save(**options): a checkpoint of the tiny Lite-DINO with eight heads, and its config."""
+    def save(**options):
+        config = tiny_config | {"nheads": 8, "num_classes": 91, "dn_labelbook_size": None, **options}
+        torch.save({"model": build_model(config)[0].state_dict()}, tmp_path / "checkpoint.pth")
+        return tmp_path / "checkpoint.pth", config
+
+    return save
+
+
+def arguments(path, **other):
+    return argparse.Namespace(**{"checkpoint": str(path), "coco_path": None, "images": 2, "device": "cpu"} | other)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"num_expansion": 2}, {"num_expansion": None}, {"key_aware": False}, {"proj_key": True}, {"same_loc": True},
+    {"same_loc": True, "key_aware": False}, {"enc_n_points": 3, "dec_n_points": 1}, {"embed_init_tgt": False},
+    {"return_interm_indices": [1, 2, 3]}, {"backbone": "resnet34"}, {"num_queries": 31}, {"dn_labelbook_size": 95},
+])
+def test_own_checkpoints_load_with_the_printed_options(save, options, capsys):
+    path, config = save(**options)
+    assert main(arguments(path)) == 0
+    printed = capsys.readouterr().out
+    assert "the weights load with these options" in printed
+    assert ("enc_scale: from 1 to 2" in printed) == (config.num_expansion is not None)
+
+
+def test_a_checkpoint_with_something_else_in_it_is_told(save, capsys):
+    path, _ = save()
+    state = torch.load(path, weights_only=True)["model"]
+    torch.save({"model": state | {"transformer.extra.weight": torch.zeros(2)}}, path)
+    assert main(arguments(path)) == 1
+    assert "these options do not load it" in capsys.readouterr().out
+
+
+def test_no_detector(tmp_path):
+    torch.save({"model": {"fc.weight": torch.zeros(2, 2)}}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="no detector that is known here; names in it are .'fc.weight'"):
+        main(arguments(tmp_path / "other.pth"))
+
+
+def test_scales_are_ranked_by_ap(save, coco_root, monkeypatch):
+    """An evaluation that finds every object at enc_scale 1, the wrong places at 2."""
+    _, config = save()
+    model, _, post = build_model(config)
+
+    def evaluate(model, criterion, postprocess, loader, evaluator: CocoEvaluator, device, max_batches):
+        assert max_batches == 3
+        shift = 0 if model.transformer.encoder.enc_scale == 1 else 500
+        for image in list(evaluator.coco.imgs)[:max_batches]:
+            rows = evaluator.coco.imgToAnns[image]
+            boxes = torch.tensor([row["bbox"] for row in rows]).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+            evaluator.update([image], [{"boxes": boxes + shift, "scores": torch.ones(len(rows)),
+                                        "labels": torch.tensor([row["category_id"] for row in rows])}])
+
+    monkeypatch.setattr(inspect_checkpoint, "evaluate", evaluate)
+    ranking = rank_scales(model, post["bbox"], parse_options(config), str(coco_root), 3, torch.device("cpu"))
+    assert [scale for _, scale in ranking] == [1, 2]
+    assert ranking[0][0] > 0.9 and ranking[1][0] == 0
+
+
+def test_val_images_are_tried(save, coco_root, capsys):
+    path, _ = save()
+    assert main(arguments(path, coco_path=str(coco_root), images=1)) == 0
+    printed = capsys.readouterr().out
+    assert "enc_scale=1  0." in printed and "enc_scale=2  0." in printed
+    assert printed.rstrip().splitlines()[-1].split("enc_scale=")[1] in ("1", "2")
