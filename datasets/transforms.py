@@ -96,8 +96,10 @@ def train_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
 
 
 def val_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
-    """The largest scale, without randomness."""
-    size, max_size = max(_scaled(options.data_aug_scales, options)), _scaled([options.data_aug_max_size], options)[0]
+    """The largest scale times `eval_size_factor` (Touvron et al., "Fixing the train-test resolution discrepancy"),
+    without randomness."""
+    largest = _scaled([max(options.data_aug_scales), options.data_aug_max_size], options)
+    size, max_size = (round(size * options.eval_size_factor) for size in largest)
     resize = ResizeTo(size, max_size) if fix_size else ResizeShorter([size], max_size)
     return v2.Compose([resize, ToModelInput()])
 

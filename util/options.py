@@ -136,6 +136,8 @@ class DataOptions:
     data_aug_scales2_resize: list[int] = key([400, 500, 600], "training: shorter sides before a random crop, px")
     data_aug_scales2_crop: list[int] = key([384, 600], "training: smallest and largest side of the random crop, px")
     data_aug_scale_overlap: float | None = key(None, "factor on all these sizes")
+    eval_size_factor: float = key(1.0, "evaluation: factor on its size; a little above 1 helps where training was on "
+                                       "small images")
     batch_size: int = key(2, "training images a step and process")
     eval_batch_size: int = key(1, "evaluation images a step and process")
 

@@ -22,11 +22,12 @@ num_select = 100
 nms_iou_threshold = 0.7  # so short a training leaves duplicates
 dn_number = 60
 
-# one size and no crops: a short training learns what it will be tested on
-data_aug_scales = [224]
-data_aug_max_size = 224
-data_aug_scales2_resize = [224]
+# one size and no crops: a short training learns fastest so
+data_aug_scales = [256]
+data_aug_max_size = 256
+data_aug_scales2_resize = [256]
 data_aug_scales2_crop = [999, 999]
+eval_size_factor = 1.125
 
 lr = 1e-3
 lr_backbone = 2e-4
@@ -34,7 +35,7 @@ onecyclelr = True
 clip_max_norm = 1.0
 batch_size = 4
 eval_batch_size = 4
-epochs = 14
+epochs = 11
 eval_interval = 5
 save_checkpoint_interval = 100
 use_ema = True

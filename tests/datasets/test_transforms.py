@@ -1,4 +1,5 @@
 """Augmentations: sizes, and boxes that still surround what they surrounded, pixel by pixel."""
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -275,3 +276,11 @@ def test_validation_samples_are_those_of_the_reference():
         # One level of 255 is 0.018 here, by which JPEG decoders may differ.
         pixels = torch.tensor([image[:, y, x].tolist() for y, x, *_ in wanted["pixels"]])
         torch.testing.assert_close(pixels, torch.tensor([p[2:] for p in wanted["pixels"]]), rtol=0, atol=0.04)
+
+
+def test_evaluation_may_see_larger_images_than_training():
+    larger = dataclasses.replace(SMALL, eval_size_factor=1.25)
+    for size, wanted in (((50, 50), (3, 120, 120)), ((50, 100), (3, 80, 160))):
+        assert val_transforms(larger)(*sample(*size[::-1]))[0].shape == wanted
+    plain, changed = (train_transforms(options, fix_size=True)(*sample(50, 50))[0].shape for options in (SMALL, larger))
+    assert plain == changed
