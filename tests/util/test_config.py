@@ -300,12 +300,17 @@ def test_copies_are_equal_and_as_strict(write, duplicate):
 
 # the files we ship, and those of the published code
 
+BACKBONES = {"swint": "swin_T_224_1k", "swinb": "swin_B_384_22k", "swinl": "swin_L_384_22k",
+             "convnextxl": "timm:convnext_xlarge.fb_in22k"}
+
+
 @pytest.mark.parametrize("path", SHIPPED)
 def test_shipped_configs_are_options_and_survive_a_dump(path, tmp_path):
     config = load_config(path)
     options = group_options(config)
     assert options.modelname == "dino" and options.data.num_classes == 91
-    assert options.backbone.backbone == ("swin_T_224_1k" if "swin" in path else "resnet50")
+    named = [backbone for word, backbone in BACKBONES.items() if word in path.lower()]
+    assert options.backbone.backbone == (named or ["resnet50"])[0]
     config.dump(tmp_path / "dump.py")
     assert group_options(load_config(tmp_path / "dump.py")) == options
 
@@ -321,8 +326,10 @@ def test_lite_configs_are_what_their_names_say(path):
     assert options.attention.key_aware
 
 
-def test_there_are_six_lite_configs():
-    assert len(SHIPPED) == 8
+def test_both_backbones_of_the_paper_have_all_three_forms():
+    names = {Path(path).stem for path in SHIPPED}
+    assert names >= {f"{backbone}_{form}" for backbone in ("r50", "swint")
+                     for form in ("h3l1_2p1x3", "h3l1_6p1x1", "h2l2_2p1x3")}
 
 
 def test_a_published_config_is_accepted(write):
