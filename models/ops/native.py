@@ -45,10 +45,9 @@ def _output(value: Tensor, locations: Tensor) -> Tensor:
 
 
 def _gradients(wanted: list[bool], *like: Tensor | None) -> tuple[Tensor, ...]:
-    """New tensors in the shapes of `like`, empty ones where no gradient is wanted."""
-    dtypes = [like[0] if x is None else x for x in like]
+    """New tensors in the shapes of `like`, empty ones where no gradient is wanted. A missing key has query's dtype."""
     return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) if want and x is not None
-                 else some.new_empty(0) for want, x, some in zip(wanted, like, dtypes))
+                 else (like[0] if x is None else x).new_empty(0) for want, x in zip(wanted, like))
 
 
 def _kda_shapes(query, key, value, spatial_shapes, locations):
