@@ -3,7 +3,7 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -29,19 +29,21 @@ class NonFiniteError(UserError):
 
 def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, state: TrainState, device: torch.device,
                     output_dir: Path, *, amp_dtype: torch.dtype | None = None, clip_max_norm: float = 0.0,
-                    grad_accum_steps: int = 1, step_scheduler: bool = False, average: bool = True,
-                    stop: StopRequest | None = None) -> bool:
+                    grad_accum_steps: int = 1, average: bool = True, stop: StopRequest | None = None,
+                    save: Callable[[TrainState], None] | None = None, save_steps: int = 0) -> bool:
     """Trains from batch `state.step` to the end of the epoch; means of the losses gather in `state.meters`.
 
-    model is state.model, or DDP around it. `loader` yields the batches that are left. step_scheduler: the schedule
-    moves with every optimizer step. average: update state.ema. Returns False if `stop` ended it early, after a whole
-    optimizer step on all processes. Raises NonFiniteError, with the batch's image ids saved to output_dir.
+    model is state.model, or DDP around it. `loader` yields the batches that are left. average: update state.ema.
+    `save` is called every `save_steps` optimizer steps within the epoch (0: never). Returns False if `stop` ended it
+    early, after a whole optimizer step on all processes. Raises NonFiniteError, with the batch's image ids saved to
+    output_dir.
     """
     model.train()
     criterion.train()
     total = state.step + len(loader)
     progress = Progress(f"epoch {state.epoch}", total, state.step, quiet=not is_main())
     grad_norm, previous = torch.tensor(state.grad_norm, device=device), []
+    lr = state.optimizer.param_groups[0]["lr"]
     for samples, targets in progress(loader):
         group = min(grad_accum_steps, total - state.step // grad_accum_steps * grad_accum_steps)
         ends_group = (state.step + 1) % grad_accum_steps == 0 or state.step + 1 == total
@@ -59,9 +61,12 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
             if not state.scaler.is_enabled():  # the scaler skips such steps itself
                 require_finite("gradient norm", values["grad_norm"], previous, state, output_dir)
             require_finite("loss", values["loss"], targets, state, output_dir, loss.detach())
+            if values.pop("non_finite_costs", 0) > 0:
+                require_finite("matching cost", math.nan, targets, state, output_dir)
             state.scaler.scale(loss / group).backward()
         previous = targets
         if ends_group:
+            lr = state.optimizer.param_groups[0]["lr"]
             state.scaler.unscale_(state.optimizer)
             limit = clip_max_norm if clip_max_norm > 0 else float("inf")
             grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), limit)
@@ -70,19 +75,26 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
             state.optimizer.zero_grad(set_to_none=True)
             if state.ema is not None and average:
                 state.ema.update_parameters(state.model)
-            if step_scheduler:
-                state.scheduler.step()
+            state.scheduler.step()
         state.step += 1
         stopping = values.pop("stop") > 0
-        state.meters.update(values | {"lr": state.optimizer.param_groups[0]["lr"]})
+        state.meters.update(values | {"lr": lr})
         progress.show(f"loss {values['loss']:.3f} (mean {state.meters.means()['loss']:.3f}) "
-                      f"class error {values['class_error']:.0f} % lr {state.optimizer.param_groups[0]['lr']:.1e}")
+                      f"class error {values['class_error']:.0f} % lr {lr:.1e}")
         if stopping and ends_group:
             break
+        if ends_group and save_steps and state.step // grad_accum_steps % save_steps == 0 and state.step < total:
+            note_grad_norm(state, grad_norm, previous, output_dir)
+            save(state)
+    note_grad_norm(state, grad_norm, previous, output_dir)
+    return state.step == total
+
+
+def note_grad_norm(state: TrainState, grad_norm: Tensor, targets: list[dict], output_dir: Path) -> None:
+    """Before the state is saved: a step that made it worthless must not get into a checkpoint."""
     state.grad_norm = float(grad_norm)
     if not state.scaler.is_enabled():
-        require_finite("gradient norm", state.grad_norm, previous, state, output_dir)
-    return state.step == total
+        require_finite("gradient norm", state.grad_norm, targets, state, output_dir)
 
 
 @torch.no_grad()

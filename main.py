@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from datasets import eval_loader
-from datasets.coco import CocoDetection, check_num_classes, class_names, read_annotations
+from datasets.adapt import adapt_config
+from datasets.coco import CocoDetection
 from datasets.coco_eval import CocoEvaluator
 from datasets.transforms import val_transforms
 from engine import evaluate
@@ -26,7 +27,7 @@ from models import build_model
 from trainer import DEBUG_BATCHES, Trainer, report
 from util.benchmark import benchmark
 from util.checkpoint import load_weights, read_checkpoint
-from util.config import Config, load_config, parse_pairs
+from util.config import load_config, parse_pairs
 from util.cpu import keep_freed_memory
 from util.distributed import init_distributed, is_main, rank
 from util.errors import UserError, nearest
@@ -62,7 +63,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     run.add_argument("--note", default="", help="a remark, saved with the run in run.json")
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:N or cpu")
     run.add_argument("--seed", type=int, default=42)
-    run.add_argument("--amp", action="store_true", help="mixed precision; see the config key amp_dtype")
+    run.add_argument("--amp", action="store_true", help="mixed precision; see the config keys amp and amp_dtype")
     run.add_argument("--debug", action="store_true",
                      help=f"stop every epoch and evaluation after {DEBUG_BATCHES} batches")
     run.add_argument("--find_unused_params", action="store_true", help="DDP tolerates parameters without gradient")
@@ -149,7 +150,8 @@ def main(args: argparse.Namespace) -> int:
     config = load_config(args.config_file, parse_pairs(expand_short_forms(args) + args.options))
     trains = not (args.eval or args.test or args.benchmark_only)
     checkpoint = read_checkpoint(args.resume) if args.resume and not trains else None
-    resolve_classes(config, args, checkpoint)
+    split = "test" if args.test else "val" if args.eval or args.benchmark_only else "train"
+    adapt_config(config, args.coco_path, split, checkpoint)
     options = parse_options(config)
 
     torch.manual_seed(args.seed)  # the same on every process while the model is built
@@ -177,23 +179,6 @@ def output_folder(args: argparse.Namespace) -> Path:
     return Path(args.output_dir or Path("outputs") / Path(args.config_file).stem)
 
 
-def resolve_classes(config: Config, args: argparse.Namespace, checkpoint: dict | None) -> None:
-    """Replaces num_classes='auto', and checks a number against the annotations."""
-    options = parse_options(config)
-    split = "test" if args.test else "val" if args.eval or args.benchmark_only else "train"
-    coco = read_annotations(args.coco_path, split) if args.coco_path else None
-    if options.data.num_classes == "auto":
-        if checkpoint is not None and "class_names" in checkpoint:
-            config.num_classes = max(checkpoint["class_names"]) + 1
-        elif coco is not None:
-            config.num_classes = max(class_names(coco)) + 1
-        else:
-            raise UserError("num_classes='auto' takes the classes from a data set: pass --coco_path, or "
-                            "--options num_classes=N")
-    if coco is not None:
-        check_num_classes(config.num_classes, coco, f"the {split} set of {args.coco_path}")
-
-
 def needs_backbone_weights(args: argparse.Namespace, options: Options) -> bool:
     """ImageNet weights are of no use where a checkpoint follows, or where only shapes and times count."""
     other_weights = args.pretrain_model_path and not args.finetune_ignore
@@ -215,7 +200,7 @@ def run_benchmark(args: argparse.Namespace, options: Options, model: nn.Module, 
 
 def amp_dtype(args: argparse.Namespace, options: Options, device: torch.device) -> torch.dtype | None:
     """None: full precision."""
-    if not args.amp:
+    if not (args.amp or options.optim.amp == "cuda" and device.type == "cuda"):
         return None
     if options.optim.amp_dtype == "auto":
         bfloat16 = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)  # else emulated

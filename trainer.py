@@ -12,20 +12,21 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from datasets import eval_loader, train_loader
+from datasets import eval_loader, train_loader, worker_crash_as_user_error
 from datasets.coco import CocoDetection, check_num_classes, class_names
 from datasets.coco_eval import STATS, CocoEvaluator
 from datasets.transforms import train_transforms, val_transforms
 from engine import evaluate, train_one_epoch
 from util.benchmark import count_parameters
-from util.checkpoint import copy_checkpoint, load_pretrained, read_checkpoint, write_checkpoint
+from util.checkpoint import copy_checkpoint, read_checkpoint, write_checkpoint
 from util.config import Config
 from util.distributed import all_gather, barrier, is_main, rank, world_size
 from util.errors import UserError
 from util.logger import setup_logging
 from util.metrics import LogFile, Meters
-from util.optim import build_ema, build_optimizer, build_scheduler
+from util.optim import advance_scheduler, build_ema, build_optimizer, build_scheduler
 from util.options import Options
+from util.pretrained import load_pretrained
 from util.run_folder import prepare_folder, record_run, require_space
 from util.signals import StopRequest
 from util.train_state import TrainState
@@ -61,19 +62,23 @@ class Trainer:
             wrapped = model
         self._announce(model)
         stop = StopRequest()
-        while state.epoch < optim.epochs:
+        while state.epoch < optim.epochs and not self._is_stale(state):
             self.loader.batch_sampler.set_epoch(state.epoch, state.step)
             batches = first_batches(self.loader) if self.args.debug else self.loader
-            finished = train_one_epoch(
-                wrapped, criterion, batches, state, self.device, self.folder, amp_dtype=self.amp_dtype,
-                clip_max_norm=optim.clip_max_norm, grad_accum_steps=optim.grad_accum_steps,
-                step_scheduler=optim.onecyclelr, average=state.epoch >= optim.ema_epoch, stop=stop)
+            with worker_crash_as_user_error(self.loader):
+                finished = train_one_epoch(
+                    wrapped, criterion, batches, state, self.device, self.folder, amp_dtype=self.amp_dtype,
+                    clip_max_norm=optim.clip_max_norm, grad_accum_steps=optim.grad_accum_steps,
+                    average=state.epoch >= optim.ema_epoch, stop=stop, save=self._save,
+                    save_steps=optim.checkpoint_steps)
             self._save(state)  # before the evaluation, so that nothing can take this epoch's work away
             if not finished or any(all_gather(stop.requested)):
                 logger.warning("stopped in epoch %d after step %d; --resume auto goes on from there",
                                state.epoch, state.step)
                 return stop.exit_code
             self._end_epoch(state, model, criterion, postprocess)
+        if self._is_stale(state):
+            logger.info("early stop: no better val AP in %d evaluations", state.stale)
         logger.info("finished in %s; best val AP %.3f", timedelta(seconds=round(time.time() - self.start)), state.best)
         return 0
 
@@ -105,15 +110,19 @@ class Trainer:
         self.val_set = CocoDetection(args.coco_path, "val", val_transforms(data, args.fix_size))
         check_num_classes(data.num_classes, self.val_set.coco, f"the val set of {args.coco_path}")
         self.class_names = class_names(self.train_set.coco)
-        self.loader = train_loader(self.train_set, data.batch_size, args.num_workers, args.seed)
+        optim = self.options.optim
+        self.loader = train_loader(self.train_set, data.batch_size, args.num_workers, args.seed,
+                                   optim.epoch_steps and optim.epoch_steps * optim.grad_accum_steps)
         self.val_loader = eval_loader(self.val_set, data.eval_batch_size, args.num_workers)
 
     def _build_state(self, model: nn.Module) -> TrainState:
         optim = self.options.optim
         if self.args.pretrain_model_path and self.resume is None:
-            load_pretrained(model, self.args.pretrain_model_path, self.args.finetune_ignore)
+            load_pretrained(model, self.args.pretrain_model_path, self.args.finetune_ignore, self.class_names,
+                            no_object=self.options.loss.classification == "softmax")
         optimizer = build_optimizer(model, optim)
-        steps_per_epoch = -(-len(self.loader) // optim.grad_accum_steps)
+        accumulate = optim.grad_accum_steps
+        steps_per_epoch = -(-len(self.loader) // accumulate)
         state = TrainState(model, optimizer, build_scheduler(optimizer, optim, steps_per_epoch),
                            GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16),
                            build_ema(model, optim.ema_decay) if optim.use_ema else None,
@@ -123,9 +132,9 @@ class Trainer:
             self._compare_config(checkpoint)
             state.load_state_dict(checkpoint, self.resume)
             logger.info("resumed %s: epoch %d, step %d", self.resume, state.epoch, state.step)
-        elif self.args.start_epoch:
+        else:
             state.epoch = self.args.start_epoch
-            advance_schedule(state, self.args.start_epoch * (steps_per_epoch if optim.onecyclelr else 1))
+        advance_scheduler(state.scheduler, state.epoch * steps_per_epoch + -(-state.step // accumulate))
         return state
 
     def _compare_config(self, checkpoint: dict) -> None:
@@ -153,18 +162,17 @@ class Trainer:
                     self.parameters[1] / 1e6, self.device, self.amp_dtype or "float32", self.folder)
 
     def _end_epoch(self, state: TrainState, model: nn.Module, criterion: nn.Module, postprocess: nn.Module) -> None:
-        """Schedule, evaluation, log and checkpoints; then the next epoch is in progress."""
+        """Evaluation, log and checkpoints; then the next epoch is in progress."""
         optim, epoch = self.options.optim, state.epoch
-        if not optim.onecyclelr:
-            state.scheduler.step()
         record = {"train_" + name: value for name, value in state.meters.means().items()}
         copies = []
         if (epoch + 1) % optim.eval_interval == 0 or epoch + 1 == optim.epochs:
             averaged = state.ema is not None and epoch >= optim.ema_epoch
             record |= self._evaluate(state.ema.module if averaged else model, criterion, postprocess)
             ap = record["test_coco_eval_bbox"][0]
+            state.stale += 1
             if ap > state.best:
-                state.best = ap
+                state.best, state.stale = ap, 0
                 copies.append("checkpoint_best.pth")
         if (epoch + 1) % optim.save_checkpoint_interval == 0:
             copies.append(f"checkpoint{epoch:04}.pth")
@@ -183,10 +191,15 @@ class Trainer:
     def _evaluate(self, model: nn.Module, criterion: nn.Module, postprocess: nn.Module) -> dict:
         """The log's entries of an evaluation, the same on every process."""
         evaluator = CocoEvaluator(self.val_set.coco)
-        losses = evaluate(model, criterion, postprocess, self.val_loader, evaluator, self.device,
-                          amp_dtype=self.amp_dtype, max_batches=DEBUG_BATCHES if self.args.debug else None)
+        with worker_crash_as_user_error(self.val_loader):
+            losses = evaluate(model, criterion, postprocess, self.val_loader, evaluator, self.device,
+                              amp_dtype=self.amp_dtype, max_batches=DEBUG_BATCHES if self.args.debug else None)
         stats = report(evaluator, self.args.per_class) if is_main() else None
         return {f"test_{k}": v for k, v in losses.items()} | {"test_coco_eval_bbox": all_gather(stats)[0]}
+
+    def _is_stale(self, state: TrainState) -> bool:
+        patience = self.options.optim.early_stop
+        return patience is not None and state.stale >= patience
 
     def _save(self, state: TrainState, copies: list[str] | None = None) -> None:
         content = state.state_dict() | {"config": self.config.to_dict(), "class_names": self.class_names}
@@ -205,13 +218,6 @@ def report(evaluator: CocoEvaluator, per_class: bool) -> list[float]:
     if per_class:
         logger.info("by class\n%s", evaluator.per_class())
     return stats
-
-
-def advance_schedule(state: TrainState, steps: int) -> None:
-    """Moves the learning rate as if `steps` steps of the schedule were done."""
-    for _ in range(steps):
-        state.optimizer.step()  # without gradients nothing moves; the schedule wants to see the optimizer go first
-        state.scheduler.step()
 
 
 def checkpoint_size(model: nn.Module, ema: bool) -> int:

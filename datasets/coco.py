@@ -7,6 +7,8 @@ import contextlib
 import io
 import json
 import logging
+import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torchvision import tv_tensors
 
 from util.errors import UserError
@@ -38,6 +40,9 @@ class CocoDetection(Dataset):
     counted in the log. A missing or broken image raises UserError, except in training without `strict`: there it is
     skipped with a warning, and the next image takes its place.
 
+    In training, an index beyond the last image means the same images once more with other augmentations: sample i and
+    sample i + len(self) show one image. The seed and the index always give the same sample, in any worker.
+
     An item is an image [3, H, W] and a dict of "boxes" [n, 4] cxcywh in [0, 1], "labels" [n] (category ids), "area" [n]
     and "iscrowd" [n], "image_id", "orig_size" and "size" (height, width), and "skipped" (images passed over).
     """
@@ -51,7 +56,7 @@ class CocoDetection(Dataset):
         self.transforms = transforms
         self.training = split == "train"
         self.strict = strict or not self.training
-        self.seed, self.epoch = seed, 0
+        self.seed = seed
         self.ids = self._present(sorted(self.coco.getImgIds()), Path(root) / annotations)
         self.boxes = self._read_boxes()
 
@@ -96,11 +101,8 @@ class CocoDetection(Dataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the augmentations: an epoch, an index and the seed always give the same sample, in any worker."""
-        self.epoch = epoch
-
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        repetition, index = divmod(index, len(self))
         image, image_id, skipped = self._open_from(index)
         width, height = image.size
         target = dict(self.boxes[image_id])
@@ -108,7 +110,7 @@ class CocoDetection(Dataset):
         if self.training:
             with torch.random.fork_rng(devices=[]):
                 # torch.manual_seed would seed the GPUs too, which fork_rng does not restore.
-                seed = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
+                seed = np.random.SeedSequence([self.seed, repetition, index]).generate_state(1)[0]
                 torch.default_generator.manual_seed(int(seed))
                 tensor, target = self.transforms(image, target)
         else:
@@ -117,8 +119,12 @@ class CocoDetection(Dataset):
 
     def _open_from(self, index: int) -> tuple[Image.Image, int, int]:
         """The image at index, or the next one that can be read: (image, its id, how many were skipped)."""
+        worker = get_worker_info()
         for skipped in range(len(self.ids)):
-            image_id = self.ids[(index + skipped) % len(self.ids)]
+            position = (index + skipped) % len(self.ids)
+            if worker is not None:
+                self.reading[worker.id] = torch.tensor([os.getpid(), position])
+            image_id = self.ids[position]
             try:
                 with Image.open(self._path(image_id)) as file:
                     image = file.convert("RGB")
@@ -133,6 +139,15 @@ class CocoDetection(Dataset):
                     raise UserError(text) from error
                 logger.warning("%s; skipped", text)
         raise UserError(f"{self.folder}: no image can be read")
+
+    def watch_workers(self, num_workers: int) -> None:
+        """Before a loader starts that many processes: they will note what they read in shared memory."""
+        self.reading = torch.zeros(num_workers, 2, dtype=torch.int64).share_memory_()  # process id, place in ids
+
+    def being_read(self, crash: str) -> list[Path]:
+        """The images last opened by the data-loading processes whose ids the text contains."""
+        dead = {int(number) for number in re.findall(r"\d+", crash)}
+        return [self._path(self.ids[place]) for process, place in self.reading.tolist() if process in dead]
 
     def _path(self, image_id: int) -> Path:
         return self.folder / self.coco.imgs[image_id]["file_name"]

@@ -36,7 +36,8 @@ class SetCriterion(nn.Module):
     one-to-many branch, which finds every object `copies` times ("_one2many", "_0_one2many" ...; H-DETR, section 3.2).
 
     For the last layer also "loss_xy" and "loss_hw" (the L1 loss by coordinate), "class_error" (% of matched queries
-    whose best class is wrong) and the classification's own, which do not count: `weight_dict` names what does.
+    whose best class is wrong) and the classification's own, which do not count: `weight_dict` names what does. In
+    training "non_finite_costs" counts the images that the matcher could not judge.
     """
 
     def __init__(self, matcher: HungarianMatcher, weights: LossWeights,
@@ -68,6 +69,7 @@ class SetCriterion(nn.Module):
         The losses (but for the classification's, see there) are sums over the queries divided by the number of boxes:
         in training, that of all processes' batches (their mean, since DDP averages gradients).
         """
+        self.matcher.non_finite = 0
         labels, boxes = _concatenated(targets, outputs["pred_boxes"].dtype)
         num_boxes = boxes.new_tensor(len(boxes))
         # Evaluation must not wait for other processes: they may have fewer images.
@@ -94,6 +96,7 @@ class SetCriterion(nn.Module):
             losses |= self._matched_losses(sets, repeated, num_boxes * self.copies)
         if self.training:  # a batch without targets has no denoising, yet all processes log the same names
             losses |= {name: boxes.new_zeros(()) for name in self.weight_dict if name not in losses}
+            losses["non_finite_costs"] = boxes.new_tensor(self.matcher.non_finite)
         return losses
 
     def _matched_losses(self, sets: dict[str, dict[str, Tensor]], targets: list[dict[str, Tensor]],

@@ -24,14 +24,15 @@ class HungarianMatcher:
     cost_bbox: float
     cost_giou: float
     classification: Classification = field(default_factory=FocalClassification)
+    non_finite: int = 0  # images with such costs, since somebody set it to 0
 
     @torch.no_grad()
     def __call__(self, outputs: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> Tensor:
         """Matches S outputs ("pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh) to the targets of B images.
 
         Returns [S, 3, A]: the image, the query, and the target counted over the whole batch, of every match. All
-        costs travel to the host in one transfer. Non-finite costs count as very bad and are reported with the ids
-        of their images.
+        costs travel to the host in one transfer. Non-finite costs count as very bad, are reported with the ids of
+        their images, and counted in `non_finite`.
         """
         logits = torch.stack([o["pred_logits"] for o in outputs], 1)  # [B, S, Q, K]
         boxes = torch.stack([o["pred_boxes"] for o in outputs], 1)
@@ -40,6 +41,7 @@ class HungarianMatcher:
         host = [block.view(cost.shape) for block, cost in zip(flat.split([c.numel() for c in costs]), costs)]
 
         broken = [i for i, cost in enumerate(host) if not cost.isfinite().all()]
+        self.non_finite += len(broken)
         if broken:
             names = [int(targets[i]["image_id"]) if "image_id" in targets[i] else f"batch index {i}" for i in broken]
             logger.warning("matcher: NaN or infinite costs for the images %s", names)

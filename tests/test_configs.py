@@ -10,7 +10,7 @@ from models.layers.deform_attn import DeformableAttention, KeyAwareDeformAttn
 from util.benchmark import count_flops
 from util.config import load_config
 
-BASES = {"coco_transformer.py"}  # values for other configs, and no model
+BASES = {"coco_transformer.py", "schedule.py"}  # values for other configs, and no model
 CONFIGS = sorted(str(path) for path in Path("config").glob("*/*.py") if path.name not in BASES)
 SMALL = {"pretrained_backbone": False, "hidden_dim": 32, "dim_feedforward": 32, "nheads": 2, "num_queries": 12,
          "num_select": 10, "num_classes": 91}

@@ -46,7 +46,7 @@ def run(state, criterion, loader, folder, epochs=1, **options):
 
 
 def test_training_lowers_the_loss(training, tmp_path):
-    state, criterion, loader, _ = training(lr=1e-3, lr_backbone=1e-4, use_dn=False)
+    state, criterion, loader, _ = training(lr=1e-3, lr_backbone=1e-4, lr_drop=100, use_dn=False)
     means = []
     for _ in range(10):
         state.meters = Meters()

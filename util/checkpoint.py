@@ -24,7 +24,7 @@ _DERIVED = re.compile(r"(relative_position_index|attn_mask|num_batches_tracked)$
 _PUBLISHED_SDETR = {"mytransformer1": "stages.0", "query_embed1": "query_embed.0", "input_proj1": "input_proj.1",
                     "mytransformer2": "stages.1", "query_embed2": "query_embed.1", "input_proj2": "input_proj.0"}
 # Tensors with one row a class. In them, and only in them, a checkpoint may differ from the model.
-_CLASS_TENSORS = re.compile(r"(class_embed(\.\d+)?\.(weight|bias)|label_enc\.weight)$")
+CLASS_TENSORS = re.compile(r"(class_embed(\.\d+)?\.(weight|bias)|label_enc\.weight)$")
 
 
 def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
@@ -128,12 +128,12 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike | dict[str, Any
     name = "the checkpoint" if isinstance(checkpoint, dict) else str(checkpoint)
     content = checkpoint if isinstance(checkpoint, dict) else read_checkpoint(checkpoint)
     own = model.state_dict()
-    state = _to_our_layout(model_state(content, ema), own)
-    missing, unexpected, mismatched = _compare(state, own)
-    problems = _describe("missing", missing) + _describe("unexpected", unexpected)
-    other_classes = bool(mismatched) and all(_CLASS_TENSORS.search(line.split()[0]) for line in mismatched)
+    state = to_our_layout(model_state(content, ema), own)
+    missing, unexpected, mismatched = compare(state, own)
+    problems = describe("missing", missing) + describe("unexpected", unexpected)
+    other_classes = bool(mismatched) and all(CLASS_TENSORS.search(line.split()[0]) for line in mismatched)
     if mismatched or (strict and problems):
-        problems += _describe("of another shape (checkpoint, model)", mismatched)
+        problems += describe("of another shape (checkpoint, model)", mismatched)
         raise UserError(f"{name} does not fit the model that the config describes:\n" + "\n".join(problems)
                         + _advice(other_classes))
     for line in problems:
@@ -141,32 +141,8 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike | dict[str, Any
     model.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
 
 
-def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[str] | None = None) -> list[str]:
-    """Starts fine-tuning from another model's weights. Returns the names of the tensors that keep their fresh values.
-
-    Those are the ones whose name contains a word of `ignore`, and the class heads if the number of classes differs.
-    Anything else that does not fit is an error, since it means another architecture.
-    """
-    own = model.state_dict()
-    state = _to_our_layout(model_state(read_checkpoint(source), ema=True), own)
-    fresh = {key for key in own if any(word in key for word in ignore or [])}
-    fresh |= {key for key in own if key in state and _CLASS_TENSORS.search(key) and state[key].shape != own[key].shape}
-    state = {key: value for key, value in state.items()
-             if key not in fresh and not any(word in key for word in ignore or [])}
-    missing, unexpected, mismatched = _compare(state, own)
-    missing = [key for key in missing if key not in fresh]
-    if missing or unexpected or mismatched:
-        problems = (_describe("missing", missing) + _describe("unexpected", unexpected)
-                    + _describe("of another shape (checkpoint, model)", mismatched))
-        raise UserError(f"{source} does not fit the model that the config describes:\n" + "\n".join(problems)
-                        + "\n  --finetune_ignore WORD ... leaves out tensors by name")
-    model.load_state_dict(state, strict=False)
-    logger.info("%s: loaded %d tensors; %d keep fresh values%s", source, len(state), len(fresh),
-                ": " + ", ".join(sorted(fresh)) if fresh else "")
-    return sorted(fresh)
-
-
-def _to_our_layout(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_our_layout(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's state dict under the names of `own`, the model's, without what a model never loads."""
     if "backbone.0.patch_embed.proj.weight" in own:  # H-DETR keeps its Swin one level deeper
         state = {key.replace("backbone.0.body.", "backbone.0."): value for key, value in state.items()}
     return {our_name(key): value for key, value in state.items()
@@ -185,7 +161,8 @@ def _is_unused(key: str, own: dict[str, Tensor]) -> bool:
     return bool(found) and key not in own and f"{prefix}attention_weights.weight" in own
 
 
-def _compare(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+def compare(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+    """What the checkpoint lacks, what the model lacks, and what differs in shape (with both shapes)."""
     missing = [key for key in own if key not in state and not _DERIVED.search(key)]
     unexpected = [key for key in state if key not in own]
     mismatched = [f"{key} {tuple(state[key].shape)} {tuple(own[key].shape)}"
@@ -193,7 +170,8 @@ def _compare(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[list[str
     return missing, unexpected, mismatched
 
 
-def _describe(kind: str, names: list[str], most: int = 8) -> list[str]:
+def describe(kind: str, names: list[str], most: int = 8) -> list[str]:
+    """Lines of an error about tensors."""
     if not names:
         return []
     more = [f"... and {len(names) - most} more"] if len(names) > most else []

@@ -1,7 +1,9 @@
 """Optimizer, learning-rate schedule and moving average, as the published configs describe them."""
+import warnings
+
 from torch import nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR, StepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from util.options import OptimOptions
@@ -42,13 +44,34 @@ def build_optimizer(model: nn.Module, options: OptimOptions) -> AdamW:
 
 
 def build_scheduler(optimizer: AdamW, options: OptimOptions, steps_per_epoch: int) -> LRScheduler:
-    """Steps once an epoch; the one-cycle schedule steps with the optimizer."""
+    """Steps with the optimizer, steps_per_epoch times an epoch."""
     if options.onecyclelr:
-        return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups],
-                          steps_per_epoch=steps_per_epoch, epochs=options.epochs, pct_start=0.2)
-    if options.multi_step_lr:
-        return MultiStepLR(optimizer, milestones=options.lr_drop_list)
-    return StepLR(optimizer, options.lr_drop)
+        total = options.epochs * steps_per_epoch
+        return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=total,
+                          pct_start=options.warmup_steps / total or 0.2)
+
+    def factor(step: int) -> float:
+        epoch = step // steps_per_epoch
+        drops = (sum(epoch >= drop for drop in options.lr_drop_list) if options.multi_step_lr
+                 else epoch // options.lr_drop)
+        return min(1.0, (step + 1) / (options.warmup_steps + 1)) * 0.1**drops
+
+    return LambdaLR(optimizer, factor)
+
+
+def advance_scheduler(scheduler: LRScheduler, steps: int) -> None:
+    """Moves a new schedule to where `steps` optimizer steps lead. The optimizer may have been restored since: its
+    groups hold the rates to start from."""
+    scheduler.base_lrs = [group["initial_lr"] for group in scheduler.optimizer.param_groups]
+    scheduler.last_epoch = steps
+    for group, lr in zip(scheduler.optimizer.param_groups, _rates(scheduler)):
+        group["lr"] = lr
+
+
+def _rates(scheduler: LRScheduler) -> list[float]:
+    with warnings.catch_warnings():  # torch wants get_lr to be called by step alone
+        warnings.simplefilter("ignore")
+        return scheduler.get_lr()
 
 
 def build_ema(model: nn.Module, decay: float) -> AveragedModel:

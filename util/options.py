@@ -136,6 +136,8 @@ class DataOptions:
     data_aug_scales2_resize: list[int] = key([400, 500, 600], "training: shorter sides before a random crop, px")
     data_aug_scales2_crop: list[int] = key([384, 600], "training: smallest and largest side of the random crop, px")
     data_aug_scale_overlap: float | None = key(None, "factor on all these sizes")
+    image_size: int | None = key(None, "shorter side at most, px: chooses the data_aug_ sizes by it and by the "
+                                       "training images, which are not enlarged. None: those sizes as given")
     eval_size_factor: float = key(1.0, "evaluation: factor on its size; a little above 1 helps where training was on "
                                        "small images")
     batch_size: int = key(2, "training images a step and process")
@@ -155,16 +157,24 @@ class OptimOptions:
     clip_max_norm: float = key(0.1, "largest gradient norm; 0: no clipping")
     grad_accum_steps: int = key(1, "batches a step")
     epochs: int = key(12, "training epochs")
+    epoch_steps: int | None = key(None, "optimizer steps that count as an epoch, whatever the size of the set; None: "
+                                        "those of one pass over the images")
+    warmup_steps: int = key(0, "optimizer steps in which the learning rate rises to its value; one-cycle: 0 means a "
+                               "fifth of the training")
     lr_drop: int = key(11, "epoch at which the learning rate falls to a tenth")
     multi_step_lr: bool = key(False, "fall at each epoch of lr_drop_list instead")
     lr_drop_list: list[int] = key([33, 45], "see multi_step_lr")
     onecyclelr: bool = key(False, "one-cycle schedule by step instead")
     save_checkpoint_interval: int = key(1, "epochs between numbered checkpoints; checkpoint.pth is written every epoch")
+    checkpoint_steps: int = key(1000, "optimizer steps between writes of checkpoint.pth within an epoch; 0: none")
+    early_stop: int | None = key(None, "end after so many evaluations in a row without a better val AP")
     eval_interval: int = key(1, "epochs between evaluations; the last epoch is always evaluated")
     use_ema: bool = key(False, "keep an exponential moving average of the weights and evaluate it")
     ema_decay: float = key(0.9997, "decay of the average a step")
     ema_epoch: int = key(0, "first epoch that is averaged")
-    amp_dtype: Literal["auto", "bfloat16", "float16"] = key("auto", "--amp: bfloat16 where supported, else float16")
+    amp: Literal["flag", "cuda"] = key("flag", "mixed precision: where --amp asks for it, or on GPUs always")
+    amp_dtype: Literal["auto", "bfloat16", "float16"] = key("auto", "half precision: bfloat16 where supported, else "
+                                                                    "float16")
 
 
 @dataclass

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TrainState:
-    """`epoch` is the one in progress, `step` counts the batches of it that are done, `best` is the best val AP."""
+    """`epoch` is the one in progress, `step` counts the batches of it that are done. `best` is the best val AP, and
+    `stale` counts the evaluations since."""
 
     model: nn.Module  # not wrapped in DDP
     optimizer: Optimizer
@@ -30,6 +31,7 @@ class TrainState:
     epoch: int = 0
     step: int = 0
     best: float = float("-inf")
+    stale: int = 0
     images_per_step: int = 1  # of all processes
     grad_norm: float = 0.0  # of the latest optimizer step
     meters: Meters = field(default_factory=Meters)
@@ -42,8 +44,8 @@ class TrainState:
             random["cuda"] = torch.cuda.get_rng_state()
         state = {
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "lr_scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict(),
-            "epoch": self.epoch - 1, "step": self.step, "images_per_step": self.images_per_step, "best": self.best,
+            "scaler": self.scaler.state_dict(), "epoch": self.epoch - 1, "step": self.step,
+            "images_per_step": self.images_per_step, "best": self.best, "stale": self.stale,
             "meters": self.meters.state_dict(), "rng": all_gather(random), "grad_norm": self.grad_norm,
         }
         if self.ema is not None and self.ema.n_averaged > 0:
@@ -52,8 +54,11 @@ class TrainState:
         return state
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
-        """Raises UserError for a checkpoint that lacks what a training needs, such as a released one."""
-        absent = {"optimizer", "lr_scheduler", "scaler", "rng", "step", "images_per_step"} - set(state)
+        """All but the schedule, whose place follows from epoch and step: see util.optim.advance_scheduler.
+
+        Raises UserError for a checkpoint that lacks what a training needs, such as a released one.
+        """
+        absent = {"optimizer", "scaler", "rng", "step", "images_per_step"} - set(state)
         if absent:
             raise UserError(f"{source} holds no training state of this program ({', '.join(sorted(absent))} missing); "
                             "--pretrain_model_path starts a new training from its weights")
@@ -63,10 +68,10 @@ class TrainState:
         except ValueError as error:
             raise UserError(f"{source} was trained with other parameter groups (param_dict_type, lr_backbone or "
                             f"freezing differ): {error}") from error
-        self.scheduler.load_state_dict(state["lr_scheduler"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.best, self.grad_norm = state["epoch"] + 1, state["best"], state["grad_norm"]
+        self.epoch, self.grad_norm = state["epoch"] + 1, state["grad_norm"]
+        self.best, self.stale = state["best"], state.get("stale", 0)
         # Images, and not batches, are what another number of processes has done too.
         self.step = state["step"] * state["images_per_step"] // self.images_per_step
         self.meters.load_state_dict(state["meters"])

@@ -341,9 +341,8 @@ def test_classes_must_have_room_for_every_category(coco_root):
 def test_extreme_shapes_give_images_of_bounded_size(root, split, width, height):
     only_image(root, width, height, [[0, 0, width, height]])
     dataset = opened(root, split, DataOptions())
-    for epoch in range(6 if split == "train" else 1):
-        dataset.set_epoch(epoch)
-        image, target = dataset[0]
+    for sample in range(6 if split == "train" else 1):
+        image, target = dataset[sample]
         assert min(image.shape) >= 1
         # The shorter side is rounded, and 1 px at least, which moves the longer one by up to half the ratio or to it.
         ratio = max(width, height) / min(width, height)
@@ -354,26 +353,26 @@ def test_extreme_shapes_give_images_of_bounded_size(root, split, width, height):
 
 # randomness
 
-def test_a_sample_follows_from_seed_epoch_and_index(coco_root):
+def test_a_sample_follows_from_seed_and_number(coco_root):
     one, other = opened(coco_root, seed=5), opened(coco_root, seed=5)
-    for epoch in (3, 0, 3):
-        one.set_epoch(epoch), other.set_epoch(epoch)
-        torch.manual_seed(epoch)
-        first = [one[i] for i in range(8)]
-        for i in reversed(range(8)):
-            same(other[i], first[i])
+    for repetition in (3, 0, 3):
+        torch.manual_seed(repetition)
+        numbers = [8 * repetition + i for i in range(8)]
+        first = [one[i] for i in numbers]
+        for i, sample in zip(reversed(numbers), reversed(first)):
+            same(other[i], sample)
 
 
-@pytest.mark.parametrize("change", ["epoch", "seed"])
-def test_another_epoch_or_seed_gives_other_samples(coco_root, change):
+@pytest.mark.parametrize("change", ["repetition", "seed"])
+def test_another_repetition_or_seed_gives_other_samples_of_the_same_images(coco_root, change):
     one, other = opened(coco_root), opened(coco_root, seed=int(change == "seed"))
-    other.set_epoch(int(change == "epoch"))
-    changed = [a[0].shape != b[0].shape or not torch.equal(a[0], b[0])
-               for a, b in ((one[i], other[i]) for i in range(8))]
-    assert sum(changed) >= 4
+    offset = 8 * int(change == "repetition")
+    pairs = [(one[i], other[offset + i]) for i in range(8)]
+    assert all(a[1]["image_id"] == b[1]["image_id"] for a, b in pairs)
+    assert sum(a[0].shape != b[0].shape or not torch.equal(a[0], b[0]) for a, b in pairs) >= 4
 
 
-def test_the_images_of_an_epoch_are_not_augmented_alike(coco_root):
+def test_the_images_of_a_pass_are_not_augmented_alike(coco_root):
     dataset = opened(coco_root)
     assert len({tuple(dataset[i][1]["size"].tolist()) for i in range(8)}) > 2
 

@@ -17,13 +17,10 @@ class Numbers:
     """A set of which only the length counts."""
 
     def __init__(self, length):
-        self.length, self.epoch = length, 0
+        self.length = length
 
     def __len__(self):
         return self.length
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
 
 
 @pytest.fixture
@@ -46,8 +43,13 @@ def opened(root, split):
     return CocoDetection(root, split, (train_transforms if split == "train" else val_transforms)(SMALL))
 
 
-def order(length=23, batch_size=4, seed=0, epoch=0, start=0):
-    batches = TrainBatches(Numbers(length), batch_size, seed)
+def order(length=23, batch_size=4, seed=0, epoch=0, start=0, epoch_batches=None):
+    """The batches of an epoch, as indices of images."""
+    return [[i % length for i in batch] for batch in samples(length, batch_size, seed, epoch, start, epoch_batches)]
+
+
+def samples(length=23, batch_size=4, seed=0, epoch=0, start=0, epoch_batches=None):
+    batches = TrainBatches(Numbers(length), batch_size, seed, epoch_batches)
     batches.set_epoch(epoch, start)
     assert len(batches) == len(list(batches))
     return list(batches)
@@ -68,13 +70,24 @@ def test_an_order_does_not_depend_on_the_epochs_before():
     for epoch in (0, 1, 5):
         batches.set_epoch(epoch)
         list(batches)
-    assert list(batches) == order(epoch=5)
+    assert list(batches) == samples(epoch=5)
 
 
-def test_the_set_learns_of_the_epoch():
-    batches = TrainBatches(Numbers(23), 4, seed=0)
-    batches.set_epoch(7, start=2)
-    assert batches.dataset.epoch == 7
+def test_a_sample_has_another_number_in_every_pass():
+    numbers = [i for epoch in range(3) for batch in samples(8, 4, epoch=epoch) for i in batch]
+    assert sorted(numbers) == list(range(24))
+
+
+@pytest.mark.parametrize("length, size, epoch_batches", [(23, 4, 3), (23, 4, 7), (1, 4, 5), (3, 2, 10)])
+def test_epochs_of_a_fixed_length_go_through_the_same_passes(length, size, epoch_batches):
+    passes = [batch for epoch in range(40) for batch in samples(length, size, epoch=epoch)]
+    epochs = [batch for epoch in range(3) for batch in samples(length, size, epoch=epoch, epoch_batches=epoch_batches)]
+    assert epochs == passes[:3 * epoch_batches]
+
+
+@pytest.mark.parametrize("start", range(8))
+def test_a_start_within_an_epoch_of_a_fixed_length(start):
+    assert samples(epoch=2, start=start, epoch_batches=7) == samples(epoch=2, epoch_batches=7)[start:]
 
 
 def test_batches_are_full_shuffled_and_without_repetition():
@@ -95,7 +108,7 @@ def test_the_next_epoch_starts_at_its_beginning():
     batches.set_epoch(0, start=3)
     assert len(list(batches)) == len(batches) == 2
     batches.set_epoch(1)
-    assert list(batches) == order(epoch=1)
+    assert list(batches) == samples(epoch=1)
 
 
 @pytest.mark.parametrize("length, size, sizes", [

@@ -18,7 +18,7 @@ from torch import nn
 
 from models import build_model
 from util import checkpoint as module
-from util.checkpoint import copy_checkpoint, load_pretrained, load_weights, read_checkpoint, write_checkpoint
+from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
 from util.config import Config
 from util.errors import UserError
 
@@ -366,62 +366,8 @@ def test_published_sdetr_names_are_ours(tiny_sdetr):
     assert "1 missing: stages.1.decoder.norm.weight" in refusal(load_weights, model, state)
 
 
-# load_pretrained
-
-def test_fine_tuning_starts_from_all_weights_of_an_equal_model(build, save):
-    plain, average, model = build(1), build(2), build(3)
-    assert load_pretrained(model, save({"model": plain.state_dict()})) == []
-    assert not differing(snapshot(model), snapshot(plain))
-    load_pretrained(model, save({"model": plain.state_dict(), "ema_model": average.state_dict()}))
-    assert not differing(snapshot(model), snapshot(average))
-
-
-def test_another_number_of_classes_leaves_only_class_tensors_fresh(build, save, caplog):
-    source, model = build(1), build(2, num_classes=5, dn_labelbook_size=5)
-    before = snapshot(model)
-    with caplog.at_level(logging.INFO):
-        fresh = load_pretrained(model, save({"model": source.state_dict()}))
-    assert fresh == sorted(key for key in before if fitting(key, "class_embed", "label_enc"))
-    assert "label_enc.weight" in caplog.text and "class_embed.0.bias" in caplog.text
-    after, wanted = snapshot(model), snapshot(source)
-    for key in after:
-        assert torch.equal(after[key], before[key] if key in fresh else wanted[key]), key
-
-
-def test_ignored_words_keep_fresh_values(build, save):
-    source, model = build(1), build(2)
-    before = snapshot(model)
-    fresh = load_pretrained(model, save({"model": source.state_dict()}), ["label_enc", "bbox_embed"])
-    assert fresh == sorted(key for key in before if fitting(key, "label_enc", "bbox_embed"))
-    after, wanted = snapshot(model), snapshot(source)
-    for key in after:
-        assert torch.equal(after[key], before[key] if key in fresh else wanted[key]), key
-
-
-def test_ignored_words_leave_out_what_only_the_checkpoint_has(build, save):
-    source, model = build(1, dec_layers=3), build(2)
-    extra = [key for key in source.state_dict() if key not in model.state_dict()]
-    assert extra
-    words = ["decoder.layers.2", "bbox_embed.2", "class_embed.2"]
-    assert all(fitting(key, *words) for key in extra)
-    path = save({"model": source.state_dict()})
-    assert "--finetune_ignore" in refusal(load_pretrained, model, path)
-    assert load_pretrained(model, path, words) == []
-    assert torch.equal(model.transformer.level_embed, source.transformer.level_embed)
-
-
-@pytest.mark.parametrize("changes", [{"hidden_dim": 64}, {"dec_layers": 3}, {"enc_layers": 3}, {"key_aware": False}])
-def test_fine_tuning_from_another_architecture_is_an_error(build, save, changes):
-    model = build()
-    before = snapshot(model)
-    text = refusal(load_pretrained, model, save({"model": build(**changes).state_dict()}))
-    assert "model.pth" in text and "--finetune_ignore" in text
-    assert not differing(snapshot(model), before)
-
-
-@pytest.mark.parametrize("load", [load_weights, load_pretrained])
-def test_a_checkpoint_without_weights_is_refused(build, save, load):
-    assert "epoch" in refusal(load, build(), save({"epoch": 3, "lr": 0.1}))
+def test_a_checkpoint_without_weights_is_refused(build, save):
+    assert "epoch" in refusal(load_weights, build(), save({"epoch": 3, "lr": 0.1}))
 
 
 def test_loading_does_not_tie_the_model_to_the_checkpoint(build):

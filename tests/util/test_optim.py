@@ -6,7 +6,7 @@ import torch
 
 from models import build_model
 from util.config import load_config
-from util.optim import build_ema, build_optimizer, build_scheduler, param_groups
+from util.optim import advance_scheduler, build_ema, build_optimizer, build_scheduler, param_groups
 from util.options import OptimOptions
 
 RECORDED = json.loads((Path(__file__).parents[1] / "golden/param_groups.json").read_text())["groups"]
@@ -45,12 +45,50 @@ def rates(options, steps, steps_per_epoch=10):
 
 
 def test_step_schedule_drops_once():
-    assert rates(OptimOptions(lr=1.0, lr_drop=2), 4) == pytest.approx([1, 1, 0.1, 0.1])
+    assert rates(OptimOptions(lr=1.0, lr_drop=2), 6, steps_per_epoch=2) == pytest.approx([1] * 4 + [0.1] * 2)
 
 
 def test_multi_step_schedule_drops_at_each_milestone():
     options = OptimOptions(lr=1.0, multi_step_lr=True, lr_drop_list=[1, 3])
-    assert rates(options, 4) == pytest.approx([1, 0.1, 0.1, 0.01])
+    assert rates(options, 8, steps_per_epoch=2) == pytest.approx([1] * 2 + [0.1] * 4 + [0.01] * 2)
+
+
+def test_the_rate_rises_in_the_warm_up():
+    options = OptimOptions(lr=1.0, lr_drop=3, warmup_steps=3)
+    assert rates(options, 8, steps_per_epoch=2) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1])
+
+
+def test_one_cycle_peaks_after_the_warm_up():
+    found = rates(OptimOptions(lr=1.0, onecyclelr=True, epochs=2, warmup_steps=12), 20)
+    assert found.index(max(found)) in (11, 12)
+
+
+@pytest.mark.parametrize("schedule", [{"lr_drop": 2}, {"multi_step_lr": True, "lr_drop_list": [1, 3]},
+                                      {"onecyclelr": True}, {"lr_drop": 3, "warmup_steps": 15}])
+def test_a_schedule_can_start_anywhere(schedule):
+    options = OptimOptions(lr=1.0, epochs=4, **schedule)
+    whole = rates(options, 40)
+    for start in (0, 7, 10, 25, 39):
+        optimizer = build_optimizer(torch.nn.Linear(2, 2), options)
+        scheduler = build_scheduler(optimizer, options, steps_per_epoch=10)
+        advance_scheduler(scheduler, start)
+        found = []
+        for _ in range(start, 40):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        assert found == pytest.approx(whole[start:])
+
+
+def test_an_advanced_schedule_keeps_the_rate_of_the_restored_optimizer():
+    saved = build_optimizer(torch.nn.Linear(2, 2), OptimOptions(lr=1.0))
+    build_scheduler(saved, OptimOptions(lr=1.0), 1)
+    options = OptimOptions(lr=5.0, lr_drop=2)
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), options)
+    scheduler = build_scheduler(optimizer, options, 1)
+    optimizer.load_state_dict(saved.state_dict())
+    advance_scheduler(scheduler, 3)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
 
 
 def test_one_cycle_schedule_rises_to_lr_and_ends_near_zero():

@@ -3,7 +3,7 @@ import torch
 from torch.amp import GradScaler
 
 from util.errors import UserError
-from util.optim import build_ema
+from util.optim import advance_scheduler, build_ema
 from util.train_state import TrainState
 
 
@@ -11,7 +11,7 @@ def state(ema=False, dim=2):
     torch.manual_seed(0)
     model = torch.nn.Linear(dim, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step // 2))
     average = build_ema(model, 0.5) if ema else None
     return TrainState(model, optimizer, scheduler, GradScaler("cpu", enabled=False), average)
 
@@ -29,13 +29,15 @@ def train(s, steps):
 def test_a_restored_state_goes_on_exactly(tmp_path):
     first = state(ema=True)
     train(first, 3)
-    first.epoch, first.step, first.best = 4, 7, 0.25
+    first.epoch, first.step, first.best, first.stale = 4, 7, 0.25, 3
     first.meters.update({"loss": 2.0})
     torch.save(first.state_dict(), tmp_path / "s.pth")
     train(first, 3)
     second = state(ema=True)
     second.load_state_dict(torch.load(tmp_path / "s.pth", weights_only=True), "s.pth")
-    assert (second.epoch, second.step, second.best) == (4, 7, 0.25) and second.meters.means() == {"loss": 2.0}
+    advance_scheduler(second.scheduler, 3)
+    assert (second.epoch, second.step, second.best, second.stale) == (4, 7, 0.25, 3)
+    assert second.meters.means() == {"loss": 2.0}
     train(second, 3)
     for ours, theirs in ((first.model, second.model), (first.ema.module, second.ema.module)):
         assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters()))

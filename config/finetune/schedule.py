@@ -1,0 +1,18 @@
+# What fine-tuning on a small set of one's own needs, whatever the model: _base_ of the configs in this folder.
+# Classes and image sizes come from the data; the schedule counts steps, so that its length does not depend on the size
+# of the set.
+num_classes = 'auto'
+dn_labelbook_size = None
+
+amp = 'cuda'  # half precision pays on GPUs alone
+onecyclelr = True  # warm-up, peak, and down to zero
+epoch_steps = 100
+epochs = 30
+checkpoint_steps = 100
+save_checkpoint_interval = 1000
+early_stop = 10
+clip_max_norm = 1.0
+use_ema = True
+ema_decay = 0.998
+eval_batch_size = 4
+nms_iou_threshold = 0.7  # short trainings leave duplicates

@@ -1,0 +1,57 @@
+"""Config values that follow from the data: num_classes='auto' and the image sizes for `image_size`."""
+import statistics
+from typing import Any
+
+from pycocotools.coco import COCO
+
+from datasets.coco import check_num_classes, class_names, read_annotations
+from util.config import Config
+from util.errors import UserError
+from util.options import parse_options
+
+SIZES = ("data_aug_scales", "data_aug_max_size", "data_aug_scales2_resize", "data_aug_scales2_crop")
+
+
+def adapt_config(config: Config, root: str | None, split: str, checkpoint: dict[str, Any] | None) -> None:
+    """Replaces such values by numbers: the ones that the checkpoint was trained with, where there is one, else those
+    of the `split` ("train", "val", "test") of the data in `root`.
+
+    Raises UserError where there is neither, and if num_classes is too small for the data.
+    """
+    options = parse_options(config)
+    saved = (checkpoint or {}).get("config", {})
+    coco = read_annotations(root, split) if root else None
+    if options.data.num_classes == "auto":
+        if "class_names" in (checkpoint or {}):
+            config.num_classes = max(checkpoint["class_names"]) + 1
+        elif "num_classes" in saved:
+            config.num_classes = saved["num_classes"]
+        elif coco is not None:
+            config.num_classes = max(class_names(coco)) + 1
+        else:
+            raise UserError("num_classes='auto' takes the classes from a data set: pass --coco_path, or "
+                            "--options num_classes=N")
+    if coco is not None:
+        check_num_classes(config.num_classes, coco, f"the {split} set of {root}")
+    if options.data.image_size is not None:
+        if all(name in saved for name in SIZES):
+            config.update({name: saved[name] for name in SIZES})
+        else:
+            config.update(fitting_sizes(options.data.image_size, median_side(coco)))
+        config.image_size = None  # now the sizes say it all
+
+
+def median_side(coco: COCO | None) -> float:
+    """Of the shorter sides of the images, px; infinite without a set."""
+    if coco is None:
+        return float("inf")
+    return statistics.median(min(image["height"], image["width"]) for image in coco.dataset["images"])
+
+
+def fitting_sizes(image_size: int, side: float) -> dict[str, Any]:
+    """DETR's sizes for images of 800 px, in proportion for images whose shorter side is min(image_size, side) px."""
+    factor = min(image_size, side) / 800
+    scaled = {"data_aug_scales": range(480, 801, 32), "data_aug_scales2_resize": (400, 500, 600),
+              "data_aug_scales2_crop": (384, 600)}
+    sizes = {name: [max(1, round(size * factor)) for size in values] for name, values in scaled.items()}
+    return sizes | {"data_aug_max_size": max(1, round(1333 * factor))}

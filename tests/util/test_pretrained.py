@@ -1,0 +1,176 @@
+"""Starting a fine-tuning from a model that knew other classes."""
+import copy
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from models import build_model
+from util.checkpoint import write_checkpoint
+from util.config import Config
+from util.errors import UserError
+from util.pretrained import COCO_CLASSES, carry_rows, load_pretrained, shared_rows
+
+# Two of the backbone's stages, so that a model is 4 MB.
+SMALL = {"return_interm_indices": [1], "num_feature_levels": 2}
+
+
+@pytest.fixture(scope="module")
+def built():
+    return {}
+
+
+@pytest.fixture
+def build(tiny_config, built):
+    def build(seed=0, **changes):
+        key = (seed, str(changes))
+        if key not in built:
+            torch.manual_seed(seed)
+            model = build_model(Config({**tiny_config, **SMALL, **changes}))[0]
+            # Heads start from constants: random numbers tell a loaded tensor from a fresh one.
+            for parameter in model.parameters():
+                nn.init.normal_(parameter)
+            built[key] = model
+        return copy.deepcopy(built[key])
+    return build
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(content, name="model.pth"):
+        write_checkpoint(content, tmp_path / name)
+        return tmp_path / name
+    return save
+
+
+def snapshot(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def differing(state, other):
+    assert state.keys() == other.keys()
+    return sorted(key for key in state if not torch.equal(state[key], other[key]))
+
+
+def refusal(load, *args, **kwargs):
+    with pytest.raises(UserError) as error:
+        load(*args, **kwargs)
+    return str(error.value)
+
+
+def fitting(key, *words):
+    return any(word in key for word in words)
+
+
+def test_fine_tuning_starts_from_all_weights_of_an_equal_model(build, save):
+    plain, average, model = build(1), build(2), build(3)
+    assert load_pretrained(model, save({"model": plain.state_dict()})) == []
+    assert not differing(snapshot(model), snapshot(plain))
+    load_pretrained(model, save({"model": plain.state_dict(), "ema_model": average.state_dict()}))
+    assert not differing(snapshot(model), snapshot(average))
+
+
+def test_another_number_of_classes_leaves_only_class_tensors_fresh(build, save):
+    source, model = build(1), build(2, num_classes=5, dn_labelbook_size=5)
+    before = snapshot(model)
+    fresh = load_pretrained(model, save({"model": source.state_dict()}))
+    assert fresh == sorted(key for key in before if fitting(key, "class_embed", "label_enc"))
+    after, wanted = snapshot(model), snapshot(source)
+    for key in after:
+        assert torch.equal(after[key], before[key] if key in fresh else wanted[key]), key
+
+
+def test_ignored_words_keep_fresh_values(build, save):
+    source, model = build(1), build(2)
+    before = snapshot(model)
+    fresh = load_pretrained(model, save({"model": source.state_dict()}), ["label_enc", "bbox_embed"])
+    assert fresh == sorted(key for key in before if fitting(key, "label_enc", "bbox_embed"))
+    after, wanted = snapshot(model), snapshot(source)
+    for key in after:
+        assert torch.equal(after[key], before[key] if key in fresh else wanted[key]), key
+
+
+def test_ignored_words_leave_out_what_only_the_checkpoint_has(build, save):
+    source, model = build(1, dec_layers=3), build(2)
+    extra = [key for key in source.state_dict() if key not in model.state_dict()]
+    assert extra
+    words = ["decoder.layers.2", "bbox_embed.2", "class_embed.2"]
+    assert all(fitting(key, *words) for key in extra)
+    path = save({"model": source.state_dict()})
+    assert "--finetune_ignore" in refusal(load_pretrained, model, path)
+    assert load_pretrained(model, path, words) == []
+    assert torch.equal(model.transformer.level_embed, source.transformer.level_embed)
+
+
+@pytest.mark.parametrize("changes", [{"hidden_dim": 64}, {"dec_layers": 3}, {"enc_layers": 3}, {"key_aware": False}])
+def test_fine_tuning_from_another_architecture_is_an_error(build, save, changes):
+    model = build()
+    before = snapshot(model)
+    text = refusal(load_pretrained, model, save({"model": build(**changes).state_dict()}))
+    assert "model.pth" in text and "--finetune_ignore" in text
+    assert not differing(snapshot(model), before)
+
+
+# classes by name
+
+CATS, PETS = {1: "cat", 2: "dog", 4: "bird"}, {1: "horse", 2: "Cat", 3: "bird"}
+
+
+def test_rows_of_classes_with_one_name_are_carried_over(build, save, caplog):
+    source, model = build(1, num_classes=5, dn_labelbook_size=5), build(2, num_classes=4, dn_labelbook_size=4)
+    before, wanted = snapshot(model), snapshot(source)
+    with caplog.at_level(logging.INFO):
+        fresh = load_pretrained(model, save({"model": wanted, "class_names": CATS}), class_names=PETS)
+    after = snapshot(model)
+    assert fresh == sorted(key for key in before if fitting(key, "class_embed", "label_enc"))
+    for key in fresh:
+        assert torch.equal(after[key][2], wanted[key][1]) and torch.equal(after[key][3], wanted[key][4])
+        assert torch.equal(after[key][:2], before[key][:2])
+    assert "by name: Cat, bird; fresh: horse" in caplog.text
+
+
+def test_the_same_number_of_other_classes_does_not_keep_their_rows(build, save):
+    source, model = build(1), build(2)
+    before = snapshot(model)
+    load_pretrained(model, save({"model": source.state_dict(), "class_names": CATS}), class_names={1: "dog", 2: "cow"})
+    after, wanted = snapshot(model), snapshot(source)
+    assert torch.equal(after["class_embed.0.weight"][1], wanted["class_embed.0.weight"][2])
+    assert torch.equal(after["class_embed.0.weight"][2], before["class_embed.0.weight"][2])
+
+
+def test_a_checkpoint_of_the_same_classes_is_taken_whole(build, save):
+    source, model = build(1), build(2)
+    assert load_pretrained(model, save({"model": source.state_dict(), "class_names": CATS}), class_names=CATS) == []
+    assert not differing(snapshot(model), snapshot(source))
+
+
+def test_a_released_checkpoint_knows_the_classes_of_coco(build, save):
+    source, model = build(1, num_classes=91, dn_labelbook_size=91), build(2, num_classes=3, dn_labelbook_size=3)
+    load_pretrained(model, save({"model": source.state_dict()}), class_names={1: "zebra", 2: "Person"})
+    wanted = snapshot(source)["class_embed.0.bias"]
+    assert COCO_CLASSES[24] == "zebra" and torch.equal(snapshot(model)["class_embed.0.bias"][1:], wanted[[24, 1]])
+
+
+def test_the_row_for_no_object_stays_the_last():
+    fresh, saved = torch.zeros(4, 2), torch.arange(12.0).reshape(6, 2)
+    assert carry_rows(fresh, saved, {1: 3}, keep_last=True).tolist() == [[0, 0], [6, 7], [0, 0], [10, 11]]
+    assert carry_rows(fresh, saved, {1: 3}, keep_last=False)[-1].tolist() == [0, 0]
+
+
+def test_classes_without_a_row_are_left_out():
+    assert carry_rows(torch.zeros(2, 1), torch.ones(2, 1), {1: 5, 7: 1}, keep_last=False).tolist() == [[0], [0]]
+    assert shared_rows({1: "N/A x"}, COCO_CLASSES) == {}
+
+
+def test_the_table_counts_tensors_by_part(build, save, caplog):
+    source, model = build(1), build(2, num_classes=5, dn_labelbook_size=5)
+    with caplog.at_level(logging.INFO):
+        load_pretrained(model, save({"model": source.state_dict()}), ["level_embed"], class_names=PETS)
+    rows = {line.split()[0]: line.split()[1:] for line in caplog.text.splitlines() if len(line.split()) == 4}
+    assert rows["label_enc"] == ["0", "1", "0"] and rows["transformer.level_embed"] == ["0", "0", "1"]
+    assert int(rows["backbone"][0]) > 20
+
+
+def test_a_checkpoint_without_weights_is_refused(build, save):
+    assert "epoch" in refusal(load_pretrained, build(), save({"epoch": 3, "lr": 0.1}))

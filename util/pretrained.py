@@ -1,0 +1,88 @@
+"""Starting a fine-tuning from a model that was trained on other classes."""
+import logging
+import os
+from collections import Counter
+
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+from util.checkpoint import CLASS_TENSORS, compare, describe, model_state, read_checkpoint, to_our_layout
+from util.errors import UserError
+
+logger = logging.getLogger(__name__)
+COCO_CLASSES = dict(enumerate(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]))  # by category id, 0..90
+
+
+def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[str] | None = None,
+                    class_names: dict[int, str] | None = None, no_object: bool = False) -> list[str]:
+    """Starts a training from another model's weights. Returns the names of the tensors with fresh values in them.
+
+    Those are the ones whose name contains a word of `ignore`, and the class tensors (a row a class) if the classes
+    differ: in them the rows of classes that both models know by name are carried over, the others stay fresh.
+    `class_names` (id to name) are the new ones; the old ones are in the checkpoint, and COCO's in a released one.
+    no_object: the last row of the class heads stands for "no object" (softmax). A table of it all goes to the log.
+
+    Raises UserError if anything else does not fit, since that means another architecture.
+    """
+    own = {key: value.cpu() for key, value in model.state_dict().items()}
+    checkpoint = read_checkpoint(source)
+    state = to_our_layout(model_state(checkpoint, ema=True), own)
+    ignored = {key for key in {*own, *state} if any(word in key for word in ignore or [])}
+    state = {key: value for key, value in state.items() if key not in ignored}
+    old_names = checkpoint.get("class_names", COCO_CLASSES)
+    same_classes = class_names is None or class_names.items() <= old_names.items()
+    by_class = {key for key in own if key in state and CLASS_TENSORS.search(key)
+                and state[key].shape[1:] == own[key].shape[1:]
+                and (len(state[key]) != len(own[key]) or not same_classes)}
+    rows = {} if class_names is None else shared_rows(class_names, old_names)
+    for key in by_class:
+        state[key] = carry_rows(own[key], state[key], rows, keep_last=no_object)
+    missing, unexpected, mismatched = compare(state, own)
+    missing = [key for key in missing if key not in ignored]
+    if missing or unexpected or mismatched:
+        problems = (describe("missing", missing) + describe("unexpected", unexpected)
+                    + describe("of another shape (checkpoint, model)", mismatched))
+        raise UserError(f"{source} does not fit the model that the config describes:\n" + "\n".join(problems)
+                        + "\n  --finetune_ignore WORD ... leaves out tensors by name")
+    model.load_state_dict(state, strict=False)
+    fresh = ignored & own.keys()
+    logger.info("start from %s\n%s", source, _table(own, state, fresh, by_class))
+    if by_class and class_names is not None:
+        carried = [name for i, name in class_names.items() if i in rows]
+        others = [name for i, name in class_names.items() if i not in rows]
+        logger.info("classes carried over by name: %s; fresh: %s", ", ".join(carried) or "none",
+                    ", ".join(others) or "none")
+    return sorted(fresh | by_class)
+
+
+def shared_rows(new: dict[int, str], old: dict[int, str]) -> dict[int, int]:
+    """New class id to old class id, of the names that both have, whatever their case."""
+    ids = {name.casefold(): i for i, name in old.items()}
+    return {i: ids[name.casefold()] for i, name in new.items() if name.casefold() in ids}
+
+
+def carry_rows(fresh: Tensor, saved: Tensor, rows: dict[int, int], keep_last: bool) -> Tensor:
+    """A copy of `fresh` [classes, ...] with rows of `saved`: those of `rows` (new to old), and the last if wanted."""
+    result = fresh.clone()
+    for new, old in rows.items():
+        if new < len(result) and old < len(saved):
+            result[new] = saved[old]
+    if keep_last:
+        result[-1] = saved[-1]
+    return result
+
+
+def _table(own: dict[str, Tensor], state: dict[str, Tensor], fresh: set[str], by_class: set[str]) -> str:
+    """How many tensors of each part were loaded."""
+    counts = Counter((_part(key), "by class" if key in by_class else "fresh" if key in fresh else "loaded")
+                     for key in own if key in state or key in fresh)
+    columns = ("loaded", "by class", "fresh")
+    lines = [f"{'tensors of':<36}" + "".join(f"{name:>10}" for name in columns)]
+    for part in dict.fromkeys(part for part, _ in counts):
+        lines.append(f"{part:<36}" + "".join(f"{counts[part, name]:>10}" for name in columns))
+    return "\n".join(lines)
+
+
+def _part(key: str) -> str:
+    words = key.split(".")
+    return ".".join(words[:2] if words[0] in ("transformer", "stages") else words[:1])
