@@ -23,7 +23,7 @@ from datasets.coco import CocoDetection
 from datasets.coco_eval import CocoEvaluator
 from datasets.transforms import val_transforms
 from engine import evaluate
-from models import build_model
+from models import build_model, compile_parts
 from trainer import DEBUG_BATCHES, Trainer, report
 from util.benchmark import benchmark
 from util.checkpoint import load_weights, read_checkpoint
@@ -64,6 +64,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:N or cpu")
     run.add_argument("--seed", type=int, default=42)
     run.add_argument("--amp", action="store_true", help="mixed precision; see the config keys amp and amp_dtype")
+    run.add_argument("--compile", nargs="?", const="inductor", metavar="BACKEND",
+                     help="torch.compile backbone, encoder and decoder; slow to start, and at every new image size")
     run.add_argument("--debug", action="store_true",
                      help=f"stop every epoch and evaluation after {DEBUG_BATCHES} batches")
     run.add_argument("--find_unused_params", action="store_true", help="DDP tolerates parameters without gradient")
@@ -95,6 +97,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     dist.add_argument("--rank", type=int, default=0, help="number of this process, without a launcher")
     dist.add_argument("--local_rank", "--local-rank", type=int, default=0, help="GPU of this process on its node")
     dist.add_argument("--dist_url", default="env://", help="where the processes meet, such as tcp://HOST:PORT")
+    dist.add_argument("--dist_timeout", type=float, default=30, metavar="MINUTES",
+                      help="how long to wait for the other processes before they count as lost")
     return parser
 
 
@@ -127,8 +131,8 @@ def check_args(args: argparse.Namespace) -> None:
         ((args.eval or args.test) and not args.resume and not benchmark_only, "--eval and --test need --resume FILE"),
         (args.resume == "auto" and not trains, "--resume auto is for training; name the checkpoint"),
         (args.per_class and (args.test or benchmark_only), "--per_class needs annotations to evaluate with"),
-        ((args.find_unused_params or args.note or args.strict_data) and not trains,
-         "--find_unused_params, --note and --strict_data are for training"),
+        ((args.find_unused_params or args.note or args.strict_data or args.compile) and not trains,
+         "--find_unused_params, --note, --strict_data and --compile are for training"),
         (args.rank and args.world_size == 1 and "RANK" not in os.environ, "--rank needs --world_size"),
         (not args.coco_path and not benchmark_only, "--coco_path DIR is missing"),
     ]
@@ -140,7 +144,8 @@ def check_args(args: argparse.Namespace) -> None:
 def main(args: argparse.Namespace) -> int:
     """Returns the exit code."""
     check_args(args)
-    device = init_distributed(args.device, args.world_size, args.rank, args.local_rank, args.dist_url)
+    device = init_distributed(args.device, args.world_size, args.rank, args.local_rank, args.dist_url,
+                              args.dist_timeout)
     setup_logging(rank())
     if device.type == "cpu":
         keep_freed_memory()
@@ -171,6 +176,8 @@ def main(args: argparse.Namespace) -> int:
     folder = output_folder(args)
     if args.eval or args.test:
         return run_evaluation(args, options, folder, model, criterion, postprocessors["bbox"], device)
+    if args.compile:
+        compile_parts(model, args.compile)
     trainer = Trainer(args, config, options, folder, device, amp_dtype(args, options, device))
     return trainer.run(model, criterion, postprocessors["bbox"])
 

@@ -20,7 +20,7 @@ from engine import evaluate, train_one_epoch
 from util.benchmark import count_parameters
 from util.checkpoint import copy_checkpoint, read_checkpoint, write_checkpoint
 from util.config import Config
-from util.distributed import all_gather, barrier, is_main, rank, world_size
+from util.distributed import all_gather, barrier, is_main, lost_process_as_user_error, rank, world_size
 from util.errors import UserError
 from util.logger import setup_logging
 from util.metrics import LogFile, Meters
@@ -65,7 +65,7 @@ class Trainer:
         while state.epoch < optim.epochs and not self._is_stale(state):
             self.loader.batch_sampler.set_epoch(state.epoch, state.step)
             batches = first_batches(self.loader) if self.args.debug else self.loader
-            with worker_crash_as_user_error(self.loader):
+            with worker_crash_as_user_error(self.loader), lost_process_as_user_error():
                 finished = train_one_epoch(
                     wrapped, criterion, batches, state, self.device, self.folder, amp_dtype=self.amp_dtype,
                     clip_max_norm=optim.clip_max_norm, grad_accum_steps=optim.grad_accum_steps,

@@ -31,3 +31,11 @@ def build_model(config: Config) -> tuple[nn.Module, nn.Module, dict]:
     if options.data.num_classes == "auto":
         raise UserError("num_classes='auto' takes the classes from a data set: pass --coco_path, or set a number")
     return MODELS[options.modelname](options)
+
+
+def compile_parts(model: nn.Module, backend: str) -> None:
+    """Compiles backbone, encoders and decoders in place, for images of any size."""
+    for part, paths in model.PARTS.items():
+        if part.startswith(("backbone", "encoder", "decoder")):
+            for path in paths:
+                model.get_submodule(path).compile(dynamic=True, backend=backend)

@@ -1,7 +1,10 @@
 """What many tests share: a tiny synthetic set, and a Lite-DINO that is small enough to train in seconds."""
+import signal
+
 import pytest
 import torch
 
+import main as program
 from datasets.synthetic import generate
 from util.config import load_config
 
@@ -40,3 +43,25 @@ def tiny_config():
 def tiny_sdetr():
     """tiny_sdetr(name, **options): small config of config/SDETR/<name>.py."""
     return lambda name, **options: load_config(f"config/SDETR/{name}.py", TINY_SDETR | options)
+
+
+@pytest.fixture
+def config_file(tiny_config, tmp_path):
+    tiny_config.dump(tmp_path / "tiny.py")
+    return tmp_path / "tiny.py"
+
+
+@pytest.fixture
+def call(config_file, coco_root):
+    """Calls main.py in this process; returns the exit code."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*flags, options=(), data=coco_root):
+        argv = ["-c", str(config_file), "--device", "cpu", "--num_workers", "0", *map(str, flags)]
+        argv += ["--coco_path", str(data)] if data else []
+        argv += ["--options", *options] if options else []
+        return program.main(program.parse_args(argv))
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -12,6 +12,7 @@ from datasets.coco_eval import CocoEvaluator
 from datasets.transforms import train_transforms, val_transforms
 from engine import NonFiniteError, evaluate, train_one_epoch
 from models import build_model
+from models.matcher import HungarianMatcher
 from util.metrics import Meters
 from util.optim import build_ema, build_optimizer, build_scheduler
 from util.options import parse_options
@@ -137,6 +138,52 @@ def test_nan_weight_stops_at_the_step_and_names_the_images(training, tmp_path):
         run(state, criterion, loader, tmp_path)
     record = json.loads((tmp_path / "non_finite_rank0.json").read_text())
     assert record["step"] == 0 and len(record["image_ids"]) == 2
+
+
+def test_nan_loss_stops_at_the_step(training, tmp_path):
+    state, criterion, loader, _ = training()
+    forward, calls = criterion.forward, []
+
+    def poisoned(outputs, targets):
+        calls.append(1)
+        losses = forward(outputs, targets)
+        return losses | {"loss_giou": losses["loss_giou"] * float("nan")} if len(calls) == 3 else losses
+
+    criterion.forward = poisoned
+    with pytest.raises(NonFiniteError, match="the loss is nan in epoch 0, step 2"):
+        run(state, criterion, loader, tmp_path)
+    assert all(p.isfinite().all() for p in state.model.parameters())
+
+
+def test_nan_cost_stops_at_the_step(training, tmp_path, monkeypatch, caplog):
+    state, criterion, loader, _ = training()
+    cost, calls = HungarianMatcher._cost, []
+
+    def poisoned(self, *args):
+        calls.append(1)
+        return cost(self, *args) * float("nan") if len(calls) == 4 else cost(self, *args)
+
+    monkeypatch.setattr(HungarianMatcher, "_cost", poisoned)
+    with pytest.raises(NonFiniteError, match="matching cost.*step 1"):
+        run(state, criterion, loader, tmp_path)
+    assert "NaN or infinite costs for the images" in caplog.text
+
+
+def test_a_state_is_saved_within_the_epoch(training, tmp_path):
+    state, criterion, loader, _ = training()
+    saved = []
+    run(state, criterion, loader, tmp_path, save=lambda s: saved.append(s.step), save_steps=1)
+    assert saved == [1, 2, 3]  # the end of the epoch is the caller's
+    state, criterion, loader, _ = training()
+    run(state, criterion, loader, tmp_path, save=lambda s: saved.append(s.step), save_steps=1, grad_accum_steps=2)
+    assert saved == [1, 2, 3, 2]
+
+
+def test_a_state_with_a_nan_gradient_is_not_saved(training, tmp_path):
+    state, criterion, loader, _ = training()
+    state.model.transformer.level_embed.register_hook(lambda grad: grad * float("nan"))
+    with pytest.raises(NonFiniteError, match="gradient norm"):
+        run(state, criterion, loader, tmp_path, save=lambda s: pytest.fail("saved"), save_steps=1)
 
 
 def test_nan_gradient_is_reported_with_the_batch_that_made_it(training, tmp_path):

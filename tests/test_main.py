@@ -11,35 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import main as program
 from datasets.coco import class_names, read_annotations
 from util.config import load_config
 from util.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 AP = "test_coco_eval_bbox"
-
-
-@pytest.fixture
-def config_file(tiny_config, tmp_path):
-    tiny_config.dump(tmp_path / "tiny.py")
-    return tmp_path / "tiny.py"
-
-
-@pytest.fixture
-def call(config_file, coco_root):
-    """Calls main.py in this process; returns the exit code."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def call(*flags, options=(), data=coco_root):
-        argv = ["-c", str(config_file), "--device", "cpu", "--num_workers", "0", *map(str, flags)]
-        argv += ["--coco_path", str(data)] if data else []
-        argv += ["--options", *options] if options else []
-        return program.main(program.parse_args(argv))
-
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def log_of(folder: Path) -> list[dict]:

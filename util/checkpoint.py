@@ -18,6 +18,7 @@ from util.errors import UserError
 logger = logging.getLogger(__name__)
 torch.serialization.add_safe_globals([argparse.Namespace])  # released files hold their arguments
 
+UNFINISHED = ".*.pth.*"  # names of checkpoints while they are written
 # Buffers that follow from the architecture, and training leftovers: never loaded, never missed.
 _DERIVED = re.compile(r"(relative_position_index|attn_mask|num_batches_tracked)$")
 # First words of the published SDETR's names, stage 1 reading C5 and stage 2 C4; ours go by stage and by level.

@@ -1,5 +1,8 @@
 """Process groups: torchrun, torch.distributed.launch, or a single process, which needs none of it."""
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -9,11 +12,15 @@ from torch import Tensor
 
 from util.errors import UserError
 
+LOST = re.compile(r"gloo|Connection (closed|reset)|Broken pipe")  # gloo's errors have no type of their own
 
-def init_distributed(device: str, world_size: int, rank: int, local_rank: int, dist_url: str) -> torch.device:
+
+def init_distributed(device: str, world_size: int, rank: int, local_rank: int, dist_url: str,
+                     timeout_minutes: float = 30) -> torch.device:
     """Joins the process group that the launcher's environment (or the arguments) describes, if there is one.
 
-    Uses NCCL for cuda and gloo for cpu, and returns the device of this process.
+    Uses NCCL for cuda and gloo for cpu, and returns the device of this process. A process that the others do not hear
+    of for `timeout_minutes` counts as lost.
     """
     from_launcher = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if from_launcher:
@@ -39,8 +46,20 @@ def init_distributed(device: str, world_size: int, rank: int, local_rank: int, d
         torch.cuda.set_device(place)
     if world_size > 1 or from_launcher:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo", init_method=dist_url,
-                                world_size=world_size, rank=rank, timeout=timedelta(minutes=30))
+                                world_size=world_size, rank=rank, timeout=timedelta(minutes=timeout_minutes))
     return place
+
+
+@contextmanager
+def lost_process_as_user_error() -> Iterator[None]:
+    """Tells the loss of another process from a fault of this one."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or not (isinstance(error, dist.DistError) or LOST.search(str(error))):
+            raise
+        raise UserError(f"lost contact with another process, look at its output: {error}. --resume auto goes on from "
+                        "the last checkpoint") from error
 
 
 def world_size() -> int:

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import torch
 
+from util.checkpoint import UNFINISHED
 from util.config import Config
 from util.errors import UserError
 
 
 def prepare_folder(folder: Path) -> None:
-    """Makes the folder. Raises UserError if files cannot be written to it."""
+    """Makes the folder, and clears it of what a run that was killed left half written. Raises UserError if files
+    cannot be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(UNFINISHED):
+            left.unlink(missing_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
             file.flush()

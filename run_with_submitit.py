@@ -1,0 +1,90 @@
+"""Trains on a Slurm cluster:
+
+    python run_with_submitit.py --nodes 2 --ngpus 8 --partition NAME -- -c CONFIG --coco_path DIR --output_dir OUT
+
+Everything after -- goes to main.py. Every GPU gets a process. When Slurm preempts the job or its time is up, the
+training writes a checkpoint, and the job is queued again and goes on from there. `--cluster local` runs the same on
+this machine.
+"""
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import submitit
+
+ROOT = Path(__file__).resolve().parent
+STOPPED = 128 + signal.SIGTERM  # main.py's exit code after a checkpoint on request
+
+
+class Training:
+    """What a task of the job runs: main.py in a process of its own, which a signal reaches without harm to submitit."""
+
+    def __init__(self, arguments: list[str]):
+        self.arguments = arguments
+
+    def __call__(self) -> int:
+        """Returns main.py's exit code. Raises RuntimeError for a failure, which fails the job."""
+        task = submitit.JobEnvironment()
+        environment = os.environ | {
+            "RANK": str(task.global_rank), "WORLD_SIZE": str(task.num_tasks), "LOCAL_RANK": str(task.local_rank),
+            "MASTER_ADDR": task.hostnames[0],
+            "MASTER_PORT": str(20000 + sum(map(ord, task.job_id)) * 37 % 20000)}  # the same in every task
+        self.process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), *self.arguments], cwd=ROOT,
+                                        env=environment)
+        code = self.process.wait()
+        if code not in (0, STOPPED):
+            raise RuntimeError(f"main.py ended with exit code {code}; its output is in this log")
+        return code
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """submitit calls it in the first task when the job has to go. One process that is asked to stop stops all."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+        return submitit.helpers.DelayedSubmission(Training(self.arguments))
+
+
+def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The job's arguments, and main.py's."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--nodes", type=int, default=1)
+    add("--ngpus", type=int, default=8, help="GPUs a node, and processes")
+    add("--cpus_per_task", type=int, default=8, help="cores a process, for loading data")
+    add("--mem_gb", type=int, default=None, help="memory a node; default: the partition's")
+    add("--timeout", type=int, default=72 * 60, help="minutes until the job is queued again")
+    add("--partition")
+    add("--job_name", default="lite_detr")
+    add("--job_dir", type=Path, default=ROOT / "outputs" / "jobs", help="for logs; on a disk that all nodes share")
+    add("--cluster", choices=["slurm", "local"], default="slurm")
+    add("--slurm", nargs="*", default=[], metavar="KEY=VALUE", help="further Slurm parameters, such as account=NAME")
+    args, arguments = parser.parse_known_args(argv)
+    arguments = [argument for argument in arguments if argument != "--"]
+    if "--output_dir" not in arguments:
+        parser.error("name an --output_dir on a disk that all nodes share: a job that is queued again finds its "
+                     "checkpoint there")
+    if "--resume" not in arguments:
+        arguments += ["--resume", "auto"]
+    return args, arguments
+
+
+def main() -> None:
+    args, arguments = parse_args()
+    executor = submitit.AutoExecutor(folder=args.job_dir, cluster=args.cluster, slurm_max_num_timeout=100)
+    executor.update_parameters(
+        name=args.job_name, nodes=args.nodes, tasks_per_node=args.ngpus, cpus_per_task=args.cpus_per_task,
+        timeout_min=args.timeout, slurm_signal_delay_s=120,
+        **({"gpus_per_node": args.ngpus} if args.cluster == "slurm" else {}),
+        **({"mem_gb": args.mem_gb} if args.mem_gb else {}),
+        **({"slurm_partition": args.partition} if args.partition else {}),
+        slurm_additional_parameters=dict(pair.split("=", 1) for pair in args.slurm))
+    job = executor.submit(Training(arguments))
+    print(f"job {job.job_id}; its logs are {args.job_dir}/{job.job_id}_*_log.out and .err", flush=True)
+    if args.cluster == "local":
+        sys.exit(max(job.results()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Trainings that are killed, lose a process, meet a broken file or odd data."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from datasets.coco import CocoDetection
+from util.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = ["epochs=3", "batch_size=1", "checkpoint_steps=2", "eval_interval=3", "use_ema=True", "dropout=0.1"]
+
+# main.py, which kills itself at some call of a function
+DRIVER = textwrap.dedent("""
+    import os, signal, sys
+    sys.path.insert(0, {root!r})
+    import torch
+    import main as program
+
+    calls = 0
+
+    def dies(function, at):
+        def dying(*args, **kwargs):
+            global calls
+            calls += 1
+            if calls == at:
+                {last_words}
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+        return dying
+
+    if {condition}:
+        {module}.{name} = dies({module}.{name}, {at})
+    sys.exit(program.main(program.parse_args()))
+""")
+
+
+def driver(folder, module, name, at, last_words="pass", condition="True"):
+    path = folder / "driver.py"
+    path.write_text(DRIVER.format(root=str(ROOT), module=module, name=name, at=at, last_words=last_words,
+                                  condition=condition))
+    return path
+
+
+def flags(config, data, out, *more):
+    return ["-c", str(config), "--coco_path", str(data), "--device", "cpu", "--num_workers", "0", "--output_dir",
+            str(out), "--resume", "auto", *more, "--options", *OPTIONS]
+
+
+def start(*command, **environment):
+    return subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+
+
+def final(folder):
+    return torch.load(folder / "checkpoint.pth", weights_only=True)
+
+
+@pytest.fixture
+def whole(call, tmp_path):
+    """The folder of a training that nothing happened to."""
+    assert call("--output_dir", tmp_path / "whole", options=OPTIONS) == 0
+    return tmp_path / "whole"
+
+
+STEP = ("torch.optim.AdamW", "step", "pass")
+WRITE = ("torch", "save", "args[1].write(b'half of it'); args[1].flush()")
+
+
+@pytest.mark.parametrize("module, name, last_words, at", [(*STEP, 6), (*STEP, 13), (*WRITE, 3)],
+                         ids=["between checkpoints", "in the second epoch", "in a checkpoint"])
+def test_a_killed_run_resumes_and_ends_with_the_weights_of_one_never_killed(
+        call, config_file, coco_root, whole, tmp_path, module, name, last_words, at):
+    out = tmp_path / "killed"
+    killed = start(driver(tmp_path, module, name, at, last_words), *flags(config_file, coco_root, out))
+    output, _ = killed.communicate(timeout=240)
+    assert killed.returncode == -signal.SIGKILL, output
+    written = final(out)  # whole
+    assert written["step"] % 2 == 0 and not (out / "checkpoint_best.pth").exists()
+    assert call("--output_dir", out, "--resume", "auto", options=OPTIONS) == 0
+    ours, wanted = final(out), final(whole)
+    for part in ("model", "ema_model"):
+        assert all(torch.equal(ours[part][key], wanted[part][key]) for key in wanted[part])
+    assert [line["train_loss"] for line in log_of(out)] == [line["train_loss"] for line in log_of(whole)]
+    assert not list(out.glob(".*")), "what the killed run left half written is still there"
+
+
+def test_when_a_process_dies_the_other_ends_with_a_message(config_file, coco_root, tmp_path):
+    out, address = tmp_path / "run", f"file://{tmp_path}/meet"
+    dying = driver(tmp_path, *STEP[:2], at=6)
+    command = flags(config_file, coco_root, out, "--world_size", "2", "--dist_url", address)
+    first = start("main.py", "--rank", 0, *command)
+    second = start(dying, "--rank", 1, *command)
+    second.communicate(timeout=240)
+    output, _ = first.communicate(timeout=60)  # far below --dist_timeout
+    assert second.returncode == -signal.SIGKILL
+    assert first.returncode == 2 and "lost contact with another process" in output, output
+    assert final(out)["epoch"] == 0 and final(out)["step"] == 0  # one epoch of four steps was done
+
+
+def test_torchrun_restarts_a_training_that_lost_a_process(config_file, coco_root, tmp_path):
+    out = tmp_path / "run"
+    dying = driver(tmp_path, *STEP[:2], at=6, condition="os.environ['RANK'] == '1' and "
+                                                        "os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'")
+    run = start("-m", "torch.distributed.run", "--nproc_per_node=2", "--max_restarts=1", "--master_port=29671", dying,
+                *flags(config_file, coco_root, out))
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, output
+    assert "resumed" in output and [line["epoch"] for line in log_of(out)] == [0, 1, 2]
+
+
+def test_a_dead_data_loading_process_is_reported_with_its_file(call, coco_root, tmp_path, monkeypatch):
+    wanted = sorted((coco_root / "train2017").iterdir())[3]
+    original = Image.open
+
+    def deadly(path, *args, **kwargs):
+        if Path(path) == wanted:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr("datasets.coco.Image.open", deadly)
+    with pytest.raises(UserError, match=f"died while it was reading .*{wanted.name}"):
+        call("--output_dir", tmp_path / "run", "--num_workers", 1)
+
+
+# odd data
+
+def changed(root, folder, **changes):
+    """A copy of a set whose annotation files went through functions of their content."""
+    shutil.copytree(root, folder)
+    for split, change in changes.items():
+        path = folder / f"annotations/instances_{split}2017.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+    return folder
+
+
+def one_image(content):
+    keep = content["annotations"][0]["image_id"]
+    content["images"] = [image for image in content["images"] if image["id"] == keep]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] == keep]
+
+
+def one_class(content):
+    content["categories"] = content["categories"][:1]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = content["categories"][0]["id"]
+
+
+def many_boxes(content):
+    image = content["images"][0]
+    one = {"image_id": image["id"], "category_id": 1, "iscrowd": 0, "area": 40}
+    content["annotations"] += [one | {"id": 10_000 + i, "bbox": [i % 40, i // 40, 8, 5]} for i in range(1000)]
+
+
+def no_boxes(content):
+    content["annotations"] = []
+
+
+@pytest.mark.parametrize("changes", [
+    {"train": one_image}, {"train": one_image, "val": one_image}, {"train": one_class, "val": one_class},
+    {"train": many_boxes, "val": many_boxes}, {"train": no_boxes}, {"val": no_boxes}, {"train": no_boxes,
+                                                                                       "val": no_boxes}])
+def test_odd_sets_train_and_evaluate(call, coco_root, tmp_path, changes):
+    data = changed(coco_root, tmp_path / "data", **changes)
+    options = ["epochs=2", "epoch_steps=2", "num_classes=auto", "dn_labelbook_size=None"]
+    assert call("--output_dir", tmp_path / "run", data=data, options=options) == 0
+    lines = log_of(tmp_path / "run")
+    assert len(lines) == 2 and all(line["train_loss"] > 0 for line in lines)
+    assert (lines[-1]["test_coco_eval_bbox"][0] == -1) == (changes.get("val") is no_boxes)
+
+
+def test_a_single_image_is_augmented_anew_in_every_pass(coco_root, tmp_path):
+    from datasets import train_loader
+    from datasets.transforms import train_transforms
+    from util.options import DataOptions
+    data = changed(coco_root, tmp_path / "data", train=one_image)
+    options = DataOptions(data_aug_scales=[32, 40, 48, 56, 64], data_aug_max_size=96)
+    loader = train_loader(CocoDetection(data, "train", train_transforms(options)), 1, 0, seed=0, epoch_batches=12)
+    assert len(loader) == 12 and len({batch.tensors.shape for batch, _ in loader}) > 2
