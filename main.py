@@ -64,6 +64,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:N or cpu")
     run.add_argument("--seed", type=int, default=42)
     run.add_argument("--amp", action="store_true", help="mixed precision; see the config keys amp and amp_dtype")
+    run.add_argument("--find_batch_size", action="store_true",
+                     help="split batch_size * grad_accum_steps into the largest batches that fit into memory")
     run.add_argument("--compile", nargs="?", const="inductor", metavar="BACKEND",
                      help="torch.compile backbone, encoder and decoder; slow to start, and at every new image size")
     run.add_argument("--debug", action="store_true",
@@ -131,8 +133,9 @@ def check_args(args: argparse.Namespace) -> None:
         ((args.eval or args.test) and not args.resume and not benchmark_only, "--eval and --test need --resume FILE"),
         (args.resume == "auto" and not trains, "--resume auto is for training; name the checkpoint"),
         (args.per_class and (args.test or benchmark_only), "--per_class needs annotations to evaluate with"),
-        ((args.find_unused_params or args.note or args.strict_data or args.compile) and not trains,
-         "--find_unused_params, --note, --strict_data and --compile are for training"),
+        ((args.find_unused_params or args.note or args.strict_data or args.compile or args.find_batch_size)
+         and not trains, "--find_unused_params, --note, --strict_data, --compile and --find_batch_size are for "
+                         "training"),
         (args.rank and args.world_size == 1 and "RANK" not in os.environ, "--rank needs --world_size"),
         (not args.coco_path and not benchmark_only, "--coco_path DIR is missing"),
     ]

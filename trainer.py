@@ -15,20 +15,23 @@ from torch.utils.tensorboard import SummaryWriter
 from datasets import eval_loader, train_loader, worker_crash_as_user_error
 from datasets.coco import CocoDetection, check_num_classes, class_names
 from datasets.coco_eval import STATS, CocoEvaluator
-from datasets.transforms import train_transforms, val_transforms
+from datasets.transforms import largest_train_shape, train_transforms, val_transforms
 from engine import evaluate, train_one_epoch
 from util.benchmark import count_parameters
-from util.checkpoint import copy_checkpoint, read_checkpoint, write_checkpoint
+from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
 from util.config import Config
 from util.distributed import all_gather, barrier, is_main, lost_process_as_user_error, rank, world_size
 from util.errors import UserError
 from util.logger import setup_logging
+from util.measurement import peak_resident
 from util.metrics import LogFile, Meters
 from util.optim import advance_scheduler, build_ema, build_optimizer, build_scheduler
 from util.options import Options
 from util.pretrained import load_pretrained
 from util.run_folder import prepare_folder, record_run, require_space
 from util.signals import StopRequest
+from util.step_cost import Batch, find_batch_size, worst_batch
+from util.summary import write_summary
 from util.train_state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -52,7 +55,10 @@ class Trainer:
         """Trains to the last epoch. Returns the exit code: 0, or 128 + signal if one asked to stop."""
         optim = self.options.optim
         self._prepare_folder(model)
-        self._load_data()
+        self._open_data()
+        if self.args.find_batch_size:
+            self._fit_batches(model, criterion)
+        self._build_loaders()
         state = self._build_state(model)
         if torch.distributed.is_initialized():
             device_ids = [self.device.index] if self.device.type == "cuda" else None
@@ -65,6 +71,7 @@ class Trainer:
         while state.epoch < optim.epochs and not self._is_stale(state):
             self.loader.batch_sampler.set_epoch(state.epoch, state.step)
             batches = first_batches(self.loader) if self.args.debug else self.loader
+            start = time.perf_counter(), state.step
             with worker_crash_as_user_error(self.loader), lost_process_as_user_error():
                 finished = train_one_epoch(
                     wrapped, criterion, batches, state, self.device, self.folder, amp_dtype=self.amp_dtype,
@@ -76,10 +83,12 @@ class Trainer:
                 logger.warning("stopped in epoch %d after step %d; --resume auto goes on from there",
                                state.epoch, state.step)
                 return stop.exit_code
-            self._end_epoch(state, model, criterion, postprocess)
+            cost = step_cost(*start, state.step, self.device)
+            self._end_epoch(state, model, criterion, postprocess, cost)
         if self._is_stale(state):
             logger.info("early stop: no better val AP in %d evaluations", state.stale)
         logger.info("finished in %s; best val AP %.3f", timedelta(seconds=round(time.time() - self.start)), state.best)
+        self._summarize(model, postprocess)
         return 0
 
     def _which_checkpoint(self) -> str | None:
@@ -103,13 +112,34 @@ class Trainer:
             setup_logging(rank(), self.folder)
         barrier()
 
-    def _load_data(self) -> None:
+    def _open_data(self) -> None:
         args, data = self.args, self.options.data
         self.train_set = CocoDetection(args.coco_path, "train", train_transforms(data, args.fix_size),
                                        args.strict_data, args.seed)
         self.val_set = CocoDetection(args.coco_path, "val", val_transforms(data, args.fix_size))
         check_num_classes(data.num_classes, self.val_set.coco, f"the val set of {args.coco_path}")
         self.class_names = class_names(self.train_set.coco)
+
+    def _fit_batches(self, model: nn.Module, criterion: nn.Module) -> None:
+        """Splits the images of an optimizer step into the largest batches that fit into memory."""
+        data, optim = self.options.data, self.options.optim
+        images = data.batch_size * optim.grad_accum_steps
+        sizes = [(image["width"], image["height"]) for image in self.train_set.coco.dataset["images"]]
+        boxes = max(len(target["boxes"]) for target in self.train_set.boxes.values())
+
+        def batch(size: int) -> Batch:
+            return worst_batch(size, largest_train_shape(data, sizes, size, self.args.fix_size), boxes,
+                               data.num_classes)
+
+        fits = find_batch_size(model, criterion, batch, self.device, self.amp_dtype, most=images)
+        data.batch_size = max(size for size in range(1, fits + 1) if images % size == 0)
+        optim.grad_accum_steps = images // data.batch_size
+        self.config.update(batch_size=data.batch_size, grad_accum_steps=optim.grad_accum_steps)
+        logger.info("batches of %d images fit into memory: batch_size=%d grad_accum_steps=%d", fits, data.batch_size,
+                    optim.grad_accum_steps)
+
+    def _build_loaders(self) -> None:
+        args, data = self.args, self.options.data
         optim = self.options.optim
         self.loader = train_loader(self.train_set, data.batch_size, args.num_workers, args.seed,
                                    optim.epoch_steps and optim.epoch_steps * optim.grad_accum_steps)
@@ -161,7 +191,8 @@ class Trainer:
                     len(self.train_set), len(self.val_set), len(self.class_names), self.parameters[0] / 1e6,
                     self.parameters[1] / 1e6, self.device, self.amp_dtype or "float32", self.folder)
 
-    def _end_epoch(self, state: TrainState, model: nn.Module, criterion: nn.Module, postprocess: nn.Module) -> None:
+    def _end_epoch(self, state: TrainState, model: nn.Module, criterion: nn.Module, postprocess: nn.Module,
+                   cost: dict[str, float]) -> None:
         """Evaluation, log and checkpoints; then the next epoch is in progress."""
         optim, epoch = self.options.optim, state.epoch
         record = {"train_" + name: value for name, value in state.meters.means().items()}
@@ -178,7 +209,7 @@ class Trainer:
             copies.append(f"checkpoint{epoch:04}.pth")
         if is_main():
             record |= {"epoch": epoch, "n_parameters": self.parameters[1],
-                       "seconds": round(time.time() - self.start, 1)}
+                       "seconds": round(time.time() - self.start, 1)} | cost
             self.log.append(record)
             write_scalars(self.board, record, epoch)
             skipped = round(record["train_skipped_images"] * state.step)
@@ -191,11 +222,28 @@ class Trainer:
     def _evaluate(self, model: nn.Module, criterion: nn.Module, postprocess: nn.Module) -> dict:
         """The log's entries of an evaluation, the same on every process."""
         evaluator = CocoEvaluator(self.val_set.coco)
-        with worker_crash_as_user_error(self.val_loader):
-            losses = evaluate(model, criterion, postprocess, self.val_loader, evaluator, self.device,
-                              amp_dtype=self.amp_dtype, max_batches=DEBUG_BATCHES if self.args.debug else None)
+        losses = self._detect(model, criterion, postprocess, evaluator)
         stats = report(evaluator, self.args.per_class) if is_main() else None
         return {f"test_{k}": v for k, v in losses.items()} | {"test_coco_eval_bbox": all_gather(stats)[0]}
+
+    def _detect(self, model: nn.Module, criterion: nn.Module | None, postprocess: nn.Module,
+                evaluator: CocoEvaluator) -> dict[str, float]:
+        with worker_crash_as_user_error(self.val_loader), lost_process_as_user_error():
+            return evaluate(model, criterion, postprocess, self.val_loader, evaluator, self.device,
+                            amp_dtype=self.amp_dtype, max_batches=DEBUG_BATCHES if self.args.debug else None)
+
+    def _summarize(self, model: nn.Module, postprocess: nn.Module) -> None:
+        """summary.md: what the best checkpoint can do."""
+        best = self.folder / "checkpoint_best.pth"
+        if not best.is_file():  # no evaluation yet, as with --start_epoch at the end
+            return
+        load_weights(model, read_checkpoint(best), ema=self.options.optim.use_ema)
+        evaluator = CocoEvaluator(self.val_set.coco)
+        self._detect(model, None, postprocess, evaluator)
+        if is_main():
+            evaluator.summarize()
+            facts = {"checkpoint": best, "config": self.folder / "config.py", "data": self.args.coco_path}
+            logger.info("%s", write_summary(self.folder, evaluator, self.folder / "log.txt", facts))
 
     def _is_stale(self, state: TrainState) -> bool:
         patience = self.options.optim.early_stop
@@ -218,6 +266,14 @@ def report(evaluator: CocoEvaluator, per_class: bool) -> list[float]:
     if per_class:
         logger.info("by class\n%s", evaluator.per_class())
     return stats
+
+
+def step_cost(start: float, first: int, last: int, device: torch.device) -> dict[str, float]:
+    """Log entries on the batches first .. last of an epoch, which began at `start`: mean seconds of one, and the peak
+    memory of this process so far (CPU) or of its tensors (GPU)."""
+    seconds = (time.perf_counter() - start) / max(last - first, 1)
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_resident()
+    return {"step_seconds": round(seconds, 4), "peak_memory_mb": round(peak)}
 
 
 def checkpoint_size(model: nn.Module, ema: bool) -> int:

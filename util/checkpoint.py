@@ -1,6 +1,7 @@
 """Reading and writing checkpoints. Files are opened with weights_only=True: they cannot run code."""
 import argparse
 import hashlib
+import json
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from util.errors import UserError
@@ -29,7 +31,8 @@ CLASS_TENSORS = re.compile(r"(class_embed(\.\d+)?\.(weight|bias)|label_enc\.weig
 
 
 def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
-    """The dict in a .pth file, a .safetensors file (as {"model": ...}), or behind an https URL.
+    """The dict in a .pth file, a .safetensors file (as {"model": ...}, with "class_names" where it has them), or behind
+    an https URL.
 
     Raises UserError for a missing or unreadable file.
     """
@@ -39,14 +42,22 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"no checkpoint file {path}")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-            return {"model": load_file(path)}
+            return _read_safetensors(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{path} is not a checkpoint that can be read safely: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        content = {"model": {name: file.get_tensor(name) for name in file.keys()}}
+        names = (file.metadata() or {}).get("class_names")  # tools/export_weights.py puts them there
+    if names is not None:
+        content["class_names"] = {int(i): name for i, name in json.loads(names).items()}
     return content
 
 

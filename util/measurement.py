@@ -4,6 +4,7 @@ import ctypes
 import gc
 import math
 import os
+import resource
 import shlex
 import sys
 from collections.abc import Callable
@@ -60,6 +61,12 @@ def resident(field: str) -> float:
     """A field of /proc/self/status in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith(field + ":"))
+
+
+def peak_resident() -> float:
+    """The most memory that this process has had so far, MB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def apart(device: torch.device, function: Callable, *arguments: Any) -> Any:

@@ -1,0 +1,52 @@
+"""Makes a small file for others from a training's checkpoint: python tools/export_weights.py CHECKPOINT OUT.safetensors
+
+Keeps the weights alone (the average, where the training kept one): matrices and convolutions in half precision, the
+rest as it is. Class names are stored with them, and the config goes to OUT.py beside it.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from util.checkpoint import model_state, read_checkpoint
+from util.config import Config
+from util.errors import UserError
+
+
+def export(source: Path, target: Path) -> None:
+    """Raises UserError for a checkpoint that does not know its config, and for targets that exist."""
+    checkpoint, config = read_checkpoint(source), target.with_suffix(".py")
+    if "config" not in checkpoint or "class_names" not in checkpoint:
+        raise UserError(f"{source} holds no config and class names: it is not a checkpoint of a training by main.py")
+    if target.suffix != ".safetensors":
+        raise UserError(f"{target}: name it .safetensors")
+    for path in (target, config):
+        if path.exists():
+            raise UserError(f"{path} exists already")
+    weights = {name: smaller(tensor) for name, tensor in model_state(checkpoint, ema=True).items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, target, metadata={"class_names": json.dumps(checkpoint["class_names"])})
+    Config(checkpoint["config"]).dump(config)
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB; {config}\n"
+          f"python main.py --eval -c {config} --coco_path DIR --resume {target}")
+
+
+def smaller(tensor: Tensor) -> Tensor:
+    """Half precision for what a matrix product or a convolution reads; norms' statistics may not fit into it."""
+    return (tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor.clone()).contiguous()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("target", type=Path, metavar="OUT.safetensors")
+    args = parser.parse_args()
+    try:
+        export(args.source, args.target)
+    except UserError as error:
+        sys.exit(f"error: {error}")
