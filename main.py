@@ -36,6 +36,7 @@ from util.metrics import LogFile
 from util.options import Options, describe_keys, parse_options
 from util.run_folder import prepare_folder
 from util.short_forms import add_short_forms, expand_short_forms
+from util.summary import write_summary
 
 logger = logging.getLogger("main")
 DEFAULT_CONFIG = "config/SDETR/sdetr_r50.py"
@@ -88,6 +89,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     what.add_argument("--save_results", action="store_true", help="with --eval: save the detections as a results file")
     what.add_argument("--save_log", action="store_true", help="with --eval: append the numbers to eval/log.txt and "
                                                               "write the tables to eval/table.txt")
+    what.add_argument("--summary", action="store_true",
+                      help="with --eval: write summary.md, with error analysis and plots, into the output folder")
     what.add_argument("--per_class", action="store_true", help="print AP by class after an evaluation")
     what.add_argument("--benchmark", action="store_true", help="print parameters, GFLOPs, speed and memory")
     what.add_argument("--benchmark_only", action="store_true", help="with --benchmark: then exit")
@@ -123,6 +126,7 @@ def check_args(args: argparse.Namespace) -> None:
         (args.eval and args.test, "--eval and --test exclude each other"),
         (args.save_results and not args.eval, "--save_results needs --eval; --test always saves its results"),
         (args.save_log and not args.eval, "--save_log needs --eval; a training always writes log.txt"),
+        (args.summary and not args.eval, "--summary needs --eval"),
         (args.finetune_ignore and not args.pretrain_model_path, "--finetune_ignore needs --pretrain_model_path"),
         (args.pretrain_model_path and not trains, "--pretrain_model_path is for training; --resume chooses the "
                                                   "weights to evaluate"),
@@ -242,6 +246,9 @@ def run_evaluation(args: argparse.Namespace, options: Options, folder: Path, mod
             LogFile(folder / "eval" / "log.txt").append(
                 {f"test_{k}": v for k, v in losses.items()} | {"test_coco_eval_bbox": stats, "resume": args.resume})
             (folder / "eval" / "table.txt").write_text(f"{evaluator.table}\n{evaluator.per_class()}\n")
+        if args.summary:
+            facts = {"checkpoint": args.resume, "config": args.config_file, "data": args.coco_path}
+            logger.info("summary\n%s", write_summary(folder, evaluator, folder / "log.txt", facts))
     return 0
 
 

@@ -3,6 +3,7 @@ import contextlib
 import copy
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from datasets.coco import class_names
 from util.distributed import all_gather, is_main
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+CLASS_STATS = STATS[:6]
 
 
 class CocoEvaluator:
@@ -57,18 +59,33 @@ class CocoEvaluator:
         self.table = text.getvalue()
         return [float(x) for x in self.result.stats]
 
+    def precision(self, iou: float) -> np.ndarray:
+        """Precision at the recalls 0, 0.01 .. 1 of every class by rising category id, after `summarize`: [101, K].
+
+        iou: 0.5, 0.55 .. 0.95. A class without boxes has -1.
+        """
+        return self.result.eval["precision"][np.isclose(self.result.params.iouThrs, iou), :, :, 0, -1][0]
+
+    def class_numbers(self) -> dict[int, dict[str, float | None]]:
+        """By category id: CLASS_STATS in [0, 1], None where nothing can be measured, and "boxes"; after `summarize`."""
+        params = self.result.params
+        precision = self.result.eval["precision"][..., -1]  # [IoU, recall, class, size], with the most detections
+        boxes = Counter(a["category_id"] for i in self.detections for a in self.coco.imgToAnns[i] if not a["iscrowd"])
+        numbers = {}
+        for i, category in enumerate(params.catIds):
+            whole, *sizes = (precision[:, :, i, size] for size in range(len(params.areaRngLbl)))
+            at50, at75 = (whole[np.isclose(params.iouThrs, iou)] for iou in (0.5, 0.75))
+            numbers[category] = dict(zip(CLASS_STATS, map(_mean, (whole, at50, at75, *sizes))))
+            numbers[category]["boxes"] = boxes[category]
+        return numbers
+
     def per_class(self) -> str:
-        """A table of AP and AP50 (%) and ground-truth boxes of every class, after `summarize`."""
-        precision = self.result.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], all sizes, most detections
+        """CLASS_STATS (%) and ground-truth boxes of every class as a table, after `summarize`."""
         names = class_names(self.coco)
-        seen = set(self.detections)
-        lines = [f"{'class':<24}{'AP':>7}{'AP50':>7}{'boxes':>8}"]
-        for i, category in enumerate(self.result.params.catIds):
-            boxes = sum(a["image_id"] in seen and not a["iscrowd"]
-                        for a in self.coco.loadAnns(self.coco.getAnnIds(catIds=[category])))
-            measured = [_mean(precision[:, :, i]), _mean(precision[0, :, i])]
-            cells = "".join(f"{'-':>7}" if x is None else f"{100 * x:>7.1f}" for x in measured)
-            lines.append(f"{names[category]:<24}{cells}{boxes:>8}")
+        lines = [f"{'class':<24}" + "".join(f"{name:>7}" for name in CLASS_STATS) + f"{'boxes':>8}"]
+        for category, numbers in self.class_numbers().items():
+            cells = (f"{'-':>7}" if numbers[name] is None else f"{100 * numbers[name]:>7.1f}" for name in CLASS_STATS)
+            lines.append(f"{names[category]:<24}{''.join(cells)}{numbers['boxes']:>8}")
         return "\n".join(lines)
 
     def rows(self) -> list[dict]:

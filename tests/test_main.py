@@ -107,13 +107,17 @@ def test_a_full_folder_is_not_overwritten(call, tmp_path):
 def test_evaluation_of_a_checkpoint(call, tmp_path, capsys):
     out = tmp_path / "run"
     assert call("--output_dir", out, options=["epochs=1"]) == 0
-    assert call("--eval", "--resume", out / "checkpoint.pth", "--output_dir", tmp_path / "eval", "--save_results",
-                "--save_log", "--per_class") == 0
-    line = json.loads((tmp_path / "eval/eval/log.txt").read_text())
+    assert call("--eval", "--resume", out / "checkpoint.pth", "--output_dir", out, "--save_results", "--save_log",
+                "--per_class", "--summary") == 0
+    line = json.loads((out / "eval/log.txt").read_text())
     assert line[AP] == log_of(out)[0][AP] and line["test_loss"] == pytest.approx(log_of(out)[0]["test_loss"])
-    assert "Average Precision" in (tmp_path / "eval/eval/table.txt").read_text()
-    rows = json.loads((tmp_path / "eval/results/val_detections.json").read_text())
+    assert "Average Precision" in (out / "eval/table.txt").read_text()
+    rows = json.loads((out / "results/val_detections.json").read_text())
     assert rows and {"image_id", "category_id", "bbox", "score"} == set(rows[0])
+    summary = (out / "summary.md").read_text()
+    assert f"AP {100 * line[AP][0]:.1f}" in summary and f"- checkpoint: {out / 'checkpoint.pth'}" in summary
+    assert all((out / f"{name}.png").exists() for name in ("curves", "precision_recall", "confusion_matrix", "errors"))
+    assert str(out / "summary.md") in capsys.readouterr().out
 
 
 def test_test_set_without_annotations(call, tmp_path, coco_root):
@@ -177,6 +181,8 @@ def test_schedules_with_accumulation_and_parameter_groups(call, tmp_path, schedu
     (["--eval", "--test", "--resume", "x"], "exclude"),
     (["--save_results"], "needs --eval"),
     (["--save_log"], "needs --eval"),
+    (["--summary"], "needs --eval"),
+    (["--test", "--resume", "a.pth", "--summary"], "needs --eval"),
     (["--finetune_ignore", "label_enc"], "needs --pretrain_model_path"),
     (["--eval"], "--resume"),
     (["--start_epoch", "3", "--resume", "auto"], "--start_epoch"),

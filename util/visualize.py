@@ -124,8 +124,7 @@ def plot_log(log: list[dict] | str | os.PathLike, path: str | os.PathLike) -> No
     for axes in panels.values():
         axes.set_xlim(records[0]["epoch"] - 0.5, records[-1]["epoch"] + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(color="#e3e3e3", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
+        plain_axes(axes)
     _plot_curve(panels["loss"], _series(records, "train_loss"), "train", "#2563eb")
     _plot_curve(panels["loss"], _series(records, "test_loss"), "test", "#ea580c")
     panels["loss"].set(title="Loss", ylabel="loss")
@@ -136,6 +135,17 @@ def plot_log(log: list[dict] | str | os.PathLike, path: str | os.PathLike) -> No
     panels["rate"].set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     panels["rate"].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     _plot_average_precision(panels["AP"], _series(records, "test_coco_eval_bbox"))
+    save_figure(figure, path)
+
+
+def plain_axes(axes: Axes) -> None:
+    """The look of all plots: a light grid, no frame."""
+    axes.grid(color="#e3e3e3", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes a PNG, whole or not at all."""
     with _atomic(path) as temporary:
         figure.savefig(temporary, format="png")
 

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from datasets.coco import read_annotations
-from datasets.coco_eval import STATS, CocoEvaluator
+from datasets.coco_eval import CLASS_STATS, STATS, CocoEvaluator
 
 IMAGES = list(range(1, 9))
 EMPTY, CROWD = 4, 8  # ids of the image without objects, and of the one with a crowd
@@ -152,17 +152,29 @@ def test_the_table_has_a_line_for_every_class(coco):
     for one in found.values():
         one["boxes"][one["labels"] == wrong] = torch.tensor([0.0, 0, 1, 1])
     header, *lines = evaluated(coco, found)[0].per_class().splitlines()
-    assert header.split() == ["class", "AP", "AP50", "boxes"]
+    assert header.split() == ["class", "AP", "AP50", "AP75", "APs", "APm", "APl", "boxes"]
     assert [line.split()[0] for line in lines] == ["disc", "ring", "square", "triangle", "star", "cross"]
     for label, line in enumerate(lines, 1):
         boxes = sum(a["category_id"] == label and not a["iscrowd"] for a in coco.anns.values())
         ap = "-" if boxes == 0 else "0.0" if label == wrong else "100.0"
-        assert line.split()[1:] == [ap, ap, str(boxes)]
+        *measured, count = line.split()[1:]
+        assert measured[:3] == [ap] * 3 and set(measured[3:]) <= {ap, "-"} and count == str(boxes)
+        assert ap in measured[3:]
+
+
+def test_the_numbers_of_the_classes_have_those_of_all_as_their_mean(coco):
+    evaluator, stats = evaluated(coco, {i: shaken(coco, i) for i in IMAGES})
+    rows = evaluator.class_numbers().values()
+    for name, wanted in zip(CLASS_STATS, stats):
+        measured = [row[name] for row in rows if row[name] is not None]
+        assert wanted == -1 and not measured or np.mean(measured) == pytest.approx(wanted)
+    assert evaluator.precision(0.75).shape == (101, 6)
+    assert evaluator.precision(0.75).mean() == pytest.approx(stats[2])
 
 
 def test_classes_that_no_image_shows_have_no_number(coco):
     lines = evaluated(coco, {EMPTY: result([(0.5, 1, [1, 1, 9, 9])])})[0].per_class().splitlines()[1:]
-    assert all(line.split()[1:] == ["-", "-", "0"] for line in lines)
+    assert all(line.split()[1:] == ["-"] * 6 + ["0"] for line in lines)
 
 
 def test_saved_results_are_a_file_for_pycocotools(coco, coco_root, tmp_path):

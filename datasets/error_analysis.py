@@ -1,0 +1,271 @@
+"""What a detector gets wrong: confusion matrix, TIDE's error split, and the best score threshold of every class.
+
+    matches = match_detections(coco, detections)   # once; the rest is quick
+    confusion_matrix(matches), tide_errors(matches), operating_points(matches)
+
+The error split is that of section 3 of TIDE: A General Toolbox for Identifying Object Detection Errors. D. Bolya,
+S. Foley, J. Hays, J. Hoffman. ECCV 2020.
+
+Shapes: D detections, G ground-truth boxes without the crowds, K classes.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask
+from pycocotools.coco import COCO
+
+from util.errors import UserError
+
+FOREGROUND, BACKGROUND = 0.5, 0.1  # TIDE's t_f and t_b: the IoU of a find, and below which a detection shows nothing
+MAX_DETECTIONS = 100  # an image and class, as in COCO's AP
+CONFIDENT = 0.3  # least score of the detections in a confusion matrix
+RECALLS = np.linspace(0, 1, 101)  # where COCO samples the precision
+KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")
+CLASSIFICATION, LOCALIZATION, BOTH, DUPLICATE, BACKGROUND_KIND, _ = range(len(KINDS))
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Detections by falling score, and what they have to do with the ground truth.
+
+    Classes are indices into `categories`, boxes are indices into `truth`; -1 stands for no box.
+    """
+
+    categories: list[int]  # [K] category ids, rising
+    truth: np.ndarray  # [G] class of every box
+    scores: np.ndarray  # [D] in [0, 1], falling
+    labels: np.ndarray  # [D] class
+    found: np.ndarray  # [D] the box that it finds, by the rules of COCO's AP50
+    ignored: np.ndarray  # [D] bool: finds nothing and lies on a crowd of its class
+    located: np.ndarray  # [D] the box that it finds by the same rules if classes do not matter
+    on_crowd: np.ndarray  # [D] bool: locates nothing and lies on a crowd of any class
+    same: np.ndarray  # [D] the box of its class with which it overlaps most, found by others or not
+    same_iou: np.ndarray  # [D] and the IoU with that, 0 without one
+    other: np.ndarray  # [D], and
+    other_iou: np.ndarray  # [D]: the same among the boxes of all other classes
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """Ground-truth boxes of every class, [K]."""
+        return np.bincount(self.truth, minlength=len(self.categories))
+
+
+@dataclass(frozen=True)
+class ErrorSplit:
+    """What each kind of error costs. AP50 and gains are in [0, 1], and None without a ground-truth box."""
+
+    ap50: float | None
+    gains: dict[str, float | None]  # by KINDS, "false positives" and "false negatives": AP50 gained without them
+    counts: dict[str, int]  # the same keys: detections of every score, or boxes
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Precision, recall and their harmonic mean at IoU 0.5 if detections from a score on count, all in [0, 1]."""
+
+    score: float
+    precision: float
+    recall: float
+    f1: float
+
+
+def match_detections(coco: COCO, detections: dict[int, list[dict]]) -> Matches:
+    """detections: rows of COCO's result format by image id, an empty list for an image without; others do not count.
+
+    Of each image and class the MAX_DETECTIONS that score highest are kept. Raises UserError for rows of categories
+    that `coco` lacks.
+    """
+    categories = np.array(sorted(coco.getCatIds()))
+    truth, parts, boxes_before = [], [], 0
+    for image_id in sorted(detections):
+        annotations = coco.imgToAnns[image_id]
+        part_truth, part = _match_image(categories, annotations, detections[image_id])
+        for name in ("found", "located", "same", "other"):
+            part[name] = np.where(part[name] >= 0, part[name] + boxes_before, -1)
+        boxes_before += len(part_truth)
+        truth.append(part_truth)
+        parts.append(part)
+    parts.append(_match_image(categories, [], [])[1])  # gives every array its type where there is no image
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[-1]}
+    order = np.argsort(-joined["scores"], kind="stable")
+    return Matches(categories.tolist(), np.concatenate([*truth, np.zeros(0, int)]),
+                   **{name: values[order] for name, values in joined.items()})
+
+
+def confusion_matrix(matches: Matches, score: float = CONFIDENT) -> np.ndarray:
+    """How often a box of a class is detected as which class: integers [K + 1, K + 1], rows truth, columns prediction.
+
+    Detections from `score` on take, best first, the free box with which they overlap most, whatever its class, at an
+    IoU of at least 0.5. Those that find none are in the last row, boxes that nobody takes in the last column.
+    Detections on a crowd count nowhere.
+    """
+    classes = len(matches.categories)
+    matrix = np.zeros((classes + 1, classes + 1), int)
+    shown = matches.scores >= score
+    hit = shown & (matches.located >= 0)
+    np.add.at(matrix, (matches.truth[matches.located[hit]], matches.labels[hit]), 1)
+    nothing = shown & (matches.located < 0) & ~matches.on_crowd
+    matrix[-1, :-1] = np.bincount(matches.labels[nothing], minlength=classes)
+    matrix[:-1, -1] = matches.boxes - matrix[:-1].sum(1)
+    return matrix
+
+
+def tide_errors(matches: Matches) -> ErrorSplit:
+    """The AP50 that mending one kind of error alone would gain (TIDE's main errors), and the two special ones.
+
+    A detection that finds no box of its class is the first of these that applies; IoU is the largest with any box:
+        localization    IoU in [0.1, 0.5) with its own class. Mended: it finds that box
+        classification  IoU >= 0.5 with another class. Mended: it gets that class and finds that box
+        duplicate       IoU >= 0.5 with its own class, whose box has been found. Mended: removed
+        both            IoU in [0.1, 0.5) with another class. Mended: removed
+        background      IoU < 0.1 with everything. Mended: removed
+    Where a mended detection and others find the same box, only the one with the highest score is kept. (The authors'
+    program keeps one that found the box before, and lets only one kind have a box: these two gains are smaller there.)
+        missed          a box that none finds, and that no localization or classification error could find.
+                        Mended: it is no longer among those to be found
+    False positives are all of these detections, removed; false negatives all boxes that none finds, no longer to be
+    found. The definitions overlap; the order is that of the authors' program, which the paper leaves open.
+    """
+    m, kinds = matches, error_kinds(matches)
+    unfound = np.ones(len(m.truth), bool)
+    unfound[m.found[m.found >= 0]] = False
+    missed = unfound.copy()
+    missed[m.same[kinds == LOCALIZATION]] = False
+    missed[m.other[kinds == CLASSIFICATION]] = False
+
+    mended = {KINDS[kind]: _ap50(m, keep=kinds != kind) for kind in (BOTH, DUPLICATE, BACKGROUND_KIND)}
+    mended["localization"] = _ap50(m, **_mend(m, np.where(kinds == LOCALIZATION, m.same, m.found)))
+    mended["classification"] = _ap50(m, **_mend(m, np.where(kinds == CLASSIFICATION, m.other, m.found)))
+    mended["missed"] = _ap50(m, without=missed)
+    mended["false positives"] = _ap50(m, keep=m.found >= 0)
+    mended["false negatives"] = _ap50(m, without=unfound)
+
+    ap50 = _ap50(m)
+    counts = {name: int((kinds == kind).sum()) for kind, name in enumerate(KINDS)} | {
+        "missed": int(missed.sum()), "false positives": int((kinds >= 0).sum()), "false negatives": int(unfound.sum())}
+    # Mending never costs AP; a recall that is rounded to the other side of a sample can seem to.
+    gains = {name: None if ap50 is None else max(0.0, mended[name] - ap50) for name in counts}
+    return ErrorSplit(ap50, gains, counts)
+
+
+def error_kinds(matches: Matches) -> np.ndarray:
+    """Index into KINDS of every detection, -1 for those that find a box or are ignored; see tide_errors. [D]"""
+    m = matches
+    return np.select([(m.found >= 0) | m.ignored, (m.same_iou >= BACKGROUND) & (m.same_iou < FOREGROUND),
+                      m.other_iou >= FOREGROUND, m.same_iou >= FOREGROUND, m.other_iou >= BACKGROUND],
+                     [-1, LOCALIZATION, CLASSIFICATION, DUPLICATE, BOTH], BACKGROUND_KIND)
+
+
+def operating_points(matches: Matches) -> list[OperatingPoint | None]:
+    """For every class the score with the best F1, or None where no detection finds a box."""
+    return [_best_f1(matches, label, boxes) for label, boxes in enumerate(matches.boxes)]
+
+
+def _best_f1(matches: Matches, label: int, boxes: int) -> OperatingPoint | None:
+    mine = (matches.labels == label) & ~matches.ignored
+    scores = matches.scores[mine]
+    found = np.cumsum(matches.found[mine] >= 0)
+    if not len(found) or found[-1] == 0:
+        return None
+    kept = np.arange(1, len(found) + 1)
+    f1 = 2 * found / (kept + boxes)
+    f1[:-1][scores[:-1] == scores[1:]] = 0  # no threshold parts equal scores
+    best = f1.argmax()
+    return OperatingPoint(float(scores[best]), float(found[best] / kept[best]), float(found[best] / boxes),
+                          float(f1[best]))
+
+
+def _match_image(categories: np.ndarray, annotations: list[dict],
+                 rows: list[dict]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Classes of the boxes of one image, and the arrays of Matches, with boxes counted from 0 and -1 for none."""
+    truth, truth_boxes = _arrays(categories, [a for a in annotations if not a["iscrowd"]])
+    crowds, crowd_boxes = _arrays(categories, [a for a in annotations if a["iscrowd"]])
+    labels, boxes = _arrays(categories, rows)
+    scores = np.array([row["score"] for row in rows], float)
+    order = np.argsort(-scores, kind="stable")
+    order = order[_rank(labels[order]) < MAX_DETECTIONS]
+    labels, boxes, scores = labels[order], boxes[order], scores[order]
+
+    iou = _overlaps(boxes, truth_boxes, crowd=False)
+    same_class = labels[:, None] == truth
+    on_crowd = _overlaps(boxes, crowd_boxes, crowd=True) >= FOREGROUND
+    found, located = _assign(np.where(same_class, iou, 0)), _assign(iou)
+    (same, same_iou), (other, other_iou) = _largest(np.where(same_class, iou, 0)), _largest(iou * ~same_class)
+    return truth, {
+        "scores": scores, "labels": labels, "found": found, "located": located,
+        "ignored": (found < 0) & (on_crowd & (labels[:, None] == crowds)).any(1),
+        "on_crowd": (located < 0) & on_crowd.any(1),
+        "same": same, "same_iou": same_iou, "other": other, "other_iou": other_iou}
+
+
+def _arrays(categories: np.ndarray, rows: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Classes [n] and boxes [n, 4] xywh px of annotations or detections."""
+    ids = np.array([row["category_id"] for row in rows], int)
+    unknown = ids[~np.isin(ids, categories)]
+    if len(unknown):
+        raise UserError(f"a detection has category_id {unknown[0]}, which the annotations do not list")
+    return np.searchsorted(categories, ids), np.array([row["bbox"] for row in rows], float).reshape(-1, 4)
+
+
+def _rank(labels: np.ndarray) -> np.ndarray:
+    """How many earlier entries have the same label."""
+    order = np.argsort(labels, kind="stable")
+    rank = np.empty(len(labels), int)
+    rank[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
+    return rank
+
+
+def _overlaps(boxes: np.ndarray, others: np.ndarray, crowd: bool) -> np.ndarray:
+    """IoU [n, m]; with a crowd the share of the box that lies in it."""
+    return np.array(mask.iou(boxes, others, [crowd] * len(others)), float).reshape(len(boxes), len(others))
+
+
+def _assign(iou: np.ndarray) -> np.ndarray:
+    """In the order of the rows, each takes the free column with the largest IoU, if that is at least FOREGROUND."""
+    free = np.where(iou >= FOREGROUND, iou, 0)
+    taken = np.full(len(iou), -1)
+    for row in np.flatnonzero(free.any(1)):
+        column = free[row].argmax()
+        if free[row, column]:
+            taken[row] = column
+            free[:, column] = 0
+    return taken
+
+
+def _largest(iou: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For every row the column with the largest IoU, -1 where all are 0, and that IoU."""
+    if not iou.shape[1]:
+        return np.full(len(iou), -1), np.zeros(len(iou))
+    column, largest = iou.argmax(1), iou.max(1)
+    return np.where(largest > 0, column, -1), largest
+
+
+def _mend(matches: Matches, goal: np.ndarray) -> dict[str, np.ndarray]:
+    """Detections find their box of `goal` [D] and have its class; only the best of those with the same one is kept."""
+    best = np.zeros(len(goal), bool)
+    best[np.unique(goal, return_index=True)[1]] = True  # the first of each, and scores fall
+    labels = matches.labels.copy()
+    labels[goal >= 0] = matches.truth[goal[goal >= 0]]
+    return {"keep": best | (goal < 0), "labels": labels, "found": goal}
+
+
+def _ap50(matches: Matches, keep: np.ndarray | None = None, labels: np.ndarray | None = None,
+          found: np.ndarray | None = None, without: np.ndarray | None = None) -> float | None:
+    """COCO's AP50, with only some detections kept, with other labels or finds, or without some boxes (bool [G])."""
+    kept = ~matches.ignored if keep is None else keep & ~matches.ignored
+    labels = (matches.labels if labels is None else labels)[kept]
+    positive = (matches.found if found is None else found)[kept] >= 0
+    before = matches.boxes
+    boxes = before if without is None else np.bincount(matches.truth[~without], minlength=len(before))
+    aps = [_average_precision(positive[labels == k], boxes[k]) for k in np.flatnonzero(before)]
+    return float(np.mean(aps)) if aps else None
+
+
+def _average_precision(positive: np.ndarray, boxes: int) -> float:
+    """positive [n] bool: which detections find a box, by falling score; boxes: how many there are to be found."""
+    if boxes == 0:  # after mending: nothing is left to be found, and nothing wrong should be
+        return 0.0 if len(positive) else 1.0
+    found = np.cumsum(positive)
+    precision = found / np.arange(1, len(found) + 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.append(precision, 0)[np.searchsorted(found / boxes, RECALLS)].mean())

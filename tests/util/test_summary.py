@@ -1,0 +1,125 @@
+"""summary.md and its pictures, for good results and for runs in which there is nothing to measure."""
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from datasets.coco import read_annotations
+from datasets.coco_eval import CocoEvaluator
+from util.summary import PICTURES, write_summary
+
+IMAGES = range(1, 9)
+
+
+@pytest.fixture
+def coco(coco_root):
+    return read_annotations(coco_root, "val")
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """For speed, where the text matters."""
+    for name in ("plot_precision_recall", "plot_confusion_matrix", "plot_errors"):
+        monkeypatch.setattr(f"util.summary.{name}", lambda *arguments: None)
+
+
+def evaluated(coco, find=True, images=IMAGES):
+    """An evaluator that was given every object, or none."""
+    evaluator = CocoEvaluator(coco)
+    for image in images:
+        rows = [a for a in coco.imgToAnns[image] if find and not a["iscrowd"]]
+        boxes = torch.tensor([a["bbox"] for a in rows]).reshape(-1, 4).float()
+        boxes[:, 2:] += boxes[:, :2]
+        evaluator.update([image], [{"scores": torch.full((len(rows),), 0.75), "boxes": boxes,
+                                    "labels": torch.tensor([a["category_id"] for a in rows])}])
+    evaluator.summarize()
+    return evaluator
+
+
+def cells(text, title):
+    """Rows of the table under a heading."""
+    part = text.split(f"## {title}\n")[1].split("\n## ")[0]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in part.splitlines() if line[:1] == "|"]
+
+
+def test_the_summary_of_perfect_detections(coco, tmp_path):
+    console = write_summary(tmp_path / "new", evaluated(coco), facts={"checkpoint": "best.pth"})
+    text = (tmp_path / "new/summary.md").read_text()
+    boxes = sum(not a["iscrowd"] for a in coco.anns.values())
+    assert f"**AP 100.0, AP50 100.0** on 8 images, {boxes} boxes, 6 classes" in text
+    assert "- checkpoint: best.pth" in text
+    header, _, *rows = cells(text, "Classes")
+    assert header == ["class", "AP", "AP50", "AP75", "APs", "APm", "APl", "boxes", "best score", "precision", "recall"]
+    assert [row[0] for row in rows] == ["disc", "ring", "square", "triangle", "star", "cross"]
+    assert all(row[1:4] + row[8:] == ["100.0"] * 3 + ["0.750", "100.0", "100.0"] for row in rows)
+    assert sum(int(row[7]) for row in rows) == boxes
+    assert len(cells(text, "COCO's twelve numbers")) == 2 + 12
+    assert [row[1:3] for row in cells(text, "Errors")[2:]] == [["0.0", "0"]] * 8
+    _, _, *matrix, background = cells(text, "Confusion matrix")
+    assert all(row[1 + i] == rows[i][7] and set(row[1:]) == {"0", rows[i][7]} for i, row in enumerate(matrix))
+    assert background == ["**background**", *["0"] * 6, ""]
+    assert console.startswith("AP 100.0, AP50 100.0") and "summary.md" in console and len(console.splitlines()) < 6
+    assert "curves.png" not in text
+    for name in set(PICTURES) - {"curves.png"}:
+        assert f"]({name})" in text
+        with Image.open(tmp_path / "new" / name) as picture:
+            assert min(picture.size) > 200
+
+
+@pytest.mark.parametrize("records", [
+    [{"epoch": 0, "train_loss": 3.0, "train_lr": 1e-4, "test_coco_eval_bbox": [0.5] * 12}],
+    [{"epoch": 0, "train_loss": 3.0, "train_lr": 1e-4}, {"epoch": 1, "train_loss": None, "train_lr": 1e-5}],
+])
+def test_curves_of_a_training(coco, tmp_path, no_plots, records):
+    log = tmp_path / "log.txt"
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_summary(tmp_path, evaluated(coco, images=[1]), log)
+    assert "](curves.png)" in (tmp_path / "summary.md").read_text()
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert min(picture.size) > 200
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_a_log_without_an_epoch_gives_no_curves(coco, tmp_path, no_plots, content):
+    if content is not None:
+        (tmp_path / "log.txt").write_text(content)
+    write_summary(tmp_path, evaluated(coco, images=[1]), tmp_path / "log.txt")
+    assert not (tmp_path / "curves.png").exists() and "curves.png" not in (tmp_path / "summary.md").read_text()
+
+
+def test_no_detections(coco, tmp_path, no_plots):
+    console = write_summary(tmp_path, evaluated(coco, find=False))
+    text = (tmp_path / "summary.md").read_text()
+    assert "AP 0.0" in console and "missed 100.0" in console
+    assert all(row[1] == "0.0" and row[8:] == ["-"] * 3 for row in cells(text, "Classes")[2:])
+
+
+@pytest.mark.parametrize("images", [[], [4]])  # nothing seen; an image without objects
+def test_no_ground_truth(coco, tmp_path, images):
+    console = write_summary(tmp_path, evaluated(coco, images=images))
+    text = (tmp_path / "summary.md").read_text()
+    assert console.startswith("AP -, AP50 -")
+    assert all(row[1:] == ["-"] * 6 + ["0"] + ["-"] * 3 for row in cells(text, "Classes")[2:])
+    assert all(row[1] == "-" for row in cells(text, "Errors")[2:] + cells(text, "COCO's twelve numbers")[2:])
+
+
+def test_many_classes_list_the_confusions_only(coco, tmp_path, no_plots):
+    coco.dataset["categories"] += [{"id": i, "name": f"more {i}"} for i in range(7, 30)]
+    coco.createIndex()
+    evaluator = evaluated(coco)
+    write_summary(tmp_path, evaluator)
+    assert "No class is taken for another." in (tmp_path / "summary.md").read_text()
+    wrong = next(row for rows in evaluator.detections.values() for row in rows if row["category_id"] == 2)
+    wrong["category_id"] = 29
+    write_summary(tmp_path, evaluator)
+    assert cells((tmp_path / "summary.md").read_text(), "Confusion matrix")[2:] == [["ring", "more 29", "1"]]
+
+
+def test_awkward_class_names_keep_the_tables_whole(coco, tmp_path, no_plots):
+    coco.cats[1]["name"] = "a|b $x$ \\frac{\nc"
+    write_summary(tmp_path, evaluated(coco))
+    text = (tmp_path / "summary.md").read_text()
+    for title in ("Classes", "Confusion matrix"):
+        header, _, first, *rows = cells(text, title)
+        assert len(first) == len(header) == len(rows[0]) and "a\\|b $x$" in first[0]

@@ -1,0 +1,163 @@
+"""The report that ends a training or an evaluation: summary.md and its pictures."""
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from datasets.coco import class_names
+from datasets.coco_eval import CLASS_STATS, STATS, CocoEvaluator
+from datasets.error_analysis import (
+    CONFIDENT,
+    KINDS,
+    ErrorSplit,
+    OperatingPoint,
+    confusion_matrix,
+    match_detections,
+    operating_points,
+    tide_errors,
+)
+from util.plots import READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
+from util.visualize import plot_log, read_log
+
+STAT_MEANINGS = {
+    "AP": "mean over the IoUs 0.50, 0.55 .. 0.95", "AP50": "IoU 0.50", "AP75": "IoU 0.75",
+    "APs": "objects below 32² px", "APm": "objects from 32² to 96² px", "APl": "objects above 96² px",
+    "AR1": "recall with 1 detection an image and class", "AR10": "recall with 10", "AR100": "recall with 100",
+    "ARs": "recall of small objects", "ARm": "recall of medium objects", "ARl": "recall of large objects",
+}
+REMEDIES = {  # of an error: what it is, and what to do about it
+    "classification": "right place, wrong class: look for wrong labels and for classes that look alike, or that the "
+                      "annotators did not keep apart; more examples of the rare ones",
+    "localization": "right class, box too loose or shifted (IoU 0.1 to 0.5): check how tight the annotated boxes are; "
+                    "larger images; longer training",
+    "both": "near an object, but wrong class and loose: mostly ends with the first two",
+    "duplicate": "a second detection of an object that is found: rare in a DETR that is trained to the end; train "
+                 "longer, and check for objects that are annotated twice",
+    "background": "detected where nothing is annotated: look for objects that the annotators forgot; add images "
+                  "without objects, and such that look like these mistakes",
+    "missed": "objects without any detection near: small or hidden ones need larger images, rare ones more examples",
+    "false positives": "all wrong detections together",
+    "false negatives": "all objects not found together",
+}
+PICTURES = {"curves.png": "loss, AP and learning rate by epoch", "precision_recall.png": "precision over recall",
+            "confusion_matrix.png": "confusion matrix", "errors.png": "what each kind of error costs"}
+
+
+def write_summary(folder: str | os.PathLike, evaluator: CocoEvaluator, log_path: str | os.PathLike | None = None,
+                  facts: dict[str, object] | None = None) -> str:
+    """Writes summary.md and PICTURES into `folder`; returns a text of a few lines for the console.
+
+    evaluator: after `summarize`. log_path: of a training's log.txt, for the curves; one that is missing or has no epoch
+    gives none. facts: what to say about the run at the top, such as {"checkpoint": path}.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = list(class_names(evaluator.coco)[category] for category in evaluator.result.params.catIds)
+    matches = match_detections(evaluator.coco, evaluator.detections)
+    matrix, errors, points = confusion_matrix(matches), tide_errors(matches), operating_points(matches)
+
+    plot_precision_recall({f"IoU {iou}": evaluator.precision(iou) for iou in (0.5, 0.75)}, names,
+                          folder / "precision_recall.png")
+    plot_confusion_matrix(matrix, names, f"Detections with a score of at least {CONFIDENT}",
+                          folder / "confusion_matrix.png")
+    plot_errors({kind: errors.gains[kind] for kind in KINDS},
+                {kind: gain for kind, gain in errors.gains.items() if kind not in KINDS}, folder / "errors.png")
+    pictures = [name for name in PICTURES if name != "curves.png"]
+    if log_path is not None and Path(log_path).is_file() and (records := read_log(log_path)):
+        plot_log(records, folder / "curves.png")
+        pictures.insert(0, "curves.png")
+
+    stats = dict(zip(STATS, (float(x) if x >= 0 else None for x in evaluator.result.stats)))
+    size = f"{len(evaluator.detections)} images, {len(matches.truth)} boxes, {len(names)} classes"
+    parts = [_heading(stats, size, facts or {}), _coco_part(stats), _class_part(evaluator, names, points),
+             _error_part(errors), _confusion_part(matrix, names), _picture_part(pictures)]
+    (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return _console(stats, size, errors, evaluator, names, folder / "summary.md")
+
+
+def _heading(stats: dict[str, float | None], size: str, facts: dict[str, object]) -> str:
+    lines = [f"- {name}: {value}" for name, value in facts.items()]
+    return "\n".join(["# Summary", "", f"**AP {_percent(stats['AP'])}, AP50 {_percent(stats['AP50'])}** on {size}",
+                      *([""] if lines else []), *lines, "",
+                      "AP, AR, precision and recall are in percent; \"-\" is what cannot be measured."])
+
+
+def _coco_part(stats: dict[str, float | None]) -> str:
+    rows = [[name, _percent(value), STAT_MEANINGS[name]] for name, value in stats.items()]
+    return "## COCO's twelve numbers\n\n" + _table(["", "%", "meaning"], rows, "lrl")
+
+
+def _class_part(evaluator: CocoEvaluator, names: list[str], points: list[OperatingPoint | None]) -> str:
+    rows = []
+    for name, numbers, point in zip(names, evaluator.class_numbers().values(), points):
+        best = ["-"] * 3 if point is None else [_threshold(point.score), _percent(point.precision),
+                                                _percent(point.recall)]
+        rows.append([name, *(_percent(numbers[stat]) for stat in CLASS_STATS), str(numbers["boxes"]), *best])
+    return ("## Classes\n\n" + _table(["class", *CLASS_STATS, "boxes", "best score", "precision", "recall"], rows,
+                                      "l" + "r" * 10)
+            + "\n\nBest score: the least score of a detection to use, for the best F1 (the harmonic mean of precision "
+              "and recall, both at IoU 0.5) on these images.")
+
+
+def _error_part(errors: ErrorSplit) -> str:
+    rows = [[kind, _percent(gain), str(errors.counts[kind]), REMEDIES[kind]] for kind, gain in errors.gains.items()]
+    return ("## Errors\n\n" + _table(["kind", "AP50 gained without it", "count", "what it is, and what to do"], rows,
+                                     "lrrl")
+            + f"\n\nAfter TIDE (Bolya et al., ECCV 2020), at AP50 {_percent(errors.ap50)}. Each kind is mended alone, "
+              "so the gains do not add up. Counts are of detections with any score, most of which cost little: the "
+              "gain says what matters.")
+
+
+def _confusion_part(matrix: np.ndarray, names: list[str]) -> str:
+    text = (f"## Confusion matrix\n\nDetections with a score of at least {CONFIDENT}; rows: ground truth, columns: "
+            "detected as. Last column: not detected; last row: detected, but nothing is there.\n\n")
+    if len(names) > READABLE_CELLS:
+        pairs = [(count, row, column) for (row, column), count in np.ndenumerate(matrix[:-1, :-1])
+                 if row != column and count]
+        pairs = sorted(pairs, key=lambda pair: -pair[0])[:10]
+        rows = [[names[row], names[column], str(count)] for count, row, column in pairs]
+        return text + (f"The {len(rows)} classes most often taken for another; all are in confusion_matrix.png.\n\n"
+                       + _table(["ground truth", "detected as", "count"], rows, "llr") if rows else
+                       "No class is taken for another.")
+    labels = [*names, "background"]
+    cells = matrix.astype(str)
+    cells[-1, -1] = ""
+    return text + _table(["", *labels], [[f"**{_escaped(label)}**", *row] for label, row in zip(labels, cells)],
+                         "l" + "r" * len(labels))
+
+
+def _picture_part(pictures: list[str]) -> str:
+    return "## Pictures\n\n" + "\n\n".join(f"![{PICTURES[name]}]({name})" for name in pictures)
+
+
+def _console(stats: dict[str, float | None], size: str, errors: ErrorSplit, evaluator: CocoEvaluator,
+             names: list[str], path: Path) -> str:
+    lines = [", ".join(f"{name} {_percent(stats[name])}" for name in CLASS_STATS) + f" on {size}"]
+    worst = sorted((numbers["AP"], name) for name, numbers in zip(names, evaluator.class_numbers().values())
+                   if numbers["AP"] is not None)
+    if len(worst) > 1:
+        lines.append("hardest classes by AP: " + ", ".join(f"{name} {_percent(ap)}" for ap, name in worst[:3]))
+    costs = sorted(((errors.gains[kind], kind) for kind in KINDS if errors.gains[kind] is not None), reverse=True)
+    if costs:
+        lines.append("AP50 gained without: " + ", ".join(f"{kind} {_percent(gain)}" for gain, kind in costs))
+    return "\n".join([*lines, f"more, with pictures, in {path}"])
+
+
+def _table(header: list[str], rows: list[list[str]], sides: str) -> str:
+    """Markdown; sides: l or r for every column."""
+    lines = [header, ["--:" if side == "r" else "---" for side in sides], *rows]
+    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("\\|", "|").replace("|", "\\|").replace("\n", " ")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _threshold(score: float) -> str:
+    """Rounded down, so that a detection with just this score stays in."""
+    return f"{math.floor(1000 * score) / 1000:.3f}"
