@@ -9,7 +9,8 @@ import json
 import logging
 import os
 import re
-from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,9 @@ class CocoDetection(Dataset):
         for image_id in self.ids:
             anns = [a for a in self.coco.imgToAnns[image_id] if not a["iscrowd"]]
             xywh = torch.tensor([a["bbox"] for a in anns], dtype=torch.float32).reshape(-1, 4)
-            good = (xywh.isfinite().all(1)) & (xywh[:, 2:] > 0).all(1)
-            corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
-            size = torch.tensor([self.coco.imgs[image_id][side] for side in ("width", "height")] * 2)
-            corners = torch.minimum(corners.clamp(min=0), size)
-            good &= (corners[:, 2:] > corners[:, :2]).all(1)
+            info = self.coco.imgs[image_id]
+            corners, faults = clip_boxes(xywh, info["width"], info["height"])
+            good = ~torch.stack(list(faults.values())).any(0)
             dropped += int((~good).sum())
             area = torch.tensor([float(a["area"]) for a in anns])
             boxes[image_id] = {"boxes": corners[good], "labels": torch.tensor([a["category_id"] for a in anns],
@@ -155,18 +154,9 @@ class CocoDetection(Dataset):
 
 def read_annotations(root: str | Path, split: str) -> COCO:
     """The annotation file of a split, checked: UserError names the file and what is wrong with it."""
-    root = Path(root)
-    path = root / SPLITS[split][1]
-    if not root.is_dir():
-        raise UserError(f"--coco_path: no folder {root}")
-    if not path.is_file():
-        raise UserError(f"no annotation file {path}; a COCO folder holds "
-                        f"{', '.join(SPLITS['train'] + SPLITS['val'])}")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    _check_annotations(content, path)
+    content = read_content(root, split)
+    for problem in entry_problems(content):
+        raise UserError(f"{Path(root) / SPLITS[split][1]}: {problem.text}")
     content.setdefault("info", {})  # pycocotools reads these without asking
     for number, annotation in enumerate(content.setdefault("annotations", []), 1):
         annotation["id"] = number  # pycocotools needs them unique, and takes a match with 0 for none
@@ -178,6 +168,84 @@ def read_annotations(root: str | Path, split: str) -> COCO:
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
+
+
+def read_content(root: str | Path, split: str) -> dict[str, Any]:
+    """The annotation file of a split as it is. UserError if it is missing or not a COCO file; single images and
+    annotations are not looked at."""
+    root = Path(root)
+    path = root / SPLITS[split][1]
+    if not root.is_dir():
+        raise UserError(f"--coco_path: no folder {root}")
+    if not path.is_file():
+        raise UserError(f"no annotation file {path}; a COCO folder holds "
+                        f"{', '.join(SPLITS['train'] + SPLITS['val'])}")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    _check_structure(content, path)
+    return content
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one image or annotation: `kind` names the check, `entry` is the image or annotation."""
+
+    kind: str
+    text: str
+    entry: dict[str, Any]
+
+
+def entry_problems(content: dict[str, Any]) -> Iterator[Problem]:
+    """What makes single images and annotations unusable without a look at the pixels."""
+    seen = set()
+    for image in content["images"]:
+        absent = [k for k in ("id", "file_name", "height", "width") if k not in image]
+        if absent:
+            kind = "no_size" if {"id", "file_name"} <= image.keys() else "incomplete"
+            yield Problem(kind, f"an entry of 'images' (id {image.get('id')}) has no {absent[0]!r}", image)
+        elif not all(_is_number(image[side]) and image[side] > 0 for side in ("height", "width")):
+            yield Problem("no_size", f"image {image['id']} has the width {image['width']!r} and the height "
+                                     f"{image['height']!r}: they must be numbers above 0", image)
+        if not {"id", "file_name"} <= image.keys():
+            continue
+        if not isinstance(image["id"], (int, str)) or not isinstance(image["file_name"], str):
+            yield Problem("incomplete", f"an image has the id {image['id']!r} and the file_name "
+                                        f"{image['file_name']!r}: they must be a number and a text", image)
+        elif image["id"] in seen:
+            yield Problem("repeated_image_id", f"'images' has the id {image['id']} more than once", image)
+        else:
+            seen.add(image["id"])
+    categories = [category["id"] for category in content["categories"]]
+    for annotation in content.get("annotations", []):
+        absent = [k for k in ("id", "image_id", "category_id", "bbox") if k not in annotation]
+        if absent:
+            yield Problem("incomplete", f"an entry of 'annotations' (id {annotation.get('id')}) has no {absent[0]!r}",
+                          annotation)
+            continue
+        where, box = f"annotation {annotation['id']}", annotation["bbox"]
+        if annotation["category_id"] not in categories:
+            yield Problem("unknown_category", f"{where} has category_id {annotation['category_id']!r}, which "
+                                              "'categories' does not list", annotation)
+        elif not isinstance(annotation["image_id"], (int, str)) or annotation["image_id"] not in seen:
+            yield Problem("unknown_image", f"{where} has image_id {annotation['image_id']!r}, which 'images' does not "
+                                           "list", annotation)
+        elif not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            yield Problem("not_a_box", f"{where}: bbox must be four numbers [x, y, width, height], got {box!r}",
+                          annotation)
+        elif not _is_number(annotation.get("area", 0)):
+            yield Problem("not_a_box", f"{where}: area must be a number, got {annotation['area']!r}", annotation)
+
+
+def clip_boxes(xywh: Tensor, width: float, height: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Boxes [n, 4] cut at the border of their image, as xyxy px, and by fault which of them [n] are of no use."""
+    corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+    corners = torch.minimum(corners.clamp(min=0), torch.tensor([width, height] * 2))
+    not_finite = ~xywh.isfinite().all(1)
+    empty = ~not_finite & ~(xywh[:, 2:] > 0).all(1)
+    outside = ~not_finite & ~empty & ~(corners[:, 2:] > corners[:, :2]).all(1)
+    return corners, {"not_finite": not_finite, "empty": empty, "outside": outside}
 
 
 def class_names(coco: COCO) -> dict[int, str]:
@@ -199,35 +267,24 @@ def collate(samples: list[tuple[Tensor, dict]]) -> tuple[NestedTensor, list[dict
     return NestedTensor.from_list(list(images)), list(targets)
 
 
-def _check_annotations(content: Any, path: Path) -> None:
+def _check_structure(content: Any, path: Path) -> None:
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a COCO file, it holds a {type(content).__name__}")
     for name in ("images", "categories"):
         if not content.get(name):
             raise UserError(f"{path}: no {name!r}, or an empty list of them")
-    needs = {"images": ("id", "file_name", "height", "width"), "categories": ("id", "name"),
-             "annotations": ("id", "image_id", "category_id", "bbox")}
-    for name, keys in needs.items():
+    for name in ("images", "categories", "annotations"):
         entries = content.get(name, [])
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise UserError(f"{path}: {name!r} must be a list of objects")
-        for entry in entries:
-            absent = [k for k in keys if k not in entry]
-            if absent:
-                raise UserError(f"{path}: an entry of {name!r} (id {entry.get('id')}) has no {absent[0]!r}")
-    categories = {category["id"] for category in content["categories"]}
+    for category in content["categories"]:
+        absent = [k for k in ("id", "name") if k not in category]
+        if absent:
+            raise UserError(f"{path}: an entry of 'categories' (id {category.get('id')}) has no {absent[0]!r}")
+    categories = [category["id"] for category in content["categories"]]
     if not all(isinstance(i, int) and i >= 0 for i in categories):
         raise UserError(f"{path}: category ids must be integers from 0, got {sorted(categories, key=str)[:5]}")
-    images = Counter(image["id"] for image in content["images"])
-    twice = [i for i, count in images.items() if count > 1]
-    if twice:
-        raise UserError(f"{path}: 'images' has {len(twice)} ids more than once, such as id {twice[0]}")
-    for annotation in content.get("annotations", []):
-        where = f"{path}: annotation {annotation['id']}"
-        if annotation["category_id"] not in categories:
-            raise UserError(f"{where} has category_id {annotation['category_id']}, which 'categories' does not list")
-        if annotation["image_id"] not in images:
-            raise UserError(f"{where} has image_id {annotation['image_id']}, which 'images' does not list")
-        box = annotation["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, (int, float)) for x in box):
-            raise UserError(f"{where}: bbox must be four numbers [x, y, width, height], got {box!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))

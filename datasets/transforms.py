@@ -3,6 +3,7 @@
 A target is a dict with "boxes" (tv_tensors.BoundingBoxes, xyxy pixels) and per-box tensors "labels", "area", "iscrowd".
 All randomness is torch's.
 """
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -27,14 +28,16 @@ class ResizeShorter(nn.Module):
         self.sizes, self.max_size = sizes, max_size
 
     def forward(self, image: Image.Image, target: dict[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
-        size = self.sizes[_randint(0, len(self.sizes) - 1)]
-        width, height = image.size
+        return _resize(image, target, self.result(*image.size, self.sizes[_randint(0, len(self.sizes) - 1)]))
+
+    def result(self, width: int, height: int, size: int) -> tuple[int, int]:
+        """(height, width) of an image of width x height px whose shorter side becomes `size`."""
         short, long = min(width, height), max(width, height)
         if long / short * size > self.max_size:
             size = round(self.max_size * short / long)
         size = max(size, 1)
         long_size = max(int(size * long / short), 1)
-        return _resize(image, target, (size, long_size) if height <= width else (long_size, size))
+        return (size, long_size) if height <= width else (long_size, size)
 
 
 class ResizeTo(nn.Module):
@@ -98,10 +101,45 @@ def train_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
 def val_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
     """The largest scale times `eval_size_factor` (Touvron et al., "Fixing the train-test resolution discrepancy"),
     without randomness."""
-    largest = _scaled([max(options.data_aug_scales), options.data_aug_max_size], options)
-    size, max_size = (round(size * options.eval_size_factor) for size in largest)
+    size, max_size = eval_limits(options)
     resize = ResizeTo(size, max_size) if fix_size else ResizeShorter([size], max_size)
     return v2.Compose([resize, ToModelInput()])
+
+
+def eval_limits(options: DataOptions) -> tuple[int, int]:
+    """The shorter side in evaluation, and the longer one at most, px."""
+    largest = _scaled([max(options.data_aug_scales), options.data_aug_max_size], options)
+    size, max_size = (round(size * options.eval_size_factor) for size in largest)
+    return size, max_size
+
+
+def train_limits(options: DataOptions) -> tuple[int, int, int]:
+    """The smallest and the largest shorter side in training, and the longer one at most, px."""
+    scales, max_size = _scaled(options.data_aug_scales, options), _scaled([options.data_aug_max_size], options)[0]
+    return min(scales), max(scales), max_size
+
+
+def largest_train_shape(options: DataOptions, sizes: Iterable[tuple[int, int]], batch_size: int,
+                        fix_size: bool = False) -> tuple[int, int]:
+    """The largest (height, width) that train_transforms and padding give a batch of images of these sizes (width,
+    height). A single image is not padded: the largest area; of more the largest height may meet the largest width.
+    """
+    _, size, max_size = train_limits(options)
+    if fix_size:
+        return size, max_size
+    resize, (low, high) = ResizeShorter([size], max_size), _scaled(options.data_aug_scales2_crop, options)
+    shapes = set()
+    for original in set(sizes):
+        shapes.add(resize.result(*original, size))
+        for first in _scaled(options.data_aug_scales2_resize, options):
+            sides = resize.result(*original, first)[::-1]
+            least, most = ([min(limit, side) for side in sides] for limit in (low, high))
+            # The longest crops, but no longer than what fills size x max_size.
+            shapes.add(resize.result(most[0], max(least[1], round(most[0] * size / max_size)), size))
+            shapes.add(resize.result(max(least[0], round(most[1] * size / max_size)), most[1], size))
+    if batch_size == 1:
+        return max(shapes, key=lambda shape: shape[0] * shape[1])
+    return max(height for height, _ in shapes), max(width for _, width in shapes)
 
 
 def _scaled(sizes: list[int], options: DataOptions) -> list[int]:

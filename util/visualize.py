@@ -1,14 +1,16 @@
-"""Pictures for people: detections over ground truth, and the curves of a training log."""
+"""Pictures for people: detections over ground truth, the curves of a training log, and the boxes of a data set."""
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
 
 from util.errors import UserError
 
@@ -16,6 +18,8 @@ from util.errors import UserError
 PALETTE = ("#ff3b6b", "#00b4ff", "#ffb000", "#2ee66b", "#b06bff", "#ff7a1a", "#00d5c8", "#f7e733", "#ff7ae0", "#8fb8ff")
 MIN_LONG_SIDE = 480  # px, below which labels would hide the picture
 MAX_CELL_SIDE = 640  # px, so that a grid of photographs stays a picture that viewers open
+SPLIT_COLOURS = {"train": "#2563eb", "val": "#ea580c"}
+MAX_BARS = 30  # classes that a picture has room for
 METRICS = {"AP": "#2563eb", "AP50": "#059669", "AP75": "#c026d3"}  # the first entries of "test_coco_eval_bbox"
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, all four drawn
@@ -30,12 +34,7 @@ def draw_detections(image: Image.Image, ground_truth: dict, detections: dict, cl
     Boxes are cut at the border of the image. A class without a name is called "class <id>".
     The copy is RGB and enlarged to MIN_LONG_SIDE where it is smaller.
     """
-    factor = max(1, MIN_LONG_SIDE / max(image.size))
-    canvas = image.convert("RGB").resize([max(1, round(side * factor)) for side in image.size])
-    draw = ImageDraw.Draw(canvas, "RGBA")  # on an RGB canvas this mode blends translucent colours
-    unit = round(max(canvas.size) / 320)
-    font = ImageFont.load_default(max(canvas.size) / 38)
-
+    canvas, draw, font, unit = _canvas(image)
     truths = list(zip(ground_truth["labels"].tolist(), _pixels(ground_truth["boxes"].tolist(), image, canvas),
                       ground_truth["iscrowd"].tolist()))
     predictions = list(zip(detections["scores"].tolist(), detections["labels"].tolist(),
@@ -51,18 +50,23 @@ def draw_detections(image: Image.Image, ground_truth: dict, detections: dict, cl
                ("black", PALETTE[label % len(PALETTE)])) for score, label, box in reversed(predictions)]
     labels += [(class_names.get(label, f"class {label}"), " (crowd)" if crowd else "", box, False,
                 ("white", "#000000a0")) for label, box, crowd in truths]
-    placed: list[tuple[str, Box, tuple[str, str]]] = []
-    for name, suffix, box, above, colours in labels:
-        text = _shortened(name, suffix, font, canvas.width)
-        placed.append((text, _place(text, font, box, above, canvas.size, [place for _, place, _ in placed]), colours))
-    for text, place, (colour, background) in reversed(placed):
-        draw.rectangle(place, fill=background)
-        draw.text(((place[0] + place[2]) / 2, (place[1] + place[3]) / 2), text, fill=colour, font=font, anchor="mm")
+    _write_labels(draw, labels, font, canvas.size)
+    return canvas
+
+
+def draw_targets(image: Image.Image, labels: Tensor, boxes: Tensor, class_names: dict[int, str]) -> Image.Image:
+    """Draws labels [n] and boxes [n, 4] xyxy px in one colour a class, on a copy as draw_detections makes it."""
+    canvas, draw, font, unit = _canvas(image)
+    targets = list(zip(labels.tolist(), _pixels(boxes.tolist(), image, canvas)))
+    for label, box in targets:
+        _draw_prediction(draw, box, PALETTE[label % len(PALETTE)], unit)
+    _write_labels(draw, [(class_names.get(label, f"class {label}"), "", box, True,
+                          ("black", PALETTE[label % len(PALETTE)])) for label, box in targets], font, canvas.size)
     return canvas
 
 
 def save_grid(pictures: list[Image.Image], path: str | os.PathLike, columns: int = 4,
-              title: str | None = None) -> None:
+              title: str | None = None, legend: bool = True) -> None:
     """Writes a PNG with the pictures row by row in equal cells, under the title and a legend of the box styles.
 
     Raises ValueError where there are no pictures.
@@ -73,7 +77,7 @@ def save_grid(pictures: list[Image.Image], path: str | os.PathLike, columns: int
     cell = tuple(min(MAX_CELL_SIDE, max(picture.size[axis] for picture in pictures)) for axis in (0, 1))
     text_size = max(14, columns * cell[0] // 80)  # legible when a wide grid is shrunk to the screen
     gap = text_size // 2
-    header = _header(title, text_size)
+    header = _header(title, text_size, legend)
     width = max(columns * (cell[0] + gap) - gap, header.width)
     rows = -(-len(pictures) // columns)
     page = Image.new("RGB", (width + 2 * gap, header.height + rows * (cell[1] + gap) + 2 * gap), "white")
@@ -150,6 +154,76 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
         figure.savefig(temporary, format="png")
 
 
+def plot_boxes(by_class: dict[str, dict[str, int]], lengths: dict[str, np.ndarray], by_image: dict[str, Sequence[int]],
+               size: int, path: str | os.PathLike) -> None:
+    """Writes a PNG of three histograms, each argument by split: boxes by class (the most frequent MAX_BARS), lengths
+    (the root of a box's area, px, in images resized to `size`), and boxes an image.
+    """
+    boxes = {name: [counts.get(name, 0) for counts in by_class.values()] for counts in by_class.values()
+             for name in counts}
+    names = sorted((name for name in boxes if any(boxes[name])), key=boxes.get, reverse=True)
+    shown = names[:MAX_BARS]
+    figure = Figure(figsize=(14, max(4.2, 0.22 * len(shown) + 1.2)), dpi=110, layout="constrained")
+    bars, sizes, images = figure.subplots(1, 3)
+    for axes in (bars, sizes, images):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e3e3e3", linewidth=0.8)
+        axes.set_axisbelow(True)
+    thickness = 0.8 / len(by_class)
+    for i, (split, counts) in enumerate(by_class.items()):
+        bars.barh(np.arange(len(shown)) + (i - (len(by_class) - 1) / 2) * thickness,
+                  [counts.get(name, 0) for name in shown], thickness, color=SPLIT_COLOURS[split], label=split)
+    more = f" (the first {MAX_BARS} of {len(names)})" if len(names) > MAX_BARS else ""
+    bars.set(title=f"Boxes by class{more}", xlabel="boxes", yticks=range(len(shown)), xscale="log")
+    bars.set_xlim(left=0.5)
+    bars.xaxis.set_major_formatter("{x:g}")
+    bars.minorticks_off()
+    bars.set_yticklabels([name if len(name) <= 20 else name[:19] + "…" for name in shown])
+    bars.set_ylim(len(shown) - 0.5, -0.5)
+    bars.grid(axis="y", visible=False)
+    bars.legend(frameon=False, loc="lower right")
+    _plot_shares(sizes, lengths, np.geomspace(1, 2048, 45))
+    sizes.set(title=f"Size of boxes in images of {size} px", xlabel="√area, px", ylabel="share of the boxes, %",
+              xscale="log")
+    sizes.set_xticks([1, 4, 16, 64, 256, 1024], labels=[1, 4, 16, 64, 256, 1024])
+    sizes.minorticks_off()
+    largest = max((max(counts) for counts in by_image.values() if len(counts)), default=0)
+    _plot_shares(images, by_image, np.arange(-0.5, largest + 1.5, max(1, largest // 30)))
+    images.set(title="Boxes an image", xlabel="boxes", ylabel="share of the images, %")
+    images.xaxis.set_major_locator(MaxNLocator(integer=True))
+    with _atomic(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _plot_shares(axes: Axes, values: dict[str, Sequence[float]], edges: np.ndarray) -> None:
+    """Histograms in percent, filled and over each other; what lies beyond the edges counts at them."""
+    for split, numbers in values.items():
+        if len(numbers):
+            heights, _ = np.histogram(np.clip(numbers, edges[0], edges[-1]), edges)
+            axes.stairs(100 * heights / len(numbers), edges, fill=True, color=SPLIT_COLOURS[split], alpha=0.25)
+            axes.stairs(100 * heights / len(numbers), edges, color=SPLIT_COLOURS[split], linewidth=1.4)
+
+
+def _canvas(image: Image.Image) -> tuple[Image.Image, ImageDraw.ImageDraw, ImageFont.FreeTypeFont, int]:
+    """An RGB copy of MIN_LONG_SIDE or more, with what draws on it, a font and a line width that suit its size."""
+    factor = max(1, MIN_LONG_SIDE / max(image.size))
+    canvas = image.convert("RGB").resize([max(1, round(side * factor)) for side in image.size])
+    draw = ImageDraw.Draw(canvas, "RGBA")  # on an RGB canvas this mode blends translucent colours
+    return canvas, draw, ImageFont.load_default(max(canvas.size) / 38), round(max(canvas.size) / 320)
+
+
+def _write_labels(draw: ImageDraw.ImageDraw, labels: list[tuple[str, str, Box, bool, tuple[str, str]]],
+                  font: ImageFont.FreeTypeFont, canvas_size: tuple[int, int]) -> None:
+    """labels: name, suffix, box, whether above it, and the colours of text and background; the first on top."""
+    placed: list[tuple[str, Box, tuple[str, str]]] = []
+    for name, suffix, box, above, colours in labels:
+        text = _shortened(name, suffix, font, canvas_size[0])
+        placed.append((text, _place(text, font, box, above, canvas_size, [place for _, place, _ in placed]), colours))
+    for text, place, (colour, background) in reversed(placed):
+        draw.rectangle(place, fill=background)
+        draw.text(((place[0] + place[2]) / 2, (place[1] + place[3]) / 2), text, fill=colour, font=font, anchor="mm")
+
+
 def _pixels(boxes: list[list[float]], image: Image.Image, canvas: Image.Image) -> list[Box]:
     """Boxes of the image in whole pixels of the canvas, cut at its border."""
     scale = [canvas.size[axis] / image.size[axis] for axis in (0, 1)]
@@ -206,14 +280,15 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
-def _header(title: str | None, size: int) -> Image.Image:
+def _header(title: str | None, size: int, legend: bool) -> Image.Image:
     """The title, where there is one, over a line that shows each box style next to its meaning."""
     font, title_font, unit = ImageFont.load_default(size), ImageFont.load_default(1.25 * size), size // 10
     styles = {"ground truth": lambda box: _draw_truth(draw, box, False, unit),
               "crowd": lambda box: _draw_truth(draw, box, True, unit),
               "prediction, one colour per class": lambda box: _draw_prediction(draw, box, PALETTE[0], unit)}
+    styles = styles if legend else {}
     width = max(sum(font.getlength(meaning) + 4 * size for meaning in styles) - size, title_font.getlength(title or ""))
-    header = Image.new("RGB", (round(width) + 1, 2 * size * (2 if title else 1)), "white")
+    header = Image.new("RGB", (round(width) + 1, 2 * size * (bool(title) + legend)), "white")
     draw = ImageDraw.Draw(header, "RGBA")
     middle = header.height - size
     draw.text((0, size), title or "", fill="#222222", font=title_font, anchor="lm")

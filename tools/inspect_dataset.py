@@ -1,0 +1,197 @@
+"""What to know about COCO-format data before a training: what is in it, what is wrong with it, what a training costs.
+
+    python tools/inspect_dataset.py DIR                              numbers, problems, pictures
+    python tools/inspect_dataset.py DIR -c CONFIG --options k=v      at its sizes; time and memory of a step
+    python tools/inspect_dataset.py DIR --fix NEW_DIR                a corrected copy
+
+Writes report.md, report.json, samples.png (train images as the training sees them) and boxes.png. The exit code is 1
+if something would stop a training.
+"""
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision.ops import box_convert
+from torchvision.transforms.v2 import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets import train_loader
+from datasets.coco import CocoDetection
+from datasets.inspection import BOTH, KINDS, SplitInspection, inspect_split
+from datasets.repair import repair
+from datasets.report import classes, heading, listed_cost, listed_problems, overview, verdict
+from datasets.statistics import describe, seen_sides, warnings
+from datasets.transforms import MEAN, STD, eval_limits, largest_train_shape, train_transforms
+from models import build_model
+from util.benchmark import device_name
+from util.config import Config, load_config, parse_pairs
+from util.cpu import keep_freed_memory
+from util.distributed import init_distributed
+from util.errors import UserError
+from util.measurement import resident
+from util.options import BackboneOptions, Options, parse_options
+from util.step_cost import measure_step, memory_levers, memory_limit, worst_batch
+from util.visualize import draw_targets, plot_boxes, save_grid
+
+EXAMPLES = 5  # of each problem that are named
+STEP_BATCHES = 3  # of the training, that a step's time is the median of
+
+
+def main(args: argparse.Namespace) -> int:
+    """Returns the exit code."""
+    config = load_config(args.config_file, parse_pairs(args.options)) if args.config_file else Config(modelname="dino")
+    options = parse_options(config)
+    device = init_distributed(args.device, world_size=1, rank=0, local_rank=0, dist_url="env://")
+    train, val = splits = [inspect_split(args.root, split, progress=sys.stderr.isatty()) for split in BOTH]
+    described = {split.split: describe(split, options.data, finest_stride(options.backbone)) for split in splits}
+    found = {"data": str(args.root), "config": args.config_file, "splits": described,
+             "problems": {split.split: problems(split) for split in splits},
+             "warnings": warnings(train, val, described, options.decoder.num_queries if args.config_file else None),
+             "stops": reasons_to_stop(splits, options, args.config_file), "step": None}
+    text = [heading(found), overview(described), classes(described), listed_problems(found)]
+    folder = Path(args.output_dir or Path("outputs") / "inspect" / Path(args.root).resolve().name)
+    folder.mkdir(parents=True, exist_ok=True)
+    print("\n\n".join(text), flush=True)
+    draw_boxes(splits, described, options, folder / "boxes.png")
+    if not train.stops():
+        dataset = CocoDetection(args.root, "train", train_transforms(options.data))
+        draw_samples(dataset, train.class_names, args.samples, folder / "samples.png")
+        if args.config_file and not found["stops"]:
+            found["step"] = expected_cost(config, options, train, described["train"], dataset, device)
+            text.append(listed_cost(found["step"]))
+            print("\n" + text[-1])
+    text.append(verdict(found["stops"]))
+    print("\n" + text[-1])
+    if args.fix:
+        text.append(fix(args, splits, found["problems"]))
+        print("\n" + text[-1])
+    (folder / "report.md").write_text("\n\n".join(text) + "\n")
+    (folder / "report.json").write_text(json.dumps(found, indent=1))
+    print(f"\nwritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    return 1 if found["stops"] else 0
+
+
+def finest_stride(options: BackboneOptions) -> int:
+    """px of the image by place of the finest map that the model reads."""
+    stage = min(options.return_interm_indices)
+    return 2 ** (stage + 2 - (options.dilation and stage == 3))
+
+
+def problems(split: SplitInspection) -> dict[str, dict]:
+    """Count, first examples and consequences of every kind of problem that a split has."""
+    return {kind: {"meaning": KINDS[kind].meaning, "count": len(found),
+                   "examples": [problem.text for problem in found[:EXAMPLES]],
+                   "stops": split.split in KINDS[kind].stops, "remedy": KINDS[kind].remedy}
+            for kind, found in split.by_kind().items()}
+
+
+def reasons_to_stop(splits: list[SplitInspection], options: Options, config_file: str | None) -> list[str]:
+    reasons = [f"{split.split}: {KINDS[kind].meaning}" for split in splits for kind in split.by_kind()
+               if split.split in KINDS[kind].stops]
+    reasons += [f"{split.split}: no image can be read" for split in splits
+                if not any(file and not file.error for file in split.files.values())]
+    largest, number = max(max(split.class_names) for split in splits), options.data.num_classes
+    if config_file and number != "auto" and number <= largest:
+        reasons.append(f"num_classes={number}, but there is the category id {largest}: set num_classes to "
+                       f"{largest + 1} or 'auto'")
+    return reasons
+
+
+def fix(args: argparse.Namespace, splits: list[SplitInspection], found: dict[str, dict]) -> str:
+    """Writes the copy, and says what changed."""
+    before_after = repair(splits, args.fix)
+    changed, left = [], []
+    for split, kinds in found.items():
+        changed += [f"- {split}: {old} {name} -> {new}" for name, (old, new) in before_after[split].items()]
+        changed += [f"- {split}: {row['count']} {row['meaning']}: {row['remedy']}" for row in kinds.values()
+                    if row["remedy"]]
+        left += [f"- {split}: {row['count']} {row['meaning']}" for row in kinds.values() if not row["remedy"]]
+    return (f"## Corrected copy in {args.fix}\n\n" + "\n".join(changed)
+            + "\n\nLeft as they are:\n\n" + ("\n".join(left) or "- nothing else was found"))
+
+
+def draw_boxes(splits: list[SplitInspection], described: dict[str, dict], options: Options, path: Path) -> None:
+    counts = {split: {name.split(" ", 1)[1]: row["boxes"] for name, row in described[split]["classes"].items()}
+              for split in BOTH}
+    lengths = {split.split: seen_sides(split, *eval_limits(options.data)).prod(1) ** 0.5 for split in splits}
+    by_image = {split.split: Counter(split.box_image) for split in splits}
+    images = {split.split: [by_image[split.split][i] for i in split.images] for split in splits}
+    plot_boxes(counts, lengths, images, eval_limits(options.data)[0], path)
+
+
+def draw_samples(dataset: CocoDetection, names: dict[int, str], count: int, path: Path) -> None:
+    """Samples from all over the train set, augmented as in the first epoch."""
+    chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
+    pictures = []
+    for tensor, target in (dataset[index] for index in chosen):
+        pixels = tensor * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+        image: Image.Image = F.to_pil_image(pixels.clamp(0, 1))
+        boxes = box_convert(target["boxes"], "cxcywh", "xyxy") * torch.tensor([*image.size] * 2)
+        pictures.append(draw_targets(image, target["labels"], boxes, names))
+    save_grid(pictures, path, title=f"{dataset.folder.name} as the training sees it", legend=False)
+
+
+def expected_cost(config: Config, options: Options, train: SplitInspection, described: dict, dataset: CocoDetection,
+                  device: torch.device) -> dict:
+    """Time of a step on some batches of the training, memory on the largest that there can be. Bytes and seconds."""
+    if options.data.num_classes == "auto":
+        config = config | {"num_classes": max(train.class_names) + 1}
+    options = parse_options(config)
+    if device.type == "cpu":
+        keep_freed_memory()  # as in the training: it changes both
+    model, criterion, _ = build_model(config | {"pretrained_backbone": False})
+    model.to(device, memory_format=torch.channels_last)
+    criterion.to(device)
+    batch_size, most = options.data.batch_size, int(described["boxes_an_image"][2])
+    sizes = [(image["width"], image["height"]) for image in train.images.values()]
+
+    def worst(batch_size: int):
+        return worst_batch(batch_size, largest_train_shape(options.data, sizes, batch_size), most,
+                           options.data.num_classes)
+
+    limit = memory_limit(device)
+    cost = {"device": device_name(device), "batch_size": batch_size, "limit_bytes": limit, "seconds": None,
+            "worst_shape": list(largest_train_shape(options.data, sizes, batch_size)), "most_boxes": most,
+            "epochs": options.optim.epochs, "levers": memory_levers(options)}
+    if device.type == "cpu" and batch_size > 1:  # more than there is would end this process
+        before = resident("VmRSS") * 2**20
+        one = measure_step(model, criterion, [worst(1)], device).peak_bytes
+        cost["peak_bytes"] = round(one + (batch_size - 1) * (one - before))
+        if cost["peak_bytes"] > limit:
+            return cost
+    try:
+        largest = measure_step(model, criterion, [worst(batch_size)], device)
+        loader, start = train_loader(dataset, batch_size, num_workers=0, seed=0), time.perf_counter()
+        batches = [batch for batch, _ in zip(loader, range(STEP_BATCHES))]
+        loading = (time.perf_counter() - start) / len(batches)
+        seconds = measure_step(model, criterion, batches, device).seconds
+    except torch.cuda.OutOfMemoryError:
+        return cost | {"peak_bytes": None}
+    return cost | {"peak_bytes": largest.peak_bytes, "worst_seconds": largest.seconds, "seconds": seconds,
+                   "loading_seconds": loading, "epoch_seconds": seconds * len(loader),
+                   "training_seconds": seconds * len(loader) * options.optim.epochs}
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, metavar="DIR", help="folder with train2017/, val2017/ and annotations/")
+    parser.add_argument("-c", "--config_file", help="config of the training that is planned")
+    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
+    parser.add_argument("--output_dir", help="default: outputs/inspect/<name of DIR>")
+    parser.add_argument("--fix", metavar="NEW_DIR", help="write a corrected copy")
+    parser.add_argument("--samples", type=int, default=16, help="pictures in samples.png")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:N or cpu")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(get_args_parser().parse_args()))
+    except UserError as error:
+        sys.exit(f"error: {error}")
