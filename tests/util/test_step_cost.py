@@ -39,9 +39,10 @@ class Device:
         return need
 
 
-@pytest.mark.parametrize("fits", [0, 1, 2, 3, 4, 5, 7, 8, 13, 31, 32])
-@pytest.mark.parametrize("most", [1, 2, 6, 16, 32])
-def test_the_largest_batch_that_fits_is_found(fits, most):
+@pytest.mark.parametrize("fits", [0, 1, 2, 3, 5, 8, 13, 32])
+@pytest.mark.parametrize("most", [1, 6, 32])
+def test_the_largest_batch_that_fits_is_found(fits, most, monkeypatch):
+    monkeypatch.setattr(step_cost.gc, "collect", lambda: 0)  # slow, and there is nothing to collect
     device = Device(memory=(2 + fits) * GB)
     assert largest_batch_size(device.peak, 10**12, most) == min(fits, most)
     assert len(device.tried) == len(set(device.tried)) <= 11 and max(device.tried) <= most
@@ -132,7 +133,7 @@ def test_the_copy_of_the_weights_is_not_counted():
     class Large(nn.Module):
         def __init__(self):
             super().__init__()
-            self.register_buffer("large", torch.ones(40 * 2**20))  # 160 MB, and 160 MB of copy
+            self.register_buffer("large", torch.ones(20 * 2**20))  # 80 MB, and 80 MB of copy
             self.layer = nn.Linear(2, 2)
 
         def forward(self, samples, targets):
@@ -144,7 +145,7 @@ def test_the_copy_of_the_weights_is_not_counted():
     small = Large()
     small.large = torch.ones(1)
     before = peak(small)
-    assert 130e6 < peak(Large()) - before < 200e6
+    assert 60e6 < peak(Large()) - before < 110e6
 
 
 def test_the_worst_batch_has_the_size_and_the_boxes(tiny_config):
