@@ -95,11 +95,11 @@ def warnings(train: SplitInspection, val: SplitInspection, described: dict[str, 
             found.append(f"{split}: {row['fullest_image']} has {most:.0f} boxes and the model only {num_queries} "
                          "queries: raise num_queries")
         seen = row["seen"]
-        if seen["below_least_at_smallest"]:
-            found.append(f"{split}: boxes with a side below {seen['least']:g} px (half the finest stride) are hard to "
-                         f"find: {seen['below_least']} at the evaluation's size {seen['eval_size'][0]}, "
-                         f"{seen['below_least_at_smallest']} at the smallest training size "
-                         f"{seen['smallest_train_size']}; larger data_aug_scales help")
+        count, when = ((seen["below_least_at_smallest"], f"smallest training size {seen['smallest_train_size']}")
+                       if split == "train" else (seen["below_least"], f"evaluation's size {seen['eval_size'][0]}"))
+        if count:
+            found.append(f"{split}: {count} of {row['boxes']} boxes have a side below {seen['least']:g} px (half the "
+                         f"finest stride) at the {when} and are hard to find: larger data_aug_scales help")
     found += _shared_images(train, val)
     return found
 

@@ -134,9 +134,11 @@ def largest_train_shape(options: DataOptions, sizes: Iterable[tuple[int, int]], 
         for first in _scaled(options.data_aug_scales2_resize, options):
             sides = resize.result(*original, first)[::-1]
             least, most = ([min(limit, side) for side in sides] for limit in (low, high))
-            # The longest crops, but no longer than what fills size x max_size.
-            shapes.add(resize.result(most[0], max(least[1], round(most[0] * size / max_size)), size))
-            shapes.add(resize.result(max(least[0], round(most[1] * size / max_size)), most[1], size))
+            for long, short in ((0, 1), (1, 0)):
+                # The longest crop, but no longer than what fills size x max_size.
+                crop = most.copy()
+                crop[short] = min(most[short], max(least[short], round(most[long] * size / max_size)))
+                shapes.add(resize.result(*crop, size))
     if batch_size == 1:
         return max(shapes, key=lambda shape: shape[0] * shape[1])
     return max(height for height, _ in shapes), max(width for _, width in shapes)

@@ -176,11 +176,89 @@ def test_schedules_with_accumulation_and_parameter_groups(call, tmp_path, schedu
     assert rates[0] != rates[1]
 
 
+def test_epochs_of_a_fixed_length_with_steps_of_two_batches(call, tmp_path):
+    options = ["epochs=2", "epoch_steps=3", "grad_accum_steps=2", "lr_drop=1", "warmup_steps=2"]
+    assert call("--output_dir", tmp_path / "run", options=options) == 0
+    checkpoint = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)
+    assert {int(state["step"]) for state in checkpoint["optimizer"]["state"].values()} == {6}
+    rates = [line["train_lr"] for line in log_of(tmp_path / "run")]  # means over six batches
+    assert rates == pytest.approx([1e-4 * (1 / 3 + 2 / 3 + 1) / 3, 1e-5])
+
+
+def test_a_training_ends_early_without_a_better_ap(call, tmp_path, monkeypatch, capsys):
+    values = iter([0.1, 0.3, 0.2, 0.3, 0.9])
+    monkeypatch.setattr("trainer.report", lambda evaluator, per_class: (evaluator.summarize(), [next(values)] * 12)[1])
+    out = tmp_path / "run"
+    assert call("--output_dir", out, options=["epochs=5", "epoch_steps=1", "early_stop=2"]) == 0
+    assert [line[AP][0] for line in log_of(out)] == [0.1, 0.3, 0.2, 0.3]
+    assert torch.load(out / "checkpoint_best.pth", weights_only=True)["epoch"] == 1
+    assert "early stop" in capsys.readouterr().out
+    assert call("--output_dir", out, "--resume", "auto", options=["epochs=5", "epoch_steps=1", "early_stop=2"]) == 0
+    assert len(log_of(out)) == 4  # it has ended
+
+
+def test_a_training_ends_with_a_summary_of_the_best_checkpoint(call, tmp_path):
+    out = tmp_path / "run"
+    assert call("--output_dir", out, options=["epochs=2", "use_ema=True"]) == 0
+    best = max(line[AP][0] for line in log_of(out))
+    summary = (out / "summary.md").read_text()
+    assert "checkpoint_best.pth" in summary and f"{100 * best:.1f}" in summary
+    assert {"curves.png", "precision_recall.png", "confusion_matrix.png", "errors.png"} <= set(os.listdir(out))
+    assert all(line["step_seconds"] > 0 and line["peak_memory_mb"] > 50 for line in log_of(out))
+
+
+def test_batches_are_split_until_they_fit(call, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def find(model, criterion, batch, device, amp_dtype, most):
+        asked.append((most, batch(2)[0].tensors.shape))
+        return 3
+
+    monkeypatch.setattr("trainer.find_batch_size", find)
+    options = ["epochs=1", "batch_size=4"]
+    assert call("--output_dir", tmp_path / "run", "--find_batch_size", options=options) == 0
+    assert asked[0][0] == 4 and asked[0][1][:2] == (2, 3)
+    config = load_config(tmp_path / "run/config.py")
+    assert (config.batch_size, config.grad_accum_steps) == (2, 2)
+    assert "batch_size=2 grad_accum_steps=2" in capsys.readouterr().out
+
+
+def test_the_batch_that_fits_is_found_on_this_machine(call, tmp_path):
+    options = ["epochs=1", "epoch_steps=1", "batch_size=2"]
+    assert call("--output_dir", tmp_path / "run", "--find_batch_size", options=options) == 0
+    assert load_config(tmp_path / "run/config.py").batch_size == 2
+
+
+def test_a_compiled_model_trains_like_the_plain_one(call, tmp_path):
+    options = ["epochs=1", "epoch_steps=2", "num_queries=10"]
+    for name, flags in (("plain", []), ("compiled", ["--compile", "aot_eager"])):  # no C++ compiler: minutes less
+        assert call("--output_dir", tmp_path / name, *flags, options=options) == 0
+    (plain,), (compiled,) = (losses_of(tmp_path / name) for name in ("plain", "compiled"))
+    assert compiled["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-4)
+    assert compiled["test_loss"] == pytest.approx(plain["test_loss"], rel=1e-3)
+
+
+def test_fine_tuning_keeps_the_classes_that_both_sets_have(call, tmp_path, coco_root, capsys):
+    options = ["epochs=1", "num_classes=auto", "dn_labelbook_size=None"]
+    assert call("--output_dir", tmp_path / "run", options=options) == 0
+    data = tmp_path / "data"
+    shutil.copytree(coco_root, data)
+    for path in data.glob("annotations/*.json"):
+        content = json.loads(path.read_text())
+        content["categories"] = [c | {"name": "coin"} if c["name"] == "disc" else c for c in content["categories"]]
+        path.write_text(json.dumps(content))
+    assert call("--output_dir", tmp_path / "tuned", "--pretrain_model_path", tmp_path / "run/checkpoint.pth", data=data,
+                options=options) == 0
+    output = capsys.readouterr().out
+    assert "fresh: coin" in output and "ring, square" in output
+
+
 @pytest.mark.parametrize("flags, message", [
     (["--benchmark_only"], "needs --benchmark"),
     (["--eval", "--test", "--resume", "x"], "exclude"),
     (["--save_results"], "needs --eval"),
     (["--save_log"], "needs --eval"),
+    (["--eval", "--resume", "a.pth", "--find_batch_size"], "--find_batch_size"),
     (["--summary"], "needs --eval"),
     (["--test", "--resume", "a.pth", "--summary"], "needs --eval"),
     (["--finetune_ignore", "label_enc"], "needs --pretrain_model_path"),

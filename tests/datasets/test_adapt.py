@@ -1,0 +1,64 @@
+"""Config values that follow from the data."""
+import json
+import shutil
+
+import pytest
+
+from datasets.adapt import SIZES, adapt_config, fitting_sizes
+from util.config import load_config
+from util.errors import UserError
+from util.options import DataOptions
+
+
+@pytest.fixture
+def auto(tiny_config):
+    return tiny_config | {"num_classes": "auto", "dn_labelbook_size": None, "image_size": 640}
+
+
+def test_sizes_for_800_px_are_those_of_detr():
+    assert fitting_sizes(800, 2000) == {name: getattr(DataOptions(), name) for name in SIZES}
+
+
+@pytest.mark.parametrize("image_size, side, largest", [(640, 480, 480), (640, 2000, 640), (320, 480.5, 320), (8, 1, 1)])
+def test_images_are_not_enlarged_and_not_larger_than_asked(image_size, side, largest):
+    sizes = fitting_sizes(image_size, side)
+    assert max(sizes["data_aug_scales"]) == largest and min(sizes["data_aug_scales"]) == max(1, round(0.6 * largest))
+    assert sizes["data_aug_max_size"] == round(1333 / 800 * largest)
+    assert all(size >= 1 for size in sizes["data_aug_scales2_crop"] + sizes["data_aug_scales2_resize"])
+
+
+def test_classes_and_sizes_come_from_the_training_images(auto, coco_root):
+    adapt_config(auto, str(coco_root), "train", None)
+    images = json.loads((coco_root / "annotations/instances_train2017.json").read_text())["images"]
+    sides = sorted(min(image["width"], image["height"]) for image in images)
+    assert auto.num_classes == 7 and auto.image_size is None
+    assert sides[3] - 1 <= max(auto.data_aug_scales) <= sides[4] + 1
+
+
+def test_a_checkpoint_knows_them_better_than_the_data(auto, coco_root):
+    sizes = fitting_sizes(100, 100)
+    adapt_config(auto, str(coco_root), "val", {"class_names": {1: "a", 9: "b"}, "config": sizes})
+    assert auto.num_classes == 10 and auto.data_aug_scales == sizes["data_aug_scales"]
+
+
+def test_without_data_the_size_is_the_one_asked_for(auto):
+    adapt_config(auto, None, "val", {"config": {"num_classes": 5}})
+    assert auto.num_classes == 5 and max(auto.data_aug_scales) == 640
+
+
+def test_classes_need_data_or_a_checkpoint(auto):
+    with pytest.raises(UserError, match="--coco_path"):
+        adapt_config(auto, None, "val", None)
+
+
+def test_too_few_classes_name_the_set(tiny_config, coco_root, tmp_path):
+    shutil.copytree(coco_root, tmp_path / "data")
+    with pytest.raises(UserError, match=f"val set of {tmp_path}"):
+        adapt_config(tiny_config | {"num_classes": 3}, str(tmp_path / "data"), "val", None)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "r50", "swint"])
+def test_the_configs_for_fine_tuning_adapt(name, coco_root):
+    config = load_config(f"config/finetune/{name}.py")
+    adapt_config(config, str(coco_root), "train", None)
+    assert config.num_classes == 7 and max(config.data_aug_scales) < 100

@@ -1,0 +1,91 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools.inspect_dataset import finest_stride, get_args_parser, main
+from util.errors import UserError
+from util.options import BackboneOptions
+
+
+def run(*arguments):
+    return main(get_args_parser().parse_args([*map(str, arguments), "--device", "cpu"]))
+
+
+@pytest.fixture
+def root(coco_root, tmp_path):
+    """A copy of the set that a test may damage."""
+    return shutil.copytree(coco_root, tmp_path / "set")
+
+
+def damage(root, split, change):
+    path = root / f"annotations/instances_{split}2017.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_sound_set_is_described_and_drawn(coco_root, tmp_path, capsys):
+    assert run(coco_root, "--output_dir", tmp_path / "out", "--samples", 3) == 0
+    printed = capsys.readouterr().out
+    assert "A training can use this data" in printed and "1 disc" in printed and "Problems\n\nNone." in printed
+    report = (tmp_path / "out/report.md").read_text()
+    assert report.rstrip() in printed
+    found = json.loads((tmp_path / "out/report.json").read_text())
+    assert found["stops"] == [] and found["step"] is None and found["splits"]["train"]["images"] == 8
+    for name in ("samples.png", "boxes.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert min(picture.size) > 200 and np.asarray(picture.convert("L")).std() > 10
+
+
+def test_problems_are_told_and_the_copy_has_none(root, tmp_path, capsys):
+    def spoil(content):
+        content["annotations"][0]["bbox"] = [5, 5, 0, 3]
+        content["annotations"][1]["category_id"] = 99
+
+    damage(root, "train", spoil)
+    (root / "val2017/000000000003.jpg").unlink()
+    assert run(root, "--output_dir", tmp_path / "out", "--fix", tmp_path / "new") == 1
+    printed = capsys.readouterr().out
+    for text in ("train: 1 boxes of zero or negative width or height (--fix: left out)",
+                 "train: 1 annotations of a category that is not listed (**stops a training**; --fix: left out)",
+                 "val: 1 images without a file (**stops a training**", "000000000003.jpg", "A training would stop",
+                 "Corrected copy", "val: 8 images -> 7"):
+        assert text in printed
+    assert not (tmp_path / "out/samples.png").exists()  # the training could not read it
+    assert run(tmp_path / "new", "--output_dir", tmp_path / "out2", "--samples", 1) == 0
+
+
+def test_with_a_config_a_step_is_measured(coco_root, tmp_path, tiny_config, capsys):
+    tiny_config.num_classes = "auto"
+    tiny_config.dn_labelbook_size = None
+    tiny_config.num_queries = 3
+    tiny_config.dump(tmp_path / "config.py")
+    assert run(coco_root, "-c", tmp_path / "config.py", "--output_dir", tmp_path / "out", "--samples", 1) == 0
+    printed = capsys.readouterr().out
+    assert "peak memory:" in printed and "2 epochs:" in printed and "the model only 3 queries" in printed
+    step = json.loads((tmp_path / "out/report.json").read_text())["step"]
+    assert step["batch_size"] == 2 and step["seconds"] > 0 and 0 < step["peak_bytes"] < step["limit_bytes"]
+    assert step["training_seconds"] == pytest.approx(2 * 4 * step["seconds"])
+    assert max(step["worst_shape"]) <= 128
+    few = ("--options", "num_classes=3", "--output_dir", tmp_path / "few")
+    assert run(coco_root, "-c", tmp_path / "config.py", *few) == 1
+    assert "set num_classes to 7 or 'auto'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("indices, dilation, stride", [([1, 2, 3], False, 8), ([0], False, 4), ([3], False, 32),
+                                                       ([3], True, 16), ([2, 3], True, 16)])
+def test_finest_stride(indices, dilation, stride):
+    assert finest_stride(BackboneOptions(return_interm_indices=indices, dilation=dilation)) == stride
+
+
+def test_errors_are_clear(root, tmp_path):
+    with pytest.raises(UserError, match="no config file"):
+        run(root, "-c", tmp_path / "none.py")
+    done = subprocess.run([sys.executable, "tools/inspect_dataset.py", tmp_path / "nowhere"], capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode == 1 and "no folder" in done.stderr and "Traceback" not in done.stderr
