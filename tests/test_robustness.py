@@ -104,7 +104,7 @@ def test_when_a_process_dies_the_other_ends_with_a_message(config_file, coco_roo
     first = start("main.py", "--rank", 0, *command)
     second = start(dying, "--rank", 1, *command)
     second.communicate(timeout=240)
-    output, _ = first.communicate(timeout=60)  # far below --dist_timeout
+    output, _ = first.communicate(timeout=120)  # far below --dist_timeout
     assert second.returncode == -signal.SIGKILL
     assert first.returncode == 2 and "lost contact with another process" in output, output
     assert final(out)["epoch"] == 0 and final(out)["step"] == 0  # one epoch of four steps was done
@@ -116,7 +116,7 @@ def test_torchrun_restarts_a_training_that_lost_a_process(config_file, coco_root
                                                         "os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'")
     run = start("-m", "torch.distributed.run", "--nproc_per_node=2", "--max_restarts=1", "--master_port=29671", dying,
                 *flags(config_file, coco_root, out))
-    output, _ = run.communicate(timeout=300)
+    output, _ = run.communicate(timeout=600)
     assert run.returncode == 0, output
     assert "resumed" in output and [line["epoch"] for line in log_of(out)] == [0, 1, 2]
 

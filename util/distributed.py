@@ -45,8 +45,13 @@ def init_distributed(device: str, world_size: int, rank: int, local_rank: int, d
                             "choose another --device")
         torch.cuda.set_device(place)
     if world_size > 1 or from_launcher:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", init_method=dist_url,
-                                world_size=world_size, rank=rank, timeout=timedelta(minutes=timeout_minutes))
+        timeout = timedelta(minutes=timeout_minutes)
+        store, rank, world_size = next(dist.rendezvous(dist_url, rank, world_size, timeout=timeout))
+        store.set_timeout(timeout)
+        # torchrun may keep the store when it starts the processes again: the old ones' addresses must not be found.
+        store = dist.PrefixStore("attempt " + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", store=store, world_size=world_size,
+                                rank=rank, timeout=timeout)
     return place
 
 
