@@ -22,10 +22,10 @@ class FocalClassification:
 
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Of giving each query [S, Q, K] each target's label [T]: [S, Q, T]."""
-        prob = logits.sigmoid()
+        prob = logits[..., labels].sigmoid()  # the targets' classes alone: most others are not among them
         negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
         positive = self.alpha * (1 - prob)**self.gamma * -(prob + 1e-8).log()
-        return (positive - negative)[..., labels]
+        return positive - negative
 
     def loss(self, logits: Tensor, image: Tensor, query: Tensor, labels: Tensor, num_boxes: Tensor) -> Tensor:
         """Sum over all logits [B, Q, K] by the number of boxes, where the queries [A] of images [A] have labels [A]."""
@@ -33,8 +33,8 @@ class FocalClassification:
         wanted[image, query, labels] = 1
         return sigmoid_focal_loss(logits, wanted, alpha=self.alpha, gamma=self.gamma, reduction="sum") / num_boxes
 
-    def diagnostics(self, logits: Tensor, counts: Tensor) -> dict[str, Tensor]:
-        """Further numbers for the log; counts [B] is the number of targets."""
+    def diagnostics(self, logits: Tensor, counts: list[int]) -> dict[str, Tensor]:
+        """Further numbers for the log; counts are the B images' numbers of targets."""
         return {}
 
     def best(self, logits: Tensor, num_select: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,10 +68,10 @@ class SoftmaxClassification:
         weight[last] = self.eos_coef
         return F.cross_entropy(logits.transpose(1, 2), wanted, weight)
 
-    def diagnostics(self, logits: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    def diagnostics(self, logits: Tensor, counts: list[int]) -> dict[str, Tensor]:
         """"cardinality_error": by how many the queries with an object miss the number of targets, a mean over B."""
         found = (logits.argmax(-1) != logits.shape[-1] - 1).sum(1)
-        return {"cardinality_error": (found - counts).abs().to(logits.dtype).mean()}
+        return {"cardinality_error": (found - found.new_tensor(counts)).abs().to(logits.dtype).mean()}
 
     def best(self, logits: Tensor, num_select: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best class of each query, in the order of the queries: `num_select` has no say."""

@@ -103,12 +103,12 @@ class SetCriterion(nn.Module):
                         num_boxes: Tensor) -> dict[str, Tensor]:
         """Losses of prediction sets by suffix, each set matched to the targets; with the diagnostics of the set ""."""
         losses = {}
+        labels, boxes = _concatenated(targets, next(iter(sets.values()))["pred_boxes"].dtype)
         for (suffix, predicted), match in zip(sets.items(), self.matcher(list(sets.values()), targets)):
-            labels, boxes = _concatenated(targets, predicted["pred_boxes"].dtype)
             losses.update(self._set_losses(predicted, labels, boxes, match, num_boxes, suffix))
             if suffix == "":
                 losses.update(self._diagnostics(predicted, labels, boxes, match, num_boxes))
-                counts = torch.tensor([len(t["labels"]) for t in targets], device=boxes.device)
+                counts = [len(t["labels"]) for t in targets]
                 losses.update(self.classification.diagnostics(predicted["pred_logits"], counts))
         return losses
 

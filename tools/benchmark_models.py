@@ -11,75 +11,39 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models import build_model
 from models.ops import implementation
 from util.benchmark import measure_speed
-from util.config import Config, load_config, parse_pairs
+from util.config import parse_pairs
 from util.cpu import keep_freed_memory
 from util.errors import UserError
 from util.measurement import (
     DTYPES,
     IMPLEMENTATIONS,
+    Setting,
     add_common_arguments,
     apart,
     check_device,
     describe_run,
     measure_memory,
     number,
+    random_batch,
     table,
     title,
 )
-from util.nested_tensor import NestedTensor
-from util.optim import build_optimizer, build_scheduler
+from util.metrics import Meters
 from util.options import parse_options
-from util.train_state import TrainState
 
 MODELS = ["config/LiteDINO/r50_h3l1_2p1x3.py", "config/LiteDINO/r50_h3l1_6p1x1.py",
           "config/LiteDINO/r50_h2l2_2p1x3.py", "config/DINO/DINO_4scale.py num_expansion=None"]
 WARM_UP = 3  # training steps before those that are timed
 BATCHES = 4  # training batches that differ; then they come again
-
-
-@dataclass
-class Setting:
-    """What one measurement runs: a model (config file and options), sizes, precision; it travels to child processes."""
-
-    model: str
-    options: dict = field(default_factory=dict)  # of all models
-    size: tuple[int, int] = (800, 1066)
-    batch: int = 1
-    dtype: str = "float32"
-    device: torch.device = torch.device("cpu")
-    threads: int = 1
-
-    @property
-    def amp_dtype(self) -> torch.dtype | None:
-        return None if self.dtype == "float32" else DTYPES[self.dtype]
-
-    def config(self) -> Config:
-        file, *pairs = self.model.split()
-        options = parse_pairs(pairs) | self.options
-        return load_config(file, options | {"pretrained_backbone": False})
-
-    def images(self) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        return [torch.randn(3, *self.size, generator=generator).to(self.device) for _ in range(self.batch)]
-
-    def build(self) -> tuple[nn.Module, nn.Module]:
-        """Model and criterion, as main.py places them."""
-        torch.set_num_threads(self.threads)
-        torch.manual_seed(0)
-        model, criterion, _ = build_model(self.config())
-        return model.to(self.device, memory_format=torch.channels_last).eval(), criterion.to(self.device)
 
 
 def infer(setting: Setting, names: list[str], seconds: float, rounds: int) -> dict:
@@ -119,17 +83,15 @@ def train(setting: Setting, name: str, steps: int) -> dict:
     if setting.device.type == "cpu":
         keep_freed_memory()
     (model, criterion), options = setting.build(), parse_options(setting.config())
-    optim = options.optim
-    optimizer = build_optimizer(model, optim)
-    scaler = GradScaler(setting.device.type, enabled=setting.amp_dtype == torch.float16)
+    state = setting.train_state(model, WARM_UP + steps)
     batches = [random_batch(setting, options.data.num_classes, seed) for seed in range(BATCHES)]
 
     def run(count: int) -> tuple[float, float]:
         """Mean loss, and seconds a step."""
-        state = TrainState(model, optimizer, build_scheduler(optimizer, optim, WARM_UP + steps), scaler)
+        state.step, state.meters = 0, Meters()
         begin = time.perf_counter()
         train_one_epoch(model, criterion, [batches[i % BATCHES] for i in range(count)], state, setting.device,
-                        Path(folder), amp_dtype=setting.amp_dtype, clip_max_norm=optim.clip_max_norm)
+                        Path(folder), amp_dtype=setting.amp_dtype, clip_max_norm=options.optim.clip_max_norm)
         return state.meters.means()["loss"], (time.perf_counter() - begin) / count
 
     results: list[tuple[float, float]] = []
@@ -141,20 +103,6 @@ def train(setting: Setting, name: str, steps: int) -> dict:
             return {"finite": False, "error": str(error), "s_per_step": None, "mb": None, "loss": None}
     (first, _), (loss, seconds) = results
     return {"finite": True, "s_per_step": seconds, "mb": peak, "loss_warm_up": first, "loss": loss}
-
-
-def random_batch(setting: Setting, num_classes: int, seed: int) -> tuple[NestedTensor, list[dict]]:
-    """Noise with 1 to 20 boxes an image. It lies on the device: reading data is not what is measured."""
-    generator = torch.Generator().manual_seed(seed)
-    samples, targets = torch.randn(setting.batch, 3, *setting.size, generator=generator), []
-    for index in range(setting.batch):
-        count = int(torch.randint(1, 21, (), generator=generator))
-        centre, size = torch.rand(2, count, 2, generator=generator)
-        size = 0.05 + 0.3 * size
-        targets.append({"labels": torch.randint(num_classes, (count,), generator=generator), "image_id": index,
-                        "boxes": torch.cat([size / 2 + centre * (1 - size), size], -1)})
-    moved = [{k: v.to(setting.device) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets]
-    return NestedTensor.from_list(list(samples)).to(setting.device), moved
 
 
 def report_inference(records: list[dict], names: list[str], rounds: int) -> str:

@@ -64,6 +64,11 @@ models() {  # NAME FILE LIMIT_S ARGUMENTS...
         --json "$out/$2.json" --markdown "$parts/$2.md" "${@:4}"
 }
 
+levers() {  # DTYPE LIMIT_S ARGUMENTS...
+    step "training levers, $1" "$2" "$python" tools/benchmark_training.py --device $device --dtype "$1" \
+        --json "$out/levers_$1.json" --markdown "$parts/levers_$1.md" "${@:3}"
+}
+
 sanitize() {  # small operators, with every allocation apart so that none can hide an overrun in another
     local tool
     tool=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
@@ -95,6 +100,8 @@ if [ $device = cuda ]; then
     ops bfloat16 90 --picture "$out/ops_bfloat16.png"
     models "training, 60 steps" training 120 --models --dtype bfloat16 --train 60
     models "inference" inference 180 --dtype float32 bfloat16 --batch 1 8 --seconds 0.4
+    levers bfloat16 90 --batch 2 --steps 8 --levers torch both_checkpoints
+    levers float32 60 --batch 2 --steps 8 --levers contiguous
     sanitize
 else
     tiny=(backbone=resnet18 hidden_dim=32 nheads=2 dim_feedforward=64 enc_layers=3 dec_layers=1 num_queries=20
@@ -102,5 +109,6 @@ else
     ops float32 60 --sizes tiny --ops kda --repeat 1 --only torch --picture "$out/ops_float32.png"
     models "training, 2 steps" training 60 --models --train 2 --train_batch 1 --size 64 64 --impl torch \
         --options "${tiny[@]}"
+    levers float32 60 --size 64 64 --batch 1 --steps 1 --levers --num_workers 0 --impl torch --options "${tiny[@]}"
 fi
 "$python" tools/gpu_report.py report "$out" "$parts"

@@ -1,4 +1,5 @@
-"""What the benchmarks in tools/ share: peak memory, child processes, tables and what a run was measured with."""
+"""What the benchmarks in tools/ share: the model that is measured and batches to train it on, peak memory, child
+processes, tables and what a run was measured with."""
 import argparse
 import ctypes
 import gc
@@ -9,19 +10,83 @@ import shlex
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
 
+from models import build_model
 from models.ops import native_available
 from util.benchmark import device_name
+from util.config import Config, load_config, parse_pairs
 from util.distributed import init_distributed
 from util.errors import UserError
+from util.nested_tensor import NestedTensor
+from util.optim import build_optimizer, build_scheduler
+from util.options import parse_options
+from util.train_state import TrainState
 
 IMPLEMENTATIONS = {"native": "native", "torch": "PyTorch"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Setting:
+    """What one measurement runs: a model (config file and options), sizes, precision; it travels to child processes."""
+
+    model: str
+    options: dict = field(default_factory=dict)  # of all models
+    size: tuple[int, int] = (800, 1066)
+    batch: int = 1
+    dtype: str = "float32"
+    device: torch.device = torch.device("cpu")
+    threads: int = 1
+
+    @property
+    def amp_dtype(self) -> torch.dtype | None:
+        return None if self.dtype == "float32" else DTYPES[self.dtype]
+
+    def config(self) -> Config:
+        file, *pairs = self.model.split()
+        options = parse_pairs(pairs) | self.options
+        return load_config(file, options | {"pretrained_backbone": False})
+
+    def images(self) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return [torch.randn(3, *self.size, generator=generator).to(self.device) for _ in range(self.batch)]
+
+    def build(self) -> tuple[nn.Module, nn.Module]:
+        """Model and criterion, as main.py places them."""
+        torch.set_num_threads(self.threads)
+        torch.manual_seed(0)
+        model, criterion, _ = build_model(self.config())
+        return model.to(self.device, memory_format=torch.channels_last).eval(), criterion.to(self.device)
+
+    def train_state(self, model: nn.Module, steps: int, fused: bool = True) -> TrainState:
+        """A training of so many steps that is about to begin. fused: see build_optimizer."""
+        optim = parse_options(self.config()).optim
+        optimizer = build_optimizer(model, optim, fused)
+        scaler = GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
+        return TrainState(model, optimizer, build_scheduler(optimizer, optim, steps), scaler)
+
+
+def random_batch(setting: Setting, num_classes: int, seed: int, boxes: tuple[int, int] = (1, 20)
+                 ) -> tuple[NestedTensor, list[dict]]:
+    """Noise with so many boxes an image (least, most). It lies on the device: reading data is not what is measured."""
+    generator = torch.Generator().manual_seed(seed)
+    samples, targets = torch.randn(setting.batch, 3, *setting.size, generator=generator), []
+    for index in range(setting.batch):
+        count = int(torch.randint(boxes[0], boxes[1] + 1, (), generator=generator))
+        centre, size = torch.rand(2, count, 2, generator=generator)
+        size = 0.05 + 0.3 * size
+        targets.append({"labels": torch.randint(num_classes, (count,), generator=generator), "image_id": index,
+                        "boxes": torch.cat([size / 2 + centre * (1 - size), size], -1)})
+    moved = [{k: v.to(setting.device) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets]
+    return NestedTensor.from_list(list(samples)).to(setting.device), moved
 
 
 def measure_memory(call: Callable[[], Any], device: torch.device) -> tuple[float | None, float | None]:
@@ -71,8 +136,11 @@ def peak_resident() -> float:
 
 def apart(device: torch.device, function: Callable, *arguments: Any) -> Any:
     """function(*arguments); on a CPU in a new process, so that nothing that ran before counts in its memory."""
-    if device.type == "cuda":
-        return function(*arguments)
+    return function(*arguments) if device.type == "cuda" else in_child(function, *arguments)
+
+
+def in_child(function: Callable, *arguments: Any) -> Any:
+    """function(*arguments) in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

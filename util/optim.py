@@ -39,8 +39,10 @@ def param_groups(model: nn.Module, options: OptimOptions) -> list[dict]:
     return [{"params": [p for n, p in named if belongs(n)], "lr": lr, "weight_decay": wd} for belongs, lr, wd in groups]
 
 
-def build_optimizer(model: nn.Module, options: OptimOptions) -> AdamW:
-    return AdamW(param_groups(model, options), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+def build_optimizer(model: nn.Module, options: OptimOptions, fused: bool = True) -> AdamW:
+    """fused: one kernel for many parameters; otherwise torch chooses among its other forms."""
+    return AdamW(param_groups(model, options), lr=options.lr, weight_decay=options.weight_decay,
+                 fused=True if fused else None)
 
 
 def build_scheduler(optimizer: AdamW, options: OptimOptions, steps_per_epoch: int) -> LRScheduler:

@@ -50,7 +50,7 @@ def test_more_boxes_do_not_divide_the_cross_entropy():
 def test_cardinality_error(counts, error):
     """One query of each image prefers a class."""
     logits = torch.tensor(LOGITS).repeat(2, 1, 1)
-    found = SoftmaxClassification().diagnostics(logits, torch.tensor(counts))
+    found = SoftmaxClassification().diagnostics(logits, counts)
     assert {name: x.item() for name, x in found.items()} == {"cardinality_error": pytest.approx(error)}
 
 

@@ -3,7 +3,8 @@ import os
 import pytest
 import torch
 
-from util.measurement import measure_memory, number, table
+from util.errors import UserError
+from util.measurement import Setting, in_child, measure_memory, number, random_batch, table
 
 CPU = torch.device("cpu")
 
@@ -21,3 +22,26 @@ def test_tables_align_numbers_to_the_right():
         "| name    |  ms |", "| ------- | --: |", "| 2 boxes | 1.5 |", "| x       |   - |"]
     assert [number(x) for x in (0.01234, 1.5, 12.34, 123.4, 1234.5, 0.0, None)] == [
         "0.0123", "1.50", "12.3", "123", "1234", "0", "-"]
+
+
+def test_a_config_that_is_missing_is_named():
+    with pytest.raises(UserError, match="Did you mean 'r50_h3l1_2p1x3.py'?"):
+        Setting("config/LiteDINO/r50_h3l1_2p1x4.py num_expansion=1").config()
+
+
+def test_training_batches_have_boxes_inside_the_image():
+    samples, targets = random_batch(Setting("", size=(32, 48), batch=3), num_classes=5, seed=1)
+    assert samples.tensors.shape == (3, 3, 32, 48) and not samples.mask.any()
+    for target in targets:
+        centre, size = target["boxes"].split(2, -1)
+        assert 1 <= len(centre) == len(target["labels"]) <= 20 and target["labels"].max() < 5
+        assert (centre - size / 2).min() >= -1e-6 and (centre + size / 2).max() <= 1 + 1e-6
+
+
+def test_the_number_of_boxes_can_be_chosen():
+    _, targets = random_batch(Setting("", size=(32, 48), batch=2), num_classes=5, seed=1, boxes=(7, 7))
+    assert [len(target["labels"]) for target in targets] == [7, 7]
+
+
+def test_a_child_is_another_process():
+    assert in_child(os.getpid) != os.getpid()

@@ -1,0 +1,119 @@
+import json
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from datasets.coco import CocoDetection
+from datasets.transforms import train_transforms
+from tools.benchmark_training import (
+    CONFIG,
+    LEVERS,
+    PARTS,
+    PICTURES,
+    Clock,
+    Recipe,
+    TimedBatches,
+    choose_levers,
+    main,
+    measure_levers,
+    parse_args,
+    write_pictures,
+)
+from util.errors import UserError
+from util.options import parse_options
+
+CPU = torch.device("cpu")
+TINY = {"backbone": "resnet18", "hidden_dim": 32, "nheads": 2, "dim_feedforward": 64, "enc_layers": 3, "dec_layers": 1,
+        "num_queries": 20, "dn_number": 4, "num_select": 20, "data_aug_scales": [64], "data_aug_max_size": 96,
+        "data_aug_scales2_resize": [64], "data_aug_scales2_crop": [48, 64]}
+
+
+def recipe(**changes):
+    return Recipe(CONFIG, TINY, (64, 96), 2, threads=1).changed(**{"operator": "torch"} | changes)
+
+
+def test_measures_levers_and_parts(tmp_path, capsys):
+    options = [f"{key}={value}".replace(" ", "") for key, value in TINY.items()]
+    assert main(parse_args(["--device", "cpu", "--impl", "torch", "--size", "64", "96", "--batch", "2", "--steps", "2",
+                            "--threads", "1", "--num_workers", "1", "--levers", "half_batches",
+                            "--json", str(tmp_path / "training.json"), "--options", *options])) == 0
+    result = json.loads((tmp_path / "training.json").read_text())
+    assert result["batch"] == 2 and result["steps"] == 2
+    base, half, *_ = result["levers"]
+    assert base["name"] == "base" and base["time_ratio"] == 1 and half["name"] == "half_batches"
+    assert half["s_per_step"] * half["images_per_s"] == pytest.approx(2)
+    assert half["time_ratio"] == pytest.approx(half["s_per_step"] / base["s_per_step"])
+    parts = result["parts"]
+    assert list(parts["ms"]) == [*PARTS, "rest"] and all(ms > 0 for ms in parts["ms"].values())
+    assert parts["worker_ms"] > 0 and parts["ms"]["backward"] > parts["ms"]["gradient clipping"]
+    text = capsys.readouterr().out
+    assert "| half_batches |" in text and "| backward " in text
+
+
+def test_faster_levers_are_combined(monkeypatch):
+    seconds = {"float32": 10.0, "bfloat16": 4.0}
+    measured = []
+
+    def measure_step(one, steps):
+        measured.append(one)
+        time_ = seconds[one.dtype] - (not one.channels_last) + len(one.options) - len(TINY)
+        return {"s_per_step": time_, "images_per_s": 2 / time_, "mb": None}
+
+    monkeypatch.setattr("tools.benchmark_training.in_child", lambda function, *args: measure_step(*args))
+    records = measure_levers(recipe(), ["bf16", "both_checkpoints", "contiguous"], steps=1)
+    assert [record["name"] for record in records] == ["base", "bf16", "both_checkpoints", "contiguous", "combined"]
+    assert records[-1]["change"] == "bf16 + contiguous" and records[-1]["time_ratio"] == pytest.approx(0.3)
+    assert measured[-1] == recipe(dtype="bfloat16", channels_last=False)
+    assert len(measure_levers(recipe(), ["bf16"], steps=1)) == 2
+
+
+@pytest.mark.parametrize("name", LEVERS)
+def test_a_lever_changes_the_recipe(name):
+    base = Recipe(CONFIG, TINY)
+    changed = base.changed(**LEVERS[name][1])
+    assert changed != base and changed.options.items() >= base.options.items()
+    parse_options(changed.config())
+
+
+def test_levers_that_change_nothing_are_left_out_or_refused():
+    assert choose_levers(None, Recipe(CONFIG, batch=2), True) == list(LEVERS)
+    base = Recipe(CONFIG, operator="torch", dtype="bfloat16", batch=1)
+    assert not {"torch", "bf16", "half_batches", "compile"} & set(choose_levers(None, base, False))
+    for name, reason in (("torch", "--impl"), ("bf16", "--dtype"), ("half_batches", "even"), ("compile", "--compile")):
+        with pytest.raises(UserError, match=f"--levers {name}: .*{reason}"):
+            choose_levers([name], base, False)
+
+
+def test_numbers_must_make_sense():
+    with pytest.raises(UserError, match="at least 1"):
+        main(parse_args(["--device", "cpu", "--impl", "torch", "--batch", "-1"]))
+
+
+def test_memory_format_follows_the_recipe():
+    for channels_last in (True, False):
+        model, _ = recipe(channels_last=channels_last).build()
+        weight = next(m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
+        assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+def test_parts_within_parts_count_once():
+    clock = Clock(CPU)
+    with clock.part("outer"):
+        time.sleep(0.02)
+        with clock.part("inner"):
+            time.sleep(0.05)
+    assert clock.spent["inner"] >= 0.05 > clock.spent["outer"] >= 0.02
+
+
+def test_batches_come_again_and_are_timed():
+    batches = TimedBatches(["a", "b"], 3, CPU)
+    assert list(batches) == ["a", "b", "a"] and len(batches) == 3 and len(batches.stamps) == 4
+
+
+def test_pictures_are_a_training_set(tmp_path):
+    write_pictures(tmp_path)
+    dataset = CocoDetection(tmp_path, "train", train_transforms(parse_options(recipe().config()).data), strict=True)
+    assert len(dataset) == PICTURES and all(len(boxes["boxes"]) == 7 for boxes in dataset.boxes.values())
+    assert dataset[0][0].shape[0] == 3
