@@ -31,6 +31,7 @@ def export(source: Path, target: Path) -> None:
     weights = {name: smaller(tensor) for name, tensor in model_state(checkpoint, ema=True).items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, target, metadata={"class_names": json.dumps(checkpoint["class_names"])})
+    target.chmod(0o644)
     Config(checkpoint["config"]).dump(config)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB; {config}\n"
           f"python main.py --eval -c {config} --coco_path DIR --resume {target}")

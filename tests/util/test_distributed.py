@@ -92,6 +92,8 @@ def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch, device, local
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(dist, "rendezvous", lambda url, rank, world_size, timeout: iter(
+        [(dist.HashStore(), rank, world_size)]))
     monkeypatch.setattr(dist, "init_process_group",
                         lambda backend, **group: joined.append((backend, group)))
     assert init_distributed(device, 1, 0, 0, "env://") == torch.device(wanted)
