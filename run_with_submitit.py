@@ -42,7 +42,8 @@ class Training:
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """submitit calls it in the first task when the job has to go. One process that is asked to stop stops all."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait()
+        # A signal handler is what calls this, in the middle of process.wait(), which cannot be called twice.
+        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Training(self.arguments))
 
 

@@ -235,7 +235,8 @@ class Trainer:
     def _summarize(self, model: nn.Module, postprocess: nn.Module) -> None:
         """summary.md: what the best checkpoint can do."""
         best = self.folder / "checkpoint_best.pth"
-        if not best.is_file():  # no evaluation yet, as with --start_epoch at the end
+        barrier()  # the main process may still be writing it
+        if not all(all_gather(best.is_file())):  # a run that was resumed elsewhere, and found no better one
             return
         load_weights(model, read_checkpoint(best), ema=self.options.optim.use_ema)
         evaluator = CocoEvaluator(self.val_set.coco)
