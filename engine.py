@@ -43,8 +43,8 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
     total = state.step + len(loader)
     progress = Progress(f"epoch {state.epoch}", total, state.step, quiet=not is_main())
     grad_norm, previous = torch.tensor(state.grad_norm, device=device), []
-    lr = state.optimizer.param_groups[0]["lr"]
     for samples, targets in progress(loader):
+        lr = state.optimizer.param_groups[0]["lr"]
         group = min(grad_accum_steps, total - state.step // grad_accum_steps * grad_accum_steps)
         ends_group = (state.step + 1) % grad_accum_steps == 0 or state.step + 1 == total
         samples, targets = to_device(samples, targets, device)
@@ -66,7 +66,6 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
             state.scaler.scale(loss / group).backward()
         previous = targets
         if ends_group:
-            lr = state.optimizer.param_groups[0]["lr"]
             state.scaler.unscale_(state.optimizer)
             limit = clip_max_norm if clip_max_norm > 0 else float("inf")
             grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), limit)

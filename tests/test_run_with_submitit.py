@@ -24,7 +24,7 @@ def start(jobs, *flags):
 
 def training(config, data, out, epochs):
     return ["--", "-c", config, "--coco_path", data, "--device", "cpu", "--num_workers", 0, "--output_dir", out,
-            "--options", f"epochs={epochs}", "batch_size=1"]
+            "--options", f"epochs={epochs}", "batch_size=1", "return_interm_indices=[1]", "num_feature_levels=2"]
 
 
 def logs(jobs):
