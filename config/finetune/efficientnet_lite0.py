@@ -15,7 +15,6 @@ dn_number = 60
 
 lr = 5e-4
 lr_backbone = 1e-4
-batch_size = 4
 epochs = 24
 image_size = 288
 eval_size_factor = 1.125

@@ -4,6 +4,12 @@
 num_classes = 'auto'
 dn_labelbook_size = None
 
+lr = 1e-4
+lr_backbone = 1e-5
+batch_size = 4
+image_size = 640
+num_queries = 300
+
 amp = 'cuda'  # half precision pays on GPUs alone
 onecyclelr = True  # warm-up, peak, and down to zero
 epoch_steps = 100

@@ -14,44 +14,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from states import differing, refusal, snapshot
 from torch import nn
 
 from models import build_model
 from util import checkpoint as module
 from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
-from util.config import Config
 from util.errors import UserError
-
-# Two of the backbone's stages, so that a model is 4 MB.
-SMALL = {"return_interm_indices": [1], "num_feature_levels": 2}
-
-
-@pytest.fixture(scope="module")
-def built():
-    return {}
-
-
-@pytest.fixture
-def build(tiny_config, built):
-    def build(seed=0, **changes):
-        key = (seed, str(changes))
-        if key not in built:
-            torch.manual_seed(seed)
-            model = build_model(Config({**tiny_config, **SMALL, **changes}))[0]
-            # Heads start from constants: random numbers tell a loaded tensor from a fresh one.
-            for parameter in model.parameters():
-                nn.init.normal_(parameter)
-            built[key] = model
-        return copy.deepcopy(built[key])
-    return build
-
-
-@pytest.fixture
-def save(tmp_path):
-    def save(content, name="model.pth"):
-        write_checkpoint(content, tmp_path / name)
-        return tmp_path / name
-    return save
 
 
 class Runs:
@@ -62,25 +31,6 @@ class Runs:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
-
-
-def snapshot(model):
-    return {key: value.clone() for key, value in model.state_dict().items()}
-
-
-def differing(state, other):
-    assert state.keys() == other.keys()
-    return sorted(key for key in state if not torch.equal(state[key], other[key]))
-
-
-def refusal(load, *args, **kwargs):
-    with pytest.raises(UserError) as error:
-        load(*args, **kwargs)
-    return str(error.value)
-
-
-def fitting(key, *words):
-    return any(word in key for word in words)
 
 
 # writing
