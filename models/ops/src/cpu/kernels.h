@@ -26,7 +26,6 @@ struct CpuKernels {
                        const void* values, void* scratch);
 
   // All queries of one head of one image: tasks share no gradient, so the result does not depend on the threads.
-  // Without repays_copy, grad_key and grad_value are zero beforehand.
   size_t (*backward_scratch)(const Problem&, const Gradients&);
   void (*backward)(const Problem&, const Gradients&, int64_t image, int64_t head, void* scratch);
 };

@@ -53,11 +53,11 @@ struct Maps {
   }
 };
 
-// Where a group of points of one query and head samples: four tokens and their bilinear weights.
+// Where a group of points of one query and head samples: four tokens and their bilinear weights. Where fewer than W
+// points are left, the lanes after them have weight 0.
 template <class A>
 struct Group {
   static constexpr int W = Simd<A>::width;
-  int count;  // of points, at most W; the lanes after them have weight 0
   alignas(kAlign) typename Simd<A>::Int token[4][W];
   alignas(kAlign) A weight[4][W];
 };
@@ -68,22 +68,20 @@ struct Slopes {
   alignas(kAlign) A x[4][Simd<A>::width], y[4][Simd<A>::width];
 };
 
-// The group that starts at point `first`, and where slopes is not null, these too.
+// The group of `count` points that starts at point `first`, and where slopes is not null, these too.
 template <class A>
-INLINE void place(const Maps<A>& maps, const A* locations, int first, int num_points, Group<A>* group,
-                  Slopes<A>* slopes) {
+INLINE void place(const Maps<A>& maps, const A* locations, int first, int count, Group<A>* group, Slopes<A>* slopes) {
   using S = Simd<A>;
   using V = typename S::V;
   using I = typename S::I;
   constexpr int W = S::width;
-  group->count = num_points - first < W ? num_points - first : W;
   V location_x, location_y;
-  if (group->count == W) {
+  if (count == W) {
     S::load_pairs(locations + 2 * first, location_x, location_y);
   } else {
     A padded[2 * W];
     for (int i = 0; i < 2 * W; ++i)
-      padded[i] = i < 2 * group->count ? locations[2 * first + i] : std::numeric_limits<A>::quiet_NaN();
+      padded[i] = i < 2 * count ? locations[2 * first + i] : std::numeric_limits<A>::quiet_NaN();
     S::load_pairs(padded, location_x, location_y);
   }
   const Axis<V> x = locate<V>(location_x, S::load(maps.width + first));
@@ -109,6 +107,13 @@ INLINE V mask_scores(V scores, int count) {
   for (int k = count; k < int(sizeof(V) / sizeof(scores[0])); ++k) scores[k] = -INFINITY;
   return scores;
 }
+
+// The rows of one head, as dense copies or in the tensor itself, and dense sums of their gradients.
+template <class A>
+struct GradRows {
+  const A* rows;
+  A* grads;
+};
 
 // The channels of one head, W at a time; T is their type in memory. Rows of samples, sums and copies have `padded`
 // channels, the last ones 0.
@@ -142,82 +147,113 @@ struct Channels {
   void pack(To* to, const A* from) const {
     for (int c = 0; c < channels(); c += W) store(to, c, S::load(from + c));
   }
+  // pack for rows that are not read again soon: whole cache lines go past the caches, which need not fetch them first.
+  // Other threads see them after S::finish_streams().
+  template <class To>
+  void pack_away(To* to, const A* from) const {
+    if constexpr (std::is_same<To, A>::value && D * sizeof(A) % kAlign == 0 && D) {
+      if (reinterpret_cast<uintptr_t>(to) % kAlign == 0) {
+        for (int c = 0; c < D; c += W) S::stream(to + c, S::load(from + c));
+        return;
+      }
+    }
+    pack(to, from);
+  }
 
   // samples[k] = the bilinear sample at point k of rows that lie `stride` apart.
   template <class T>
   void gather(const Group<A>& group, const T* rows, int64_t stride, A* samples) const {
-    for (int k = 0; k < group.count; ++k) {
-      const T *r0 = rows + group.token[0][k] * stride, *r1 = rows + group.token[1][k] * stride;
-      const T *r2 = rows + group.token[2][k] * stride, *r3 = rows + group.token[3][k] * stride;
-      const A w0 = group.weight[0][k], w1 = group.weight[1][k], w2 = group.weight[2][k], w3 = group.weight[3][k];
-      for (int c = 0; c < padded(); c += W) {
-        const V sample = w0 * load(r0, c) + w1 * load(r1, c) + (w2 * load(r2, c) + w3 * load(r3, c));
-        S::store(samples + int64_t(k) * padded() + c, sample);
-      }
+    for (int k = 0; k < W; ++k) sample(group, k, rows, stride, samples, [](int, V) {});
+  }
+
+  // The same; lane k of the result is x . samples[k].
+  template <class T>
+  INLINE V gather(const Group<A>& group, const T* rows, int64_t stride, A* samples, const A* x) const {
+    return S::row_sums([&](int k) INLINE_LAMBDA {
+      V product{};
+      sample(group, k, rows, stride, samples, [&](int c, V part) INLINE_LAMBDA { product += S::load(x + c) * part; });
+      return product;
+    });
+  }
+
+  // samples[k]; each part of it goes to use(channel, part).
+  template <class T, class Use>
+  INLINE void sample(const Group<A>& group, int k, const T* rows, int64_t stride, A* __restrict__ samples,
+                     Use use) const {
+    const T *r0 = rows + group.token[0][k] * stride, *r1 = rows + group.token[1][k] * stride;
+    const T *r2 = rows + group.token[2][k] * stride, *r3 = rows + group.token[3][k] * stride;
+    const A w0 = group.weight[0][k], w1 = group.weight[1][k], w2 = group.weight[2][k], w3 = group.weight[3][k];
+    for (int c = 0; c < padded(); c += W) {
+      V part = w0 * load(r0, c);
+      part += w1 * load(r1, c);
+      part += w2 * load(r2, c);
+      part += w3 * load(r3, c);
+      S::store(samples + int64_t(k) * padded() + c, part);
+      use(c, part);
     }
   }
 
   // Lane k = x . samples[k].
   INLINE V dots(const A* samples, const A* x) const {
-    V partial[W];
-    for (int k = 0; k < W; ++k) {
-      partial[k] = V{};
-      for (int c = 0; c < padded(); c += W) partial[k] += S::load(x + c) * S::load(samples + int64_t(k) * padded() + c);
-    }
-    return S::row_sums(partial);
+    return S::row_sums([&](int k) INLINE_LAMBDA {
+      V product{};
+      for (int c = 0; c < padded(); c += W) product += S::load(x + c) * S::load(samples + int64_t(k) * padded() + c);
+      return product;
+    });
   }
 
-  // sum = sum * factor + weights . samples
-  INLINE void accumulate(A* sum, V factor, V weight, const A* samples, int count) const {
+  // sum = sum * factor + weight . samples; without factor, sum = weight . samples
+  INLINE void accumulate(A* sum, const V* factor, V weight, const A* samples, int count) const {
     alignas(kAlign) A weights[W];
     S::store(weights, weight);
-    for (int c = 0; c < padded(); c += W) {
-      V even = S::load(sum + c) * factor, odd{};
-      int k = 0;
-      for (; k + 1 < count; k += 2) {
-        even += weights[k] * S::load(samples + int64_t(k) * padded() + c);
-        odd += weights[k + 1] * S::load(samples + int64_t(k + 1) * padded() + c);
+    const auto accumulate_first = [&](int n) INLINE_LAMBDA {
+      for (int c = 0; c < padded(); c += W) {
+        V even = factor ? S::load(sum + c) * *factor : V{}, odd{};
+        int k = 0;
+        for (; k + 1 < n; k += 2) {
+          even += weights[k] * S::load(samples + int64_t(k) * padded() + c);
+          odd += weights[k + 1] * S::load(samples + int64_t(k + 1) * padded() + c);
+        }
+        if (k < n) even += weights[k] * S::load(samples + int64_t(k) * padded() + c);
+        S::store(sum + c, even + odd);
       }
-      if (k < count) even += weights[k] * S::load(samples + int64_t(k) * padded() + c);
-      S::store(sum + c, even + odd);
-    }
+    };
+    count == W ? accumulate_first(W) : accumulate_first(count);  // the compiler unrolls what it knows
   }
 
-  // The gradient a[k] * x + b[k] * y of samples[k] goes to the rows that it was sampled from, and to the location of
-  // the point: returns its x in lane k of grad_x, and so y. Without y, the gradient is a[k] * x.
-  void scatter(const Group<A>& group, const Slopes<A>& slopes, const A* rows, A* grad_rows, int64_t stride, const A* a,
+  // The gradient a[k] * x + b[k] * y of samples[k] goes to the rows that it was sampled from, which lie `stride` apart,
+  // and to the location of the point: returns its x in lane k of grad_x, and so y. Without y, the gradient is a[k] * x.
+  void scatter(const Group<A>& group, int count, const Slopes<A>& slopes, GradRows<A> to, int64_t stride, const A* a,
                const A* x, const A* b, const A* y, V& grad_x, V& grad_y) const {
     V partial_x[W] = {}, partial_y[W] = {};
-    for (int k = 0; k < group.count; ++k) {
-      int64_t offset[4];
-      for (int i = 0; i < 4; ++i) offset[i] = group.token[i][k] * stride;
+    for (int k = 0; k < count; ++k) {
+      V gradients[4] = {};  // of the corners' weights, lane by lane
       for (int c = 0; c < padded(); c += W) {
         V gradient = a[k] * S::load(x + c);
         if (y) gradient += b[k] * S::load(y + c);
-        V along_x{}, along_y{};
-        for (int i = 0; i < 4; ++i) {
-          const V row = S::load(rows + offset[i] + c);
-          along_x += slopes.x[i][k] * row;
-          along_y += slopes.y[i][k] * row;
-        }
-        partial_x[k] += gradient * along_x;
-        partial_y[k] += gradient * along_y;
         for (int i = 0; i < 4; ++i) {  // corners at a border may be the same row: one after the other
-          A* grad = grad_rows + offset[i] + c;
+          gradients[i] += gradient * S::load(to.rows + group.token[i][k] * stride + c);
+          A* grad = to.grads + int64_t(group.token[i][k]) * padded() + c;
           S::store(grad, S::load(grad) + group.weight[i][k] * gradient);
         }
       }
+      for (int i = 0; i < 4; ++i) {
+        partial_x[k] += slopes.x[i][k] * gradients[i];
+        partial_y[k] += slopes.y[i][k] * gradients[i];
+      }
     }
-    grad_x = S::row_sums(partial_x);
-    grad_y = S::row_sums(partial_y);
+    grad_x = S::row_sums([&](int k) INLINE_LAMBDA { return partial_x[k]; });
+    grad_y = S::row_sums([&](int k) INLINE_LAMBDA { return partial_y[k]; });
   }
 };
 
 // Rows of one head, one a token, that lie `stride` elements apart.
-template <class T>
+template <class T, int kStride = 0>
 struct Rows {
   const T* first;
-  int64_t stride;
+  int64_t any_stride;
+
+  int64_t stride() const { return kStride ? kStride : any_stride; }
 };
 
 // One head's operands lie too far apart for the processor to foresee.
@@ -232,7 +268,7 @@ template <class T, class A, int D>
 struct Forward {
   using S = Simd<A>;
   using V = typename S::V;
-  static constexpr int W = S::width, kBatch = 4;
+  static constexpr int W = S::width, kBatch = W < 4 ? W : 4;
   const Problem& p;
   Scratch scratch;
   Channels<A, D> channels{p.channels};
@@ -249,7 +285,7 @@ struct Forward {
     for (int64_t q = begin; q < end; q += kBatch)
       for (int64_t head = 0; head < p.heads; ++head) {
         const int64_t first = image * p.tokens * stride + head * p.channels;
-        attend(image, q, end - q, head, Rows<T>{static_cast<const T*>(p.key) + first, stride},
+        attend(image, q, end, head, Rows<T>{static_cast<const T*>(p.key) + first, stride},
                Rows<T>{static_cast<const T*>(p.value) + first, stride});
       }
   }
@@ -257,16 +293,9 @@ struct Forward {
   // One head, with dense rows.
   void run(int64_t image, int64_t head, int64_t begin, int64_t end, const void* keys, const void* values) {
     maps.fill(p);
-    for (int64_t q = begin; q < end; q += kBatch) {
-      for (int64_t ahead = q + 2 * kBatch; ahead < q + 3 * kBatch && ahead < end; ++ahead) {
-        const int64_t row = index(image, ahead, head);
-        prefetch(locations(image, ahead, head), 2 * p.num_levels * p.points);
-        prefetch(static_cast<const T*>(p.output) + row * p.channels, p.channels);
-        if (p.key_aware) prefetch(static_cast<const T*>(p.query) + row * p.channels, p.channels);
-      }
-      attend(image, q, end - q, head, Rows<A>{static_cast<const A*>(keys), width},
-             Rows<A>{static_cast<const A*>(values), width});
-    }
+    for (int64_t q = begin; q < end; q += kBatch)
+      attend(image, q, end, head, Rows<A, D>{static_cast<const A*>(keys), width},
+             Rows<A, D>{static_cast<const A*>(values), width});
   }
 
   int64_t index(int64_t image, int64_t q, int64_t head) const { return (image * p.queries + q) * p.heads + head; }
@@ -275,53 +304,79 @@ struct Forward {
     return static_cast<const A*>(p.locations) + image * strides[0] + q * strides[1] + head * strides[2];
   }
 
-  template <class Row>
-  INLINE void attend(int64_t image, int64_t q, int64_t left, int64_t head, Rows<Row> key, Rows<Row> value) {
-    const int batch = left < kBatch ? left : kBatch, num_points = p.num_levels * p.points;
+  INLINE void prefetch_operands(int64_t image, int64_t q, int64_t head) const {
+    const int64_t row = index(image, q, head);
+    prefetch(locations(image, q, head), 2 * p.num_levels * p.points);
+    if (p.key_aware) prefetch(static_cast<const T*>(p.query) + row * p.channels, p.channels);
+  }
+
+  // The queries from q on, at most kBatch and before `end`.
+  template <class HeadRows>
+  void attend(int64_t image, int64_t q, int64_t end, int64_t head, HeadRows key, HeadRows value) {
+    if (q + kBatch <= end) return attend<kBatch>(image, q, end, head, key, value);
+    for (; q < end; ++q) attend<1>(image, q, end, head, key, value);
+  }
+
+  template <int batch, class HeadRows>
+  void attend(int64_t image, int64_t q, int64_t end, int64_t head, HeadRows key, HeadRows value) {
+    const bool dense = key.stride() == width;
+    const int num_points = p.num_levels * p.points;
     const int64_t index = this->index(image, q, head);
-    OnlineSoftmax<V> softmax[kBatch];
-    for (int i = 0; i < batch; ++i) softmax[i] = {V{} - INFINITY, V{}};
-    for (int c = 0; c < batch * width; c += W) S::store(sums + c, V{});
+    OnlineSoftmax<V> softmax[batch];
+    const V one = V{} + A(1);
 
     for (int first = 0; first < num_points; first += W) {
-      Group<A> groups[kBatch];
-      V weights[kBatch], factors[kBatch];
+      const int count = first + W <= num_points ? W : num_points - first;
+      Group<A> groups[batch];
+      V weights[batch], factors[batch];
       for (int i = 0; i < batch; ++i)
-        place(maps, locations(image, q + i, head), first, num_points, &groups[i], static_cast<Slopes<A>*>(nullptr));
-      for (int i = 0; i < batch; ++i)
-        channels.gather(groups[i], key.first, key.stride, samples + i * W * width);
+        place(maps, locations(image, q + i, head), first, count, &groups[i], static_cast<Slopes<A>*>(nullptr));
       for (int i = 0; i < batch; ++i) {
         const int64_t row = index + int64_t(i) * p.heads;
+        A* own_samples = samples + i * W * width;
+        const int64_t later = q + i + 2 * kBatch;  // one at a time: many lines at once would have to queue up
+        if (first == 0 && dense && later < end) prefetch_operands(image, later, head);
         if (p.key_aware) {
           channels.unpack(query, static_cast<const T*>(p.query) + row * p.channels);
-          const V scores = channels.dots(samples + i * W * width, query) * A(score_scale(p.channels));
-          weights[i] = mask_scores(scores, groups[i].count);
+          const V products = channels.gather(groups[i], key.first, key.stride(), own_samples, query);
+          weights[i] = mask_scores(products * A(score_scale(p.channels)), count);
         } else {
-          weights[i] = S::load_some(static_cast<const A*>(p.attention_weights) + row * num_points + first,
-                                    groups[i].count);
+          channels.gather(groups[i], value.first, value.stride(), own_samples);
+          weights[i] = S::load_some(static_cast<const A*>(p.attention_weights) + row * num_points + first, count);
+          factors[i] = one;
         }
       }
-      for (int i = 0; i < batch; ++i) {
-        factors[i] = V{} + A(1);
-        if (!p.key_aware) continue;
-        factors[i] = softmax[i].raise(S::max_of(weights[i]));
+      for (int i = 0; i < batch && p.key_aware; ++i) {
+        const V highest = S::max_of(weights[i]);
+        if (first == 0)
+          softmax[i] = {highest, V{}};
+        else
+          factors[i] = softmax[i].raise(highest);
         weights[i] = Number<V>::exp2(weights[i] - softmax[i].max);
         softmax[i].sum += S::sum_of(weights[i]);
       }
       for (int i = 0; i < batch; ++i) {
         if (p.key_aware && key.first != value.first)
-          channels.gather(groups[i], value.first, value.stride, samples + i * W * width);
-        channels.accumulate(sums + i * width, factors[i], weights[i], samples + i * W * width, groups[i].count);
+          channels.gather(groups[i], value.first, value.stride(), samples + i * W * width);
+        channels.accumulate(sums + i * width, first ? &factors[i] : nullptr, weights[i], samples + i * W * width,
+                            count);
       }
     }
+    OnlineSoftmax<V> totals{V{}, one};  // of query i in lane i: one logarithm and one division for all
+    for (int i = 0; i < batch && p.key_aware; ++i) {
+      totals.max[i] = softmax[i].max[0];
+      totals.sum[i] = softmax[i].sum[0];
+    }
+    const V log_sum_exp = totals.log_sum_exp(), normalisers = one / totals.sum;
     for (int i = 0; i < batch; ++i) {
       const int64_t row = index + int64_t(i) * p.heads;
       if (p.key_aware) {
-        static_cast<A*>(p.log_sum_exp)[row] = softmax[i].log_sum_exp()[0];
-        const V normaliser = A(1) / softmax[i].sum;
-        for (int c = 0; c < width; c += W) S::store(sums + i * width + c, S::load(sums + i * width + c) * normaliser);
+        static_cast<A*>(p.log_sum_exp)[row] = log_sum_exp[i];
+        A* sum = sums + i * width;
+        for (int c = 0; c < width; c += W) S::store(sum + c, S::load(sum + c) * normalisers[i]);
       }
-      channels.pack(static_cast<T*>(p.output) + row * p.channels, sums + i * width);
+      T* output = static_cast<T*>(p.output) + row * p.channels;
+      dense ? channels.pack_away(output, sums + i * width) : channels.pack(output, sums + i * width);
     }
   }
 };
@@ -334,26 +389,18 @@ struct CopyHead {
                    void* rows) {
     const Channels<A, D> channels{p.channels};
     const T* from = static_cast<const T*>(tensor) + (image * p.tokens * p.heads + head) * p.channels;
-    const int64_t stride = int64_t(p.heads) * p.channels, ahead = 16;
-    for (int64_t n = begin; n < end; ++n) {
-      if (n + ahead < end) prefetch(from + (n + ahead) * stride, p.channels);
+    const int64_t stride = int64_t(p.heads) * p.channels;
+    for (int64_t n = begin; n < end; ++n)
       channels.unpack(static_cast<A*>(rows) + n * channels.padded(), from + n * stride);
-    }
   }
 };
 
-// The rows of one head of one image with their gradients: dense copies, or the tensors themselves.
-template <class A>
-struct GradRows {
-  const A* rows;
-  A* grads;
-};
-
+// All queries of one head of one image, up to kBatch together as in Forward.
 template <class T, class A, int D>
 struct Backward {
   using S = Simd<A>;
   using V = typename S::V;
-  static constexpr int W = S::width, kAhead = 4;
+  static constexpr int W = S::width, kBatch = 4;
   const Problem& p;
   const Gradients& g;
   Scratch scratch;
@@ -362,139 +409,152 @@ struct Backward {
   int width = channels.padded();
   bool own_keys = p.key_aware && p.key != p.value;
   bool to_samples = g.grad_value || g.grad_key || g.grad_locations;
-  // Few queries do not repay dense copies of the tokens.
-  bool in_place = std::is_same<T, A>::value && width == p.channels && !repays_copy(p) && g.grad_value &&
-                  (!own_keys || g.grad_key);
+  // Few queries do not repay dense copies of the tokens. Gradients are always summed up densely: in the tensor itself
+  // one head's rows fall into few sets of a cache.
+  bool in_place = std::is_same<T, A>::value && width == p.channels && !repays_copy(p);
   int64_t stride = in_place ? int64_t(p.heads) * p.channels : width;
-  A* query = scratch.take<A>(width);
-  A* grad_query = scratch.take<A>(width);
-  A* grad_output = scratch.take<A>(width);
+  A* query = scratch.take<A>(kBatch * width);
+  A* grad_query = scratch.take<A>(kBatch * width);
+  A* grad_output = scratch.take<A>(kBatch * width);
   A* output = scratch.take<A>(width);
-  A* samples = scratch.take<A>(W * width);
+  A* samples = scratch.take<A>(kBatch * W * width);
   A* dense_values = scratch.take<A>(in_place ? 0 : p.tokens * width);
-  A* dense_grad_values = scratch.take<A>(in_place || !to_samples ? 0 : p.tokens * width);
+  A* dense_grad_values = scratch.take<A>(to_samples ? p.tokens * width : 0);
   A* dense_keys = scratch.take<A>(in_place || !own_keys ? 0 : p.tokens * width);
-  A* dense_grad_keys = scratch.take<A>(in_place || !own_keys || !to_samples ? 0 : p.tokens * width);
+  A* dense_grad_keys = scratch.take<A>(own_keys && to_samples ? p.tokens * width : 0);
   GradRows<A> values{}, keys{};
 
   void run(int64_t image, int64_t head) {
     maps.fill(p);
-    values = open(p.value, g.grad_value, image, head, dense_values, dense_grad_values);
-    keys = own_keys ? open(p.key, g.grad_key, image, head, dense_keys, dense_grad_keys) : values;
-    for (int64_t q = 0; q < p.queries; ++q) {
-      if (q + kAhead < p.queries) prefetch_operands(image, q + kAhead, head);
-      differentiate(image, q, head);
-    }
-    if (in_place) return;
+    values = open(p.value, image, head, dense_values, dense_grad_values);
+    keys = own_keys ? open(p.key, image, head, dense_keys, dense_grad_keys) : values;
+    int64_t q = 0;
+    for (; q + kBatch <= p.queries; q += kBatch) differentiate<kBatch>(image, q, head);
+    for (; q < p.queries; ++q) differentiate<1>(image, q, head);
     if (g.grad_value) copy_out(static_cast<T*>(g.grad_value), image, head, dense_grad_values);
     if (own_keys && g.grad_key) copy_out(static_cast<T*>(g.grad_key), image, head, dense_grad_keys);
   }
 
-  // Rows to read and zeroed rows to add gradients to; the caller has zeroed the tensors.
-  GradRows<A> open(const void* tensor, void* grad, int64_t image, int64_t head, A* dense, A* dense_grad) const {
-    if (in_place) {
-      return {static_cast<const A*>(tensor) + row(image, 0, head), static_cast<A*>(grad) + row(image, 0, head)};
-    }
-    CopyHead<T, A, D>::call(p, tensor, image, head, 0, p.tokens, dense);
+  // Rows to read and zeroed rows to add gradients to.
+  GradRows<A> open(const void* tensor, int64_t image, int64_t head, A* dense, A* dense_grad) const {
     if (to_samples) memset(dense_grad, 0, p.tokens * width * sizeof(A));
+    if (in_place) return {static_cast<const A*>(tensor) + row(image, 0, head), dense_grad};
+    CopyHead<T, A, D>::call(p, tensor, image, head, 0, p.tokens, dense);
     return {dense, dense_grad};
   }
 
+  int64_t index(int64_t image, int64_t q, int64_t head) const { return (image * p.queries + q) * p.heads + head; }
   const A* locations(int64_t image, int64_t q, int64_t head) const {
     const int64_t* strides = p.location_strides;
     return static_cast<const A*>(p.locations) + image * strides[0] + q * strides[1] + head * strides[2];
   }
   INLINE void prefetch_operands(int64_t image, int64_t q, int64_t head) const {
-    const int64_t index = (image * p.queries + q) * p.heads + head, num_points = p.num_levels * p.points;
-    prefetch(locations(image, q, head), 2 * num_points);
-    prefetch(static_cast<const T*>(g.grad_output) + index * p.channels, p.channels);
-    if (p.key_aware) {
-      prefetch(static_cast<const T*>(p.query) + index * p.channels, p.channels);
-      prefetch(static_cast<const T*>(p.output) + index * p.channels, p.channels);
-    }
-    if (g.grad_query) prefetch(static_cast<const T*>(g.grad_query) + index * p.channels, p.channels);
-    if (g.grad_locations) prefetch(static_cast<const A*>(g.grad_locations) + 2 * index * num_points, 2 * num_points);
+    const int64_t first = index(image, q, head) * p.channels;
+    prefetch(locations(image, q, head), 2 * p.num_levels * p.points);
+    prefetch(static_cast<const T*>(g.grad_output) + first, p.channels);
+    if (!p.key_aware) return;
+    prefetch(static_cast<const T*>(p.query) + first, p.channels);
+    prefetch(static_cast<const T*>(p.output) + first, p.channels);
   }
 
   int64_t row(int64_t image, int64_t token, int64_t head) const {
     return ((image * p.tokens + token) * p.heads + head) * p.channels;
   }
   void copy_out(T* to, int64_t image, int64_t head, const A* grad_rows) {
-    for (int64_t n = 0; n < p.tokens; ++n) channels.pack(to + row(image, n, head), grad_rows + n * channels.padded());
+    for (int64_t n = 0; n < p.tokens; ++n) channels.pack_away(to + row(image, n, head), grad_rows + n * width);
   }
 
-  A delta() const {
+  A dot(const A* x, const A* y) const {
     V sum{};
-    for (int c = 0; c < width; c += W) sum += S::load(grad_output + c) * S::load(output + c);
+    for (int c = 0; c < width; c += W) sum += S::load(x + c) * S::load(y + c);
     return S::sum_of(sum)[0];
   }
 
+  template <int batch>
   void differentiate(int64_t image, int64_t q, int64_t head) {
-    const int64_t index = (image * p.queries + q) * p.heads + head;
-    const A* locations = this->locations(image, q, head);
     const int num_points = p.num_levels * p.points;
-    channels.unpack(grad_output, static_cast<const T*>(g.grad_output) + index * p.channels);
-    A log_sum_exp = 0, delta_output = 0;
-    if (p.key_aware) {
-      channels.unpack(query, static_cast<const T*>(p.query) + index * p.channels);
-      channels.unpack(output, static_cast<const T*>(p.output) + index * p.channels);
-      log_sum_exp = static_cast<const A*>(p.log_sum_exp)[index];
-      delta_output = delta();
-      memset(grad_query, 0, width * sizeof(A));
+    const int64_t index = this->index(image, q, head);
+    A log_sum_exp[batch] = {}, delta[batch] = {};
+    for (int i = 0; i < batch; ++i) {
+      const int64_t row = index + int64_t(i) * p.heads;
+      channels.unpack(grad_output + i * width, static_cast<const T*>(g.grad_output) + row * p.channels);
+      if (!p.key_aware) continue;
+      channels.unpack(query + i * width, static_cast<const T*>(p.query) + row * p.channels);
+      channels.unpack(output, static_cast<const T*>(p.output) + row * p.channels);
+      log_sum_exp[i] = static_cast<const A*>(p.log_sum_exp)[row];
+      delta[i] = dot(grad_output + i * width, output);
     }
     for (int first = 0; first < num_points; first += W) {
-      Group<A> group;
-      Slopes<A> slopes;
-      place(maps, locations, first, num_points, &group, &slopes);
-      const int64_t point = index * num_points + first;
-      alignas(kAlign) A weights[W], to_logits[W];  // of the values; of the keys, times the scale of query . key
-      if (p.key_aware) {
-        channels.gather(group, keys.rows, stride, samples);
-        const V scores = mask_scores(channels.dots(samples, query) * A(score_scale(p.channels)), group.count);
-        const V probability = Number<V>::exp2(scores - log_sum_exp);
-        S::store(weights, probability);
-        if (own_keys) channels.gather(group, values.rows, stride, samples);
-        const V grad_probability = channels.dots(samples, grad_output);
-        const V to_logit = logit_gradient<V>(probability, grad_probability, V{} + delta_output);
-        S::store(to_logits, to_logit * A(logit_scale(p.channels)));
-        if (g.grad_query) {
-          if (own_keys) channels.gather(group, keys.rows, stride, samples);
-          channels.accumulate(grad_query, V{} + A(1), S::load(to_logits), samples, group.count);
-        }
-      } else {
-        memcpy(weights, static_cast<const A*>(p.attention_weights) + point, group.count * sizeof(A));
-        if (g.grad_attention_weights) {
-          channels.gather(group, values.rows, stride, samples);
-          const V grads = channels.dots(samples, grad_output);
-          memcpy(static_cast<A*>(g.grad_attention_weights) + point, &grads, group.count * sizeof(A));
-        }
+      const int count = first + W <= num_points ? W : num_points - first;
+      Group<A> groups[batch];
+      Slopes<A> slopes[batch];
+      V scores[batch];
+      alignas(kAlign) A weights[batch][W], to_logits[batch][W];  // of the values; of the keys, with the logits' scale
+      for (int i = 0; i < batch; ++i)
+        place(maps, locations(image, q + i, head), first, count, &groups[i], &slopes[i]);
+      for (int i = 0; i < batch; ++i) {
+        A* own_samples = samples + i * W * width;
+        if (first == 0 && q + i + batch < p.queries) prefetch_operands(image, q + i + batch, head);
+        if (p.key_aware)
+          scores[i] = channels.gather(groups[i], keys.rows, stride, own_samples, query + i * width);
+        else if (g.grad_attention_weights)
+          scores[i] = channels.gather(groups[i], values.rows, stride, own_samples, grad_output + i * width);
       }
-      if (to_samples) differentiate_samples(group, slopes, weights, to_logits, point);
+      for (int i = 0; i < batch; ++i) {
+        A* own_samples = samples + i * W * width;
+        const int64_t point = (index + int64_t(i) * p.heads) * num_points + first;
+        if (!p.key_aware) {
+          memcpy(weights[i], static_cast<const A*>(p.attention_weights) + point, count * sizeof(A));
+          if (g.grad_attention_weights)
+            memcpy(static_cast<A*>(g.grad_attention_weights) + point, &scores[i], count * sizeof(A));
+          continue;
+        }
+        const V probability =
+            Number<V>::exp2(mask_scores(scores[i] * A(score_scale(p.channels)), count) - log_sum_exp[i]);
+        S::store(weights[i], probability);
+        if (own_keys) channels.gather(groups[i], values.rows, stride, own_samples);
+        const V grad_probability = channels.dots(own_samples, grad_output + i * width);
+        const V scale = V{} + A(logit_scale(p.channels));
+        const V to_logit = scale * logit_gradient<V>(probability, grad_probability, V{} + delta[i]);
+        S::store(to_logits[i], to_logit);
+        if (!g.grad_query) continue;
+        if (own_keys) channels.gather(groups[i], keys.rows, stride, own_samples);
+        const V one = V{} + A(1);
+        channels.accumulate(grad_query + i * width, first ? &one : nullptr, to_logit, own_samples, count);
+      }
+      for (int i = 0; i < batch && to_samples; ++i) {
+        const int64_t point = (index + int64_t(i) * p.heads) * num_points + first;
+        differentiate_samples(groups[i], slopes[i], count, weights[i], to_logits[i], grad_output + i * width,
+                              query + i * width, point);
+      }
     }
-    if (g.grad_query) channels.pack(static_cast<T*>(g.grad_query) + index * p.channels, grad_query);
+    for (int i = 0; i < batch && g.grad_query; ++i)
+      channels.pack_away(static_cast<T*>(g.grad_query) + (index + int64_t(i) * p.heads) * p.channels,
+                         grad_query + i * width);
   }
 
-  void differentiate_samples(const Group<A>& group, const Slopes<A>& slopes, const A* weights, const A* to_logits, int64_t point) {
+  INLINE void differentiate_samples(const Group<A>& group, const Slopes<A>& slopes, int count, const A* weights,
+                                    const A* to_logits, const A* grad_output, const A* query, int64_t point) {
     V grad_x, grad_y;
     if (!p.key_aware) {
-      channels.scatter(group, slopes, values.rows, values.grads, stride, weights, grad_output, nullptr, nullptr, grad_x, grad_y);
+      channels.scatter(group, count, slopes, values, stride, weights, grad_output, nullptr, nullptr, grad_x, grad_y);
     } else if (!own_keys) {
-      channels.scatter(group, slopes, values.rows, values.grads, stride, weights, grad_output, to_logits, query, grad_x, grad_y);
+      channels.scatter(group, count, slopes, values, stride, weights, grad_output, to_logits, query, grad_x, grad_y);
     } else {
       V key_x, key_y;
-      channels.scatter(group, slopes, values.rows, values.grads, stride, weights, grad_output, nullptr, nullptr, grad_x, grad_y);
-      channels.scatter(group, slopes, keys.rows, keys.grads, stride, to_logits, query, nullptr, nullptr, key_x, key_y);
+      channels.scatter(group, count, slopes, values, stride, weights, grad_output, nullptr, nullptr, grad_x, grad_y);
+      channels.scatter(group, count, slopes, keys, stride, to_logits, query, nullptr, nullptr, key_x, key_y);
       grad_x += key_x;
       grad_y += key_y;
     }
     if (!g.grad_locations) return;
     A* to = static_cast<A*>(g.grad_locations) + 2 * point;
-    if (group.count == W) {
+    if (count == W) {
       S::store_pairs(to, grad_x, grad_y);
     } else {
       A pairs[2 * W];
       S::store_pairs(pairs, grad_x, grad_y);
-      memcpy(to, pairs, 2 * group.count * sizeof(A));
+      memcpy(to, pairs, 2 * count * sizeof(A));
     }
   }
 };
@@ -510,7 +570,9 @@ auto with_channels(const Problem& p, Args&&... args) {
 
 template <template <class, class, int> class Operation, class... Args>
 auto with_types(const Problem& p, Args&&... args) {
+#if VECTOR_BYTES <= 16  // float64 is there to check the others: the portable kernels do
   if (p.dtype == DType::Float64) return with_channels<Operation, double, double>(p, args...);
+#endif
   if (p.dtype == DType::BFloat16) return with_channels<Operation, float, BFloat16>(p, args...);
   return with_channels<Operation, float, float>(p, args...);
 }
@@ -528,6 +590,7 @@ struct RunForward {
   template <class... Args>
   static void call(const Problem& p, void* scratch, Args... args) {
     Forward<T, A, D>{p, {reinterpret_cast<uintptr_t>(scratch)}}.run(args...);
+    Simd<A>::finish_streams();
   }
 };
 template <class T, class A, int D>
@@ -538,6 +601,7 @@ template <class T, class A, int D>
 struct RunBackward {
   static void call(const Problem& p, const Gradients& g, void* scratch, int64_t image, int64_t head) {
     Backward<T, A, D>{p, g, {reinterpret_cast<uintptr_t>(scratch)}}.run(image, head);
+    Simd<A>::finish_streams();
   }
 };
 

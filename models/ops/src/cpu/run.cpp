@@ -44,33 +44,47 @@ const CpuKernels& kernels_for(const Problem& problem) {
   return kPortable;
 }
 
-// One head after the other, with dense copies of its tokens.
-void forward_by_head(const Problem& p, const CpuKernels& kernels) {
-  const size_t head_bytes = p.tokens * kernels.row_bytes(p), scratch_bytes = kernels.forward_scratch(p);
+// Dense copies of the tokens of one head of one image, which several threads may use.
+struct HeadCopies {
+  const Problem& p;
+  const CpuKernels& kernels;
   const bool own_keys = p.key_aware && p.key != p.value;
-  const Block values = allocate(head_bytes), own = allocate(own_keys ? head_bytes : 0);
-  const Block& keys = own_keys ? own : values;
-  for (int64_t image = 0; image < p.batch; ++image)
-    for (int64_t head = 0; head < p.heads; ++head) {
-      at::parallel_for(0, p.tokens, kGrain, [&](int64_t begin, int64_t end) {
-        kernels.copy_head(p, p.value, image, head, begin, end, values.get());
-        if (own_keys) kernels.copy_head(p, p.key, image, head, begin, end, keys.get());
-      });
-      at::parallel_for(0, p.queries, kGrain, [&](int64_t begin, int64_t end) {
-        const Block scratch = allocate(scratch_bytes);
-        kernels.forward_head(p, image, head, begin, end, keys.get(), values.get(), scratch.get());
-      });
-    }
-}
+  const size_t bytes = p.tokens * kernels.row_bytes(p);
+  const Block values = allocate(bytes), own = allocate(own_keys ? bytes : 0);
 
-int64_t bytes(DType dtype) {
-  return dtype == DType::Float64 ? 8 : dtype == DType::Float32 ? 4 : 2;
-}
+  void fill(int64_t image, int64_t head, int64_t begin, int64_t end) const {
+    kernels.copy_head(p, p.value, image, head, begin, end, values.get());
+    if (own_keys) kernels.copy_head(p, p.key, image, head, begin, end, own.get());
+  }
+  void forward(int64_t image, int64_t head, int64_t begin, int64_t end) const {
+    const Block scratch = allocate(kernels.forward_scratch(p));
+    kernels.forward_head(p, image, head, begin, end, own_keys ? own.get() : values.get(), values.get(), scratch.get());
+  }
+};
 
-void zero(void* block, int64_t size) {
-  at::parallel_for(0, size, 1 << 20, [&](int64_t begin, int64_t end) {
-    std::memset(static_cast<char*>(block) + begin, 0, end - begin);
-  });
+// Each thread takes whole heads where they come out even. Its copies then stay in its own cache.
+void forward_by_head(const Problem& p, const CpuKernels& kernels) {
+  const int64_t count = p.batch * p.heads;
+  if (count % at::get_num_threads() == 0) {
+    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      const HeadCopies copies{p, kernels};
+      for (int64_t i = begin; i < end; ++i) {
+        copies.fill(i / p.heads, i % p.heads, 0, p.tokens);
+        copies.forward(i / p.heads, i % p.heads, 0, p.queries);
+      }
+    });
+    return;
+  }
+  const HeadCopies copies{p, kernels};
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t image = i / p.heads, head = i % p.heads;
+    at::parallel_for(0, p.tokens, kGrain, [&](int64_t begin, int64_t end) {
+      copies.fill(image, head, begin, end);
+    });
+    at::parallel_for(0, p.queries, kGrain, [&](int64_t begin, int64_t end) {
+      copies.forward(image, head, begin, end);
+    });
+  }
 }
 
 }  // namespace
@@ -91,9 +105,6 @@ void forward_cpu(const Problem& problem) {
 
 void backward_cpu(const Problem& problem, const Gradients& gradients) {
   const CpuKernels& kernels = kernels_for(problem);
-  if (!repays_copy(problem))
-    for (void* sums : {gradients.grad_key, gradients.grad_value})
-      if (sums) zero(sums, problem.batch * problem.tokens * problem.heads * problem.channels * bytes(problem.dtype));
   at::parallel_for(0, problem.batch * problem.heads, 1, [&](int64_t begin, int64_t end) {
     const Block scratch = allocate(kernels.backward_scratch(problem, gradients));
     for (int64_t i = begin; i < end; ++i)

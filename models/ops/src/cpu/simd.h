@@ -20,6 +20,7 @@
 #endif
 
 #define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
 
 namespace deform_attn {
 namespace {
@@ -68,6 +69,20 @@ struct Simd {
     const Half half = __builtin_convertvector(v == v ? rounded : Word{} + 0x7fc0, Half);
     memcpy(p, &half, sizeof half);
   }
+  // A store past the caches, to an address that is aligned to the vector. Others see it after finish_streams.
+#if VECTOR_BYTES == 16
+  INLINE static void stream(A* p, V v) { store(p, v); }
+  INLINE static void finish_streams() {}
+#else
+#if defined(__clang__)
+  INLINE static void stream(A* p, V v) { __builtin_nontemporal_store(v, reinterpret_cast<V*>(p)); }
+#elif VECTOR_BYTES == 32
+  INLINE static void stream(float* p, V v) { __builtin_ia32_movntps256(p, v); }
+#else
+  INLINE static void stream(float* p, V v) { __builtin_ia32_movntps512(p, v); }
+#endif
+  INLINE static void finish_streams() { __builtin_ia32_sfence(); }
+#endif
   // The first n elements, the others 0.
   template <class T>
   INLINE static V load_some(const T* p, int n) {
@@ -94,8 +109,11 @@ struct Simd {
   INLINE static V max_of(V v) { return fold<width / 2>(v, [](V a, V b) { return a > b ? a : b; }); }
   INLINE static V sum_of(V v) { return fold<width / 2>(v, [](V a, V b) { return a + b; }); }
 
-  // Lane i of the result is the sum of rows[i], which are overwritten.
-  INLINE static V row_sums(V* rows) { return row_sums<width / 2>(rows); }
+  // Lane i of the result is the sum of row(i). Asks for rows in an order that needs few of them at a time.
+  template <class Row>
+  INLINE static V row_sums(Row row) {
+    return row_sums<1, 0>(row);
+  }
 
  private:
   template <int... lane>
@@ -126,15 +144,13 @@ struct Simd {
     return SHUFFLE(a, b, (lane & half ? width + lane : lane)...) +
            SHUFFLE(a, b, (lane & half ? width + (lane ^ half) : (lane ^ half))...);
   }
-  template <int half>
-  INLINE static V row_sums(V* rows) {
-    if constexpr (half == 0) {
-      return rows[0];
-    } else {
-#pragma GCC unroll 16
-      for (int i = 0; i < half; ++i) rows[i] = add_halves<half>(rows[i], rows[i + half], Lanes());
-      return row_sums<half / 2>(rows);
-    }
+  // The rows i, i + step, i + 2 * step, ..., summed up to groups of `step` lanes.
+  template <int step, int i, class Row>
+  INLINE static V row_sums(Row row) {
+    if constexpr (step == width)
+      return row(i);
+    else
+      return add_halves<step>(row_sums<2 * step, i>(row), row_sums<2 * step, i + step>(row), Lanes());
   }
 };
 
