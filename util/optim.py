@@ -1,7 +1,7 @@
 """Optimizer, learning-rate schedule and moving average, as the published configs describe them."""
 import warnings
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -77,5 +77,14 @@ def _rates(scheduler: LRScheduler) -> list[float]:
 
 
 def build_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of the weights; buffers are copied (an average would spoil index buffers)."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    """Exponential moving average of the weights; buffers are copied (an average would spoil index buffers).
+
+    The decay of update n = 1, 2, ... is at most (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage: in
+    short trainings a constant one would keep much of the untrained weights to the end.
+    """
+    def average(averaged: list[Tensor], current: list[Tensor], _: Tensor) -> None:
+        updates = int(ema.n_averaged)  # the copy on the CPU: the argument may lie on the GPU and would be waited for
+        get_ema_multi_avg_fn(min(decay, (1 + updates) / (10 + updates)))(averaged, current, updates)
+
+    ema = AveragedModel(model, multi_avg_fn=average)
+    return ema

@@ -96,12 +96,26 @@ def test_one_cycle_schedule_rises_to_lr_and_ends_near_zero():
     assert max(found) == pytest.approx(1.0, rel=0.05) and found[0] < 0.1 and found[-1] < 1e-3
 
 
-def test_ema_averages_weights_and_copies_buffers():
+def averaged_weight(decay, updates):
+    """The average of a weight that is 1 in the first update and 3 in all later ones."""
     model = torch.nn.BatchNorm1d(1)
-    ema = build_ema(model, 0.9)
+    ema = build_ema(model, decay)
     ema.update_parameters(model)  # the first update copies
     with torch.no_grad():
         model.running_mean.fill_(1.0), model.weight.fill_(3.0)
-    ema.update_parameters(model)
+    for _ in range(updates):
+        ema.update_parameters(model)
     assert float(ema.module.running_mean) == pytest.approx(1.0)
-    assert float(ema.module.weight.detach()) == pytest.approx(0.9 * 1 + 0.1 * 3)
+    return float(ema.module.weight.detach())
+
+
+def test_ema_averages_weights_and_copies_buffers():
+    assert averaged_weight(decay=0.1, updates=1) == pytest.approx(0.1 * 1 + 0.9 * 3)
+    assert averaged_weight(decay=0.1, updates=2) == pytest.approx(0.01 * 1 + 0.99 * 3)
+
+
+def test_ema_follows_quickly_at_first():
+    assert averaged_weight(decay=0.9, updates=1) == pytest.approx(2 / 11 * 1 + 9 / 11 * 3)
+    assert averaged_weight(decay=0.9, updates=2) == pytest.approx(2 / 11 * 3 / 12 * 1 + (1 - 2 / 11 * 3 / 12) * 3)
+    # A constant decay of 0.9997 would leave 97 % of the first weight.
+    assert averaged_weight(decay=0.9997, updates=100) == pytest.approx(3, abs=1e-4)
