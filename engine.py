@@ -17,6 +17,7 @@ from util.errors import UserError
 from util.logger import Progress
 from util.metrics import Meters
 from util.nested_tensor import NestedTensor
+from util.options import OptimOptions
 from util.signals import StopRequest
 from util.train_state import TrainState
 
@@ -27,26 +28,25 @@ class NonFiniteError(UserError):
     """A loss or gradient is NaN or infinite; nothing that follows would be worth saving."""
 
 
-def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, state: TrainState, device: torch.device,
-                    output_dir: Path, *, amp_dtype: torch.dtype | None = None, clip_max_norm: float = 0.0,
-                    grad_accum_steps: int = 1, average: bool = True, stop: StopRequest | None = None,
-                    save: Callable[[TrainState], None] | None = None, save_steps: int = 0) -> bool:
+def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, state: TrainState, options: OptimOptions,
+                    device: torch.device, output_dir: Path, *, amp_dtype: torch.dtype | None = None,
+                    stop: StopRequest | None = None, save: Callable[[TrainState], None] | None = None) -> bool:
     """Trains from batch `state.step` to the end of the epoch; means of the losses gather in `state.meters`.
 
-    model is state.model, or DDP around it. `loader` yields the batches that are left. average: update state.ema.
-    `save` is called every `save_steps` optimizer steps within the epoch (0: never). Returns False if `stop` ended it
-    early, after a whole optimizer step on all processes. Raises NonFiniteError, with the batch's image ids saved to
+    model is state.model, or DDP around it. `loader` yields the batches that are left. `save` is called every
+    `options.checkpoint_steps` optimizer steps within the epoch (0: never). Returns False if `stop` ended it early,
+    after a whole optimizer step on all processes. Raises NonFiniteError, with the batch's image ids saved to
     output_dir.
     """
     model.train()
     criterion.train()
-    total = state.step + len(loader)
+    total, accumulate = state.step + len(loader), options.grad_accum_steps
     progress = Progress(f"epoch {state.epoch}", total, state.step, quiet=not is_main())
     grad_norm, previous = torch.tensor(state.grad_norm, device=device), []
     for samples, targets in progress(loader):
         lr = state.optimizer.param_groups[0]["lr"]
-        group = min(grad_accum_steps, total - state.step // grad_accum_steps * grad_accum_steps)
-        ends_group = (state.step + 1) % grad_accum_steps == 0 or state.step + 1 == total
+        group = min(accumulate, total - state.step // accumulate * accumulate)
+        ends_group = (state.step + 1) % accumulate == 0 or state.step + 1 == total
         samples, targets = to_device(samples, targets, device)
         with synchronised(model, ends_group):
             with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
@@ -67,12 +67,12 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
         previous = targets
         if ends_group:
             state.scaler.unscale_(state.optimizer)
-            limit = clip_max_norm if clip_max_norm > 0 else float("inf")
+            limit = options.clip_max_norm if options.clip_max_norm > 0 else float("inf")
             grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), limit)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.optimizer.zero_grad(set_to_none=True)
-            if state.ema is not None and average:
+            if state.ema is not None and state.epoch >= options.ema_epoch:
                 state.ema.update_parameters(state.model)
             state.scheduler.step()
         state.step += 1
@@ -82,11 +82,16 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
                       f"class error {values['class_error']:.0f} % lr {lr:.1e}")
         if stopping and ends_group:
             break
-        if ends_group and save_steps and state.step // grad_accum_steps % save_steps == 0 and state.step < total:
+        if save is not None and ends_group and state.step < total and is_due(state.step // accumulate, options):
             note_grad_norm(state, grad_norm, previous, output_dir)
             save(state)
     note_grad_norm(state, grad_norm, previous, output_dir)
     return state.step == total
+
+
+def is_due(steps: int, options: OptimOptions) -> bool:
+    """Whether a checkpoint within an epoch is due after so many optimizer steps of it."""
+    return options.checkpoint_steps > 0 and steps % options.checkpoint_steps == 0
 
 
 def note_grad_norm(state: TrainState, grad_norm: Tensor, targets: list[dict], output_dir: Path) -> None:

@@ -73,11 +73,8 @@ class Trainer:
             batches = first_batches(self.loader) if self.args.debug else self.loader
             start = time.perf_counter(), state.step
             with worker_crash_as_user_error(self.loader), lost_process_as_user_error():
-                finished = train_one_epoch(
-                    wrapped, criterion, batches, state, self.device, self.folder, amp_dtype=self.amp_dtype,
-                    clip_max_norm=optim.clip_max_norm, grad_accum_steps=optim.grad_accum_steps,
-                    average=state.epoch >= optim.ema_epoch, stop=stop, save=self._save,
-                    save_steps=optim.checkpoint_steps)
+                finished = train_one_epoch(wrapped, criterion, batches, state, optim, self.device, self.folder,
+                                           amp_dtype=self.amp_dtype, stop=stop, save=self._save)
             self._save(state)  # before the evaluation, so that nothing can take this epoch's work away
             if not finished or any(all_gather(stop.requested)):
                 logger.warning("stopped in epoch %d after step %d; --resume auto goes on from there",

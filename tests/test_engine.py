@@ -15,7 +15,7 @@ from models import build_model
 from models.matcher import HungarianMatcher
 from util.metrics import Meters
 from util.optim import build_ema, build_optimizer, build_scheduler
-from util.options import parse_options
+from util.options import OptimOptions, parse_options
 from util.train_state import TrainState
 
 CPU = torch.device("cpu")
@@ -39,11 +39,12 @@ def training(tiny_config, coco_root):
     return make
 
 
-def run(state, criterion, loader, folder, epochs=1, **options):
+def run(state, criterion, loader, folder, epochs=1, amp_dtype=None, save=None, **options):
     for epoch in range(epochs):
         state.epoch, state.step = epoch, 0
         loader.batch_sampler.set_epoch(epoch)
-        train_one_epoch(state.model, criterion, loader, state, CPU, folder, **options)
+        rule = OptimOptions(**({"clip_max_norm": 0} | options))
+        train_one_epoch(state.model, criterion, loader, state, rule, CPU, folder, amp_dtype=amp_dtype, save=save)
 
 
 def test_training_lowers_the_loss(training, tmp_path):
@@ -98,7 +99,8 @@ def test_accumulated_gradient_is_the_mean_of_the_batches(training, tmp_path):
         grads = []
         state.optimizer.step = lambda *a, **k: grads.append(
             [p.grad.clone() for p in state.model.parameters() if p.grad is not None])
-        train_one_epoch(state.model, criterion, batches, state, CPU, tmp_path, grad_accum_steps=accumulate)
+        rule = OptimOptions(clip_max_norm=0, grad_accum_steps=accumulate)
+        train_one_epoch(state.model, criterion, batches, state, rule, CPU, tmp_path)
         return grads
     (together,), (one, other) = first_gradient(2), first_gradient(1)
     for mean, a, b in zip(together, one, other):
@@ -172,10 +174,10 @@ def test_nan_cost_stops_at_the_step(training, tmp_path, monkeypatch, caplog):
 def test_a_state_is_saved_within_the_epoch(training, tmp_path):
     state, criterion, loader, _ = training()
     saved = []
-    run(state, criterion, loader, tmp_path, save=lambda s: saved.append(s.step), save_steps=1)
+    run(state, criterion, loader, tmp_path, save=lambda s: saved.append(s.step), checkpoint_steps=1)
     assert saved == [1, 2, 3]  # the end of the epoch is the caller's
     state, criterion, loader, _ = training()
-    run(state, criterion, loader, tmp_path, save=lambda s: saved.append(s.step), save_steps=1, grad_accum_steps=2)
+    run(state, criterion, loader, tmp_path, save=lambda s: saved.append(s.step), checkpoint_steps=1, grad_accum_steps=2)
     assert saved == [1, 2, 3, 2]
 
 
@@ -183,7 +185,7 @@ def test_a_state_with_a_nan_gradient_is_not_saved(training, tmp_path):
     state, criterion, loader, _ = training()
     state.model.transformer.level_embed.register_hook(lambda grad: grad * float("nan"))
     with pytest.raises(NonFiniteError, match="gradient norm"):
-        run(state, criterion, loader, tmp_path, save=lambda s: pytest.fail("saved"), save_steps=1)
+        run(state, criterion, loader, tmp_path, save=lambda s: pytest.fail("saved"), checkpoint_steps=1)
 
 
 def test_nan_gradient_is_reported_with_the_batch_that_made_it(training, tmp_path):

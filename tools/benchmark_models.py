@@ -90,8 +90,8 @@ def train(setting: Setting, name: str, steps: int) -> dict:
         """Mean loss, and seconds a step."""
         state.step, state.meters = 0, Meters()
         begin = time.perf_counter()
-        train_one_epoch(model, criterion, [batches[i % BATCHES] for i in range(count)], state, setting.device,
-                        Path(folder), amp_dtype=setting.amp_dtype, clip_max_norm=options.optim.clip_max_norm)
+        train_one_epoch(model, criterion, [batches[i % BATCHES] for i in range(count)], state, options.optim,
+                        setting.device, Path(folder), amp_dtype=setting.amp_dtype)
         return state.meters.means()["loss"], (time.perf_counter() - begin) / count
 
     results: list[tuple[float, float]] = []

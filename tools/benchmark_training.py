@@ -167,14 +167,14 @@ def prepare(recipe: Recipe, steps: int, loads: torch.device) -> tuple[nn.Module,
     (model, criterion), options = recipe.build(), parse_options(recipe.config())
     state = recipe.train_state(model, WARM_UP + steps, recipe.fused)
     half = replace(recipe, batch=recipe.batch // recipe.accumulate, device=loads)
+    optim = replace(options.optim, grad_accum_steps=recipe.accumulate)
     batches = [random_batch(half, options.data.num_classes, seed, BOXES) for seed in range(BATCHES)]
 
     def run(loader: Iterable) -> None:
         state.step, state.meters = 0, Meters()
         with tempfile.TemporaryDirectory() as folder, implementation(recipe.operator):
-            engine.train_one_epoch(model, criterion, loader, state, recipe.device, Path(folder),
-                                   amp_dtype=recipe.amp_dtype, clip_max_norm=options.optim.clip_max_norm,
-                                   grad_accum_steps=recipe.accumulate)
+            engine.train_one_epoch(model, criterion, loader, state, optim, recipe.device, Path(folder),
+                                   amp_dtype=recipe.amp_dtype)
 
     return criterion, state, batches, run
 
