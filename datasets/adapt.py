@@ -1,8 +1,7 @@
 """Config values that follow from the data: num_classes='auto' and the image sizes for `image_size`."""
 import statistics
+from collections.abc import Iterable
 from typing import Any
-
-from pycocotools.coco import COCO
 
 from datasets.coco import check_num_classes, class_names, read_annotations
 from util.config import Config
@@ -37,20 +36,16 @@ def adapt_config(config: Config, root: str | None, split: str, checkpoint: dict[
         if all(name in saved for name in SIZES):
             config.update({name: saved[name] for name in SIZES})
         else:
-            config.update(fitting_sizes(options.data.image_size, median_side(coco)))
+            config.update(fitting_sizes(options.data.image_size, coco.dataset["images"] if coco else []))
         config.image_size = None  # now the sizes say it all
 
 
-def median_side(coco: COCO | None) -> float:
-    """Of the shorter sides of the images, px; infinite without a set."""
-    if coco is None:
-        return float("inf")
-    return statistics.median(min(image["height"], image["width"]) for image in coco.dataset["images"])
-
-
-def fitting_sizes(image_size: int, side: float) -> dict[str, Any]:
-    """DETR's sizes for images of 800 px, in proportion for images whose shorter side is min(image_size, side) px."""
-    factor = min(image_size, side) / 800
+def fitting_sizes(image_size: int, images: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """DETR's sizes for images of 800 px, in proportion for a shorter side of image_size px, or of the median of the
+    images' shorter sides where that is less. Of an image, "width" and "height" matter.
+    """
+    sides = [min(image["width"], image["height"]) for image in images]
+    factor = min([image_size] + ([statistics.median(sides)] if sides else [])) / 800
     scaled = {"data_aug_scales": range(480, 801, 32), "data_aug_scales2_resize": (400, 500, 600),
               "data_aug_scales2_crop": (384, 600)}
     sizes = {name: [max(1, round(size * factor)) for size in values] for name, values in scaled.items()}

@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets import train_loader
+from datasets.adapt import fitting_sizes
 from datasets.coco import CocoDetection
 from datasets.inspection import BOTH, KINDS, SplitInspection, inspect_split
 from datasets.repair import repair
@@ -49,6 +50,10 @@ def main(args: argparse.Namespace) -> int:
     options = parse_options(config)
     device = init_distributed(args.device, world_size=1, rank=0, local_rank=0, dist_url="env://")
     train, val = splits = [inspect_split(args.root, split, progress=sys.stderr.isatty()) for split in BOTH]
+    if options.data.image_size is not None:  # as adapt_config does for a training, which some of the data would stop
+        sized = [image for image in train.images.values() if image.get("width") and image.get("height")]
+        config = config | fitting_sizes(options.data.image_size, sized) | {"image_size": None}
+        options = parse_options(config)
     described = {split.split: describe(split, options.data, finest_stride(options.backbone)) for split in splits}
     found = {"data": str(args.root), "config": args.config_file, "splits": described,
              "problems": {split.split: problems(split) for split in splits},

@@ -15,13 +15,19 @@ def auto(tiny_config):
     return tiny_config | {"num_classes": "auto", "dn_labelbook_size": None, "image_size": 640}
 
 
+def images(*sides):
+    return [{"width": side, "height": 2 * side} for side in sides]
+
+
 def test_sizes_for_800_px_are_those_of_detr():
-    assert fitting_sizes(800, 2000) == {name: getattr(DataOptions(), name) for name in SIZES}
+    published = {name: getattr(DataOptions(), name) for name in SIZES}
+    assert fitting_sizes(800, []) == fitting_sizes(800, images(2000)) == published
 
 
-@pytest.mark.parametrize("image_size, side, largest", [(640, 480, 480), (640, 2000, 640), (320, 480.5, 320), (8, 1, 1)])
-def test_images_are_not_enlarged_and_not_larger_than_asked(image_size, side, largest):
-    sizes = fitting_sizes(image_size, side)
+@pytest.mark.parametrize("image_size, sides, largest", [
+    (640, [480], 480), (640, [2000], 640), (320, [480, 481], 320), (640, [9, 100, 900], 100), (8, [1], 1)])
+def test_images_are_not_enlarged_and_not_larger_than_asked(image_size, sides, largest):
+    sizes = fitting_sizes(image_size, images(*sides))
     assert max(sizes["data_aug_scales"]) == largest and min(sizes["data_aug_scales"]) == max(1, round(0.6 * largest))
     assert sizes["data_aug_max_size"] == round(1333 / 800 * largest)
     assert all(size >= 1 for size in sizes["data_aug_scales2_crop"] + sizes["data_aug_scales2_resize"])
@@ -36,7 +42,7 @@ def test_classes_and_sizes_come_from_the_training_images(auto, coco_root):
 
 
 def test_a_checkpoint_knows_them_better_than_the_data(auto, coco_root):
-    sizes = fitting_sizes(100, 100)
+    sizes = fitting_sizes(100, [])
     adapt_config(auto, str(coco_root), "val", {"class_names": {1: "a", 9: "b"}, "config": sizes})
     assert auto.num_classes == 10 and auto.data_aug_scales == sizes["data_aug_scales"]
 

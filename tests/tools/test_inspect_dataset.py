@@ -72,6 +72,10 @@ def test_with_a_config_a_step_is_measured(coco_root, tmp_path, tiny_config, caps
     assert step["batch_size"] == 2 and step["seconds"] > 0 and 0 < step["peak_bytes"] < step["limit_bytes"]
     assert step["training_seconds"] == pytest.approx(2 * 4 * step["seconds"])
     assert max(step["worst_shape"]) <= 128
+    small = ("--options", "image_size=48", "--output_dir", tmp_path / "small", "--samples", 1)
+    assert run(coco_root, "-c", tmp_path / "config.py", *small) == 0
+    assert "at size 48" in capsys.readouterr().out
+    assert max(json.loads((tmp_path / "small/report.json").read_text())["step"]["worst_shape"]) <= 80  # 48 * 1333 / 800
     few = ("--options", "num_classes=3", "--output_dir", tmp_path / "few")
     assert run(coco_root, "-c", tmp_path / "config.py", *few) == 1
     assert "set num_classes to 7 or 'auto'" in capsys.readouterr().out
