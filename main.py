@@ -34,6 +34,7 @@ from util.errors import UserError, nearest
 from util.logger import setup_logging
 from util.metrics import LogFile
 from util.options import Options, describe_keys, parse_options
+from util.precision import amp_dtype, place
 from util.run_folder import prepare_folder
 from util.short_forms import add_short_forms, expand_short_forms
 from util.summary import write_summary
@@ -169,7 +170,7 @@ def main(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)  # the same on every process while the model is built
     start = {"pretrained_backbone": needs_backbone_weights(args, options)}
     model, criterion, postprocessors = build_model(config | start)
-    model.to(device, memory_format=torch.channels_last)  # what convolutions on CPUs and tensor cores prefer
+    place(model, device)
     criterion.to(device)
     torch.manual_seed(args.seed + rank())
 
@@ -185,7 +186,7 @@ def main(args: argparse.Namespace) -> int:
         return run_evaluation(args, options, folder, model, criterion, postprocessors["bbox"], device)
     if args.compile:
         compile_parts(model, args.compile)
-    trainer = Trainer(args, config, options, folder, device, amp_dtype(args, options, device))
+    trainer = Trainer(args, config, options, folder, device, amp_dtype(options.optim, args.amp, device))
     return trainer.run(model, criterion, postprocessors["bbox"])
 
 
@@ -209,17 +210,7 @@ def run_benchmark(args: argparse.Namespace, options: Options, model: nn.Module, 
     else:
         generator = torch.Generator().manual_seed(args.seed)
         images = [torch.randn(3, *(args.benchmark_size or (800, 1066)), generator=generator)]
-    print(benchmark(model, images, device, amp_dtype(args, options, device)), flush=True)
-
-
-def amp_dtype(args: argparse.Namespace, options: Options, device: torch.device) -> torch.dtype | None:
-    """None: full precision."""
-    if not (args.amp or options.optim.amp == "cuda" and device.type == "cuda"):
-        return None
-    if options.optim.amp_dtype == "auto":
-        bfloat16 = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)  # else emulated
-        return torch.bfloat16 if bfloat16 else torch.float16
-    return getattr(torch, options.optim.amp_dtype)
+    print(benchmark(model, images, device, amp_dtype(options.optim, args.amp, device)), flush=True)
 
 
 def run_evaluation(args: argparse.Namespace, options: Options, folder: Path, model: nn.Module, criterion: nn.Module,
@@ -232,7 +223,8 @@ def run_evaluation(args: argparse.Namespace, options: Options, folder: Path, mod
     loader = eval_loader(dataset, options.data.eval_batch_size, args.num_workers)
     evaluator = CocoEvaluator(dataset.coco)
     losses = evaluate(model, None if args.test else criterion, postprocess, loader, evaluator, device,
-                      amp_dtype=amp_dtype(args, options, device), max_batches=DEBUG_BATCHES if args.debug else None)
+                      amp_dtype=amp_dtype(options.optim, args.amp, device),
+                      max_batches=DEBUG_BATCHES if args.debug else None)
     if not is_main():
         return 0
     if args.test or args.save_results:

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from datasets import eval_loader, train_loader, worker_crash_as_user_error
 from datasets.coco import CocoDetection, check_num_classes, class_names
 from datasets.coco_eval import STATS, CocoEvaluator
-from datasets.transforms import largest_train_shape, train_transforms, val_transforms
+from datasets.transforms import largest_train_shape, padding_for, train_transforms, val_transforms
 from engine import evaluate, train_one_epoch
 from util.benchmark import count_parameters
 from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
@@ -48,6 +48,7 @@ class Trainer:
                  amp_dtype: torch.dtype | None):
         self.args, self.config, self.options, self.folder = args, config, options, folder
         self.device, self.amp_dtype = device, amp_dtype
+        options.data.pad_multiple = padding_for(options.data, device)
         self.latest = folder / "checkpoint.pth"
         self.resume = self._which_checkpoint()
 
@@ -139,7 +140,8 @@ class Trainer:
         args, data = self.args, self.options.data
         optim = self.options.optim
         self.loader = train_loader(self.train_set, data.batch_size, args.num_workers, args.seed,
-                                   optim.epoch_steps and optim.epoch_steps * optim.grad_accum_steps)
+                                   optim.epoch_steps and optim.epoch_steps * optim.grad_accum_steps,
+                                   data.pad_multiple)
         self.val_loader = eval_loader(self.val_set, data.eval_batch_size, args.num_workers)
 
     def _build_state(self, model: nn.Module) -> TrainState:

@@ -1,6 +1,7 @@
 """Data sets and their loaders."""
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 
 import torch
@@ -44,8 +45,8 @@ class TrainBatches(Sampler):
 
 
 def train_loader(dataset: CocoDetection, batch_size: int, num_workers: int, seed: int,
-                 epoch_batches: int | None = None) -> DataLoader:
-    return _loader(dataset, TrainBatches(dataset, batch_size, seed, epoch_batches), num_workers)
+                 epoch_batches: int | None = None, pad_multiple: int = 1) -> DataLoader:
+    return _loader(dataset, TrainBatches(dataset, batch_size, seed, epoch_batches), num_workers, pad_multiple)
 
 
 def eval_loader(dataset: CocoDetection, batch_size: int, num_workers: int) -> DataLoader:
@@ -67,9 +68,9 @@ def worker_crash_as_user_error(loader: DataLoader) -> Iterator[None]:
                         "is sound, the memory may be short (lower --num_workers)") from error
 
 
-def _loader(dataset: CocoDetection, batches: Sampler, num_workers: int) -> DataLoader:
+def _loader(dataset: CocoDetection, batches: Sampler, num_workers: int, pad_multiple: int = 1) -> DataLoader:
     dataset.watch_workers(num_workers)
     # Its own generator: starting workers must not move the training's random state.
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=num_workers,
-                      pin_memory=torch.cuda.is_available(), generator=torch.Generator(),
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=partial(collate, multiple=pad_multiple),
+                      num_workers=num_workers, pin_memory=torch.cuda.is_available(), generator=torch.Generator(),
                       worker_init_fn=ignore_in_worker)

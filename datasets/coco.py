@@ -261,10 +261,10 @@ def check_num_classes(num_classes: int, coco: COCO, source: str) -> None:
                         f"{largest + 1} or 'auto'")
 
 
-def collate(samples: list[tuple[Tensor, dict]]) -> tuple[NestedTensor, list[dict]]:
-    """One padded batch."""
+def collate(samples: list[tuple[Tensor, dict]], multiple: int = 1) -> tuple[NestedTensor, list[dict]]:
+    """One padded batch, with sides that are multiples of `multiple` px."""
     images, targets = zip(*samples)
-    return NestedTensor.from_list(list(images)), list(targets)
+    return NestedTensor.from_list(list(images), multiple), list(targets)
 
 
 def _check_structure(content: Any, path: Path) -> None:

@@ -122,8 +122,26 @@ def train_limits(options: DataOptions) -> tuple[int, int, int]:
 def largest_train_shape(options: DataOptions, sizes: Iterable[tuple[int, int]], batch_size: int,
                         fix_size: bool = False) -> tuple[int, int]:
     """The largest (height, width) that train_transforms and padding give a batch of images of these sizes (width,
-    height). A single image is not padded: the largest area; of more the largest height may meet the largest width.
+    height). A single image has one shape: that of the largest area; of more the largest height may meet the largest
+    width. options.pad_multiple is the device's (see padding_for).
     """
+    height, width = _largest_shape(options, sizes, batch_size, fix_size)
+    multiple = options.pad_multiple or 1
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
+def padding_for(options: DataOptions, device: torch.device) -> int:
+    """What the sides of a training batch are multiples of, px.
+
+    On a GPU cuDNN plans every convolution anew for each size of its input: with sides as they come, nearly every batch
+    of a DETR training has a new one.
+    """
+    return options.pad_multiple or (32 if device.type == "cuda" else 1)
+
+
+def _largest_shape(options: DataOptions, sizes: Iterable[tuple[int, int]], batch_size: int,
+                   fix_size: bool) -> tuple[int, int]:
+    """largest_train_shape before padding to multiples."""
     _, size, max_size = train_limits(options)
     if fix_size:
         return size, max_size

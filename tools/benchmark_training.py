@@ -4,7 +4,7 @@
     python tools/benchmark_training.py --device cuda --dtype bfloat16 --levers torch use_checkpoint --json training.json
 
 The base is a step with the compiled operator, channels-last convolutions and fused AdamW; each lever changes one thing
-of it, in a process of its own. Weights and images are random, with 7 boxes an image: only shapes matter.
+of it, on a CPU in a process of its own. Weights and images are random, with 7 boxes an image: only shapes matter.
 """
 import argparse
 import functools
@@ -42,6 +42,7 @@ from util.measurement import (
     IMPLEMENTATIONS,
     Setting,
     add_common_arguments,
+    apart,
     check_device,
     describe_run,
     in_child,
@@ -180,7 +181,8 @@ def prepare(recipe: Recipe, steps: int, loads: torch.device) -> tuple[nn.Module,
 
 
 def measure_step(recipe: Recipe, steps: int) -> dict[str, float | None]:
-    """Median time of `steps` training steps after WARM_UP, and peak memory in MB. To be called in a process of its own.
+    """Median time of `steps` training steps after WARM_UP, and peak memory in MB. On a CPU to be called in a process of
+    its own.
 
     The GPU is not waited for between steps, as in a training.
     """
@@ -309,7 +311,7 @@ def measure_levers(base: Recipe, names: list[str], steps: int) -> list[dict]:
 
     def measure(name: str, change: str, recipe: Recipe) -> None:
         print(f"{name}: {change} ...", file=sys.stderr, flush=True)
-        record = {"name": name, "change": change} | in_child(measure_step, recipe, steps)
+        record = {"name": name, "change": change} | apart(base.device, measure_step, recipe, steps)
         first = (records or [record])[0]
         records.append(record | {"time_ratio": record["s_per_step"] / first["s_per_step"],
                                  "memory_ratio": record["mb"] and record["mb"] / first["mb"]})
@@ -374,7 +376,7 @@ def main(args: argparse.Namespace) -> int:
                                                 "steps": steps}
     records = measure_levers(base, names, steps)
     print("parts of a step ...", file=sys.stderr, flush=True)
-    parts = in_child(measure_parts, base, steps, args.num_workers)
+    parts = in_child(measure_parts, base, steps, args.num_workers)  # it wraps functions
     text = "\n".join([f"{title(about)}; training of {args.config}, batch {batch}, {args.size[0]}x{args.size[1]} px\n",
                       report_levers(records, steps), report_parts(parts, batch), f"`{about['command']}`\n"])
     print(text)

@@ -37,20 +37,24 @@ record() {  # RESULT SECONDS NAME
 }
 
 step() {  # NAME LIMIT_S COMMAND...
-    local name=$1 limit=$2 begin=$SECONDS left=$((budget - SECONDS)) status
+    local name=$1 limit=$2 begin=$SECONDS left=$((budget - SECONDS)) status output
     shift 2
     [ "$left" -gt 1 ] || left=1
     [ "$limit" -lt "$left" ] || limit=$left
-    printf '\n==== %s (at most %s s)\n$ %s\n' "$name" "$limit" "$*" >> "$out/log.txt"
-    timeout --kill-after=5 "$limit" "$@" >> "$out/log.txt" 2>&1
+    output=$(mktemp -p "$parts")  # steps may run side by side
+    timeout --kill-after=5 "$limit" "$@" > "$output" 2>&1
     status=$?
+    {
+        printf '\n==== %s (at most %s s)\n$ %s\n' "$name" "$limit" "$*"
+        cat "$output"
+    } >> "$out/log.txt"
     if [ $status -eq 0 ]; then
         record PASS $((SECONDS - begin)) "$name"
     elif [ $status -eq 124 ] || [ $status -eq 137 ]; then
         record FAIL $((SECONDS - begin)) "$name: stopped after $limit s"
     else
         record FAIL $((SECONDS - begin)) "$name: exit code $status"
-        tail -n 15 "$out/log.txt" | sed 's/^/    /'
+        tail -n 15 "$output" | sed 's/^/    /'
     fi
 }
 
@@ -69,21 +73,22 @@ levers() {  # DTYPE LIMIT_S ARGUMENTS...
         --json "$out/levers_$1.json" --markdown "$parts/levers_$1.md" "${@:3}"
 }
 
-sanitize() {  # small operators, with every allocation apart so that none can hide an overrun in another
+sanitize() {  # starts runs of small operators, with every allocation apart so that none can hide an overrun in another
     local tool
     tool=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
     if [ -z "$tool" ]; then
         record SKIP 0 "memcheck: no compute-sanitizer here"
         return
     fi
-    if ! timeout 60 "$tool" "$python" -c 'import torch; torch.zeros(1, device="cuda")' >> "$out/log.txt" 2>&1; then
+    if ! timeout 60 "$tool" "$python" -c 'import torch; torch.zeros(1, device="cuda")' > "$parts/memcheck" 2>&1; then
+        cat "$parts/memcheck" >> "$out/log.txt"
         record SKIP 0 "memcheck: compute-sanitizer does not work on this machine, see log.txt"
         return
     fi
     for dtype in float32 bfloat16; do
-        PYTORCH_NO_CUDA_MEMORY_CACHING=1 step "memcheck, $dtype" 60 "$tool" --tool memcheck --error-exitcode 9 \
+        PYTORCH_NO_CUDA_MEMORY_CACHING=1 step "memcheck, $dtype" 90 "$tool" --tool memcheck --error-exitcode 9 \
             "$python" tools/benchmark_ops.py --device cuda --dtype $dtype --sizes tiny --ops kda kda_keys msda \
-            --only native --repeat 1
+            --only native --repeat 1 &
     done
 }
 
@@ -93,16 +98,17 @@ if [ $device = cuda ]; then
         'import torch; print("{}.{}".format(*torch.cuda.get_device_capability()))')}
     export TORCH_CUDA_ARCH_LIST
     step "build" 200 "$python" -m pip install --no-index --no-build-isolation --no-deps ./models/ops
-    step "models/ops/test.py" 60 "$python" models/ops/test.py
-    # The kernels' tests by emulation and by compilation need no GPU: `make test` has run them.
-    step "CUDA tests" 120 "$python" -m pytest -q -rs -p no:cacheprovider tests -k "cuda and not cuda_kernels"
-    ops float32 90
-    ops bfloat16 90 --picture "$out/ops_bfloat16.png"
-    models "training, 60 steps" training 120 --models --dtype bfloat16 --train 60
-    models "inference" inference 180 --dtype float32 bfloat16 --batch 1 8 --seconds 0.4
-    levers bfloat16 90 --batch 2 --steps 8 --levers torch both_checkpoints
-    levers float32 60 --batch 2 --steps 8 --levers contiguous
+    # Steps that measure nothing run side by side. The kernels' tests by emulation and by compilation need no GPU:
+    # `make test` has run them.
+    step "models/ops/test.py" 90 "$python" models/ops/test.py &
+    step "CUDA tests" 150 "$python" -m pytest -q -rs -n 4 -p no:cacheprovider tests -k "cuda and not cuda_kernels" &
     sanitize
+    wait
+    ops float32 60 --repeat 5
+    ops bfloat16 60 --repeat 5 --picture "$out/ops_bfloat16.png"
+    models "inference" inference 120 --dtype float32 bfloat16 --batch 1 8 --seconds 0.3 --rounds 2
+    models "training, 60 steps" training 90 --models --dtype bfloat16 --train 60 --impl native
+    levers float32 120 --batch 2 --steps 8
 else
     tiny=(backbone=resnet18 hidden_dim=32 nheads=2 dim_feedforward=64 enc_layers=3 dec_layers=1 num_queries=20
           dn_number=4 num_select=20)

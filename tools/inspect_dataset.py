@@ -28,7 +28,7 @@ from datasets.inspection import BOTH, KINDS, SplitInspection, inspect_split
 from datasets.repair import repair
 from datasets.report import classes, heading, listed_cost, listed_problems, overview, verdict
 from datasets.statistics import describe, seen_sides, warnings
-from datasets.transforms import MEAN, STD, eval_limits, largest_train_shape, train_transforms
+from datasets.transforms import MEAN, STD, eval_limits, largest_train_shape, padding_for, train_transforms
 from models import build_model
 from util.benchmark import device_name
 from util.config import Config, load_config, parse_pairs
@@ -37,6 +37,7 @@ from util.distributed import init_distributed
 from util.errors import UserError
 from util.measurement import resident
 from util.options import BackboneOptions, Options, parse_options
+from util.precision import amp_dtype, place
 from util.step_cost import measure_step, memory_levers, memory_limit, worst_batch
 from util.visualize import draw_targets, plot_boxes, save_grid
 
@@ -151,8 +152,10 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
     if device.type == "cpu":
         keep_freed_memory()  # as in the training: it changes both
     model, criterion, _ = build_model(config | {"pretrained_backbone": False})
-    model.to(device, memory_format=torch.channels_last)
+    place(model, device)
     criterion.to(device)
+    options.data.pad_multiple = padding_for(options.data, device)
+    precision = amp_dtype(options.optim, False, device)
     batch_size, most = options.data.batch_size, int(described["boxes_an_image"][2])
     sizes = [(image["width"], image["height"]) for image in train.images.values()]
 
@@ -166,16 +169,17 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
             "epochs": options.optim.epochs, "levers": memory_levers(options)}
     if device.type == "cpu" and batch_size > 1:  # more than there is would end this process
         before = resident("VmRSS") * 2**20
-        one = measure_step(model, criterion, [worst(1)], device).peak_bytes
+        one = measure_step(model, criterion, [worst(1)], device, precision).peak_bytes
         cost["peak_bytes"] = round(one + (batch_size - 1) * (one - before))
         if cost["peak_bytes"] > limit:
             return cost
     try:
-        largest = measure_step(model, criterion, [worst(batch_size)], device)
-        loader, start = train_loader(dataset, batch_size, num_workers=0, seed=0), time.perf_counter()
+        largest = measure_step(model, criterion, [worst(batch_size)], device, precision)
+        loader = train_loader(dataset, batch_size, num_workers=0, seed=0, pad_multiple=options.data.pad_multiple)
+        start = time.perf_counter()
         batches = [batch for batch, _ in zip(loader, range(STEP_BATCHES))]
         loading = (time.perf_counter() - start) / len(batches)
-        seconds = measure_step(model, criterion, batches, device).seconds
+        seconds = measure_step(model, criterion, batches, device, precision).seconds
     except torch.cuda.OutOfMemoryError:
         return cost | {"peak_bytes": None}
     return cost | {"peak_bytes": largest.peak_bytes, "worst_seconds": largest.seconds, "seconds": seconds,

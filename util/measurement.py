@@ -28,6 +28,7 @@ from util.errors import UserError
 from util.nested_tensor import NestedTensor
 from util.optim import build_optimizer, build_scheduler
 from util.options import parse_options
+from util.precision import place
 from util.train_state import TrainState
 
 IMPLEMENTATIONS = {"native": "native", "torch": "PyTorch"}
@@ -64,7 +65,7 @@ class Setting:
         torch.set_num_threads(self.threads)
         torch.manual_seed(0)
         model, criterion, _ = build_model(self.config())
-        return model.to(self.device, memory_format=torch.channels_last).eval(), criterion.to(self.device)
+        return place(model, self.device).eval(), criterion.to(self.device)
 
     def train_state(self, model: nn.Module, steps: int, fused: bool = True) -> TrainState:
         """A training of so many steps that is about to begin. fused: see build_optimizer."""

@@ -13,10 +13,9 @@ class NestedTensor:
     mask: Tensor
 
     @classmethod
-    def from_list(cls, images: list[Tensor]) -> "NestedTensor":
-        """Pads [C, H_i, W_i] images to the largest height and width among them."""
-        height = max(image.shape[-2] for image in images)
-        width = max(image.shape[-1] for image in images)
+    def from_list(cls, images: list[Tensor], multiple: int = 1) -> "NestedTensor":
+        """Pads [C, H_i, W_i] images to the largest height and width among them, rounded up to `multiple`."""
+        height, width = (-(-max(image.shape[side] for image in images) // multiple) * multiple for side in (-2, -1))
         tensors = images[0].new_zeros(len(images), images[0].shape[0], height, width)
         mask = torch.ones(len(images), height, width, dtype=torch.bool, device=images[0].device)
         for i, image in enumerate(images):

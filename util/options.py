@@ -141,6 +141,8 @@ class DataOptions:
     eval_size_factor: float = key(1.0, "evaluation: factor on its size; a little above 1 helps where training was on "
                                        "small images")
     batch_size: int = key(2, "training images a step and process")
+    pad_multiple: int | None = key(None, "training: batches are padded to multiples of this many px; None: of 32 on a "
+                                         "GPU, where each new size costs time, of 1 on a CPU")
     eval_batch_size: int = key(1, "evaluation images a step and process")
 
 

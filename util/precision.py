@@ -1,8 +1,32 @@
-"""Half precision stays inside the model."""
+"""Precision and memory format that a training or an evaluation computes in."""
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from util.options import OptimOptions
 
 
 def at_least_float32(x: Tensor) -> Tensor:
     """x itself in float32 or float64, a float32 copy of half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def amp_dtype(options: OptimOptions, flag: bool, device: torch.device) -> torch.dtype | None:
+    """The half precision of autocast, or None for full precision. flag: whether --amp was given."""
+    if not (flag or options.amp == "cuda" and device.type == "cuda"):
+        return None
+    if options.amp_dtype == "auto":
+        bfloat16 = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)  # else emulated
+        return torch.bfloat16 if bfloat16 else torch.float16
+    return getattr(torch, options.amp_dtype)
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Moves a model to its device, in the memory format that its convolutions are fastest in.
+
+    That is channels-last, for CPUs and for tensor cores; but not on a GPU for grouped convolutions, such as those of
+    EfficientNet and ConvNeXt: cuDNN generates their channels-last kernels anew for every size of the images, which
+    takes seconds (docs/benchmarks/finetune.md).
+    """
+    grouped = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in model.modules())
+    contiguous = device.type == "cuda" and grouped
+    return model.to(device, memory_format=torch.contiguous_format if contiguous else torch.channels_last)

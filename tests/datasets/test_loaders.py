@@ -13,6 +13,13 @@ SMALL = DataOptions(data_aug_scales=[32, 40], data_aug_max_size=64, data_aug_sca
                     data_aug_scales2_crop=[24, 32])
 
 
+def test_sides_of_training_batches_are_multiples(single_root):
+    dataset = CocoDetection(single_root, "train", train_transforms(SMALL))
+    for samples, targets in train_loader(dataset, 1, 0, seed=0, epoch_batches=5, pad_multiple=24):
+        assert not any(side % 24 for side in samples.tensors.shape[2:])
+        assert (~samples.mask).sum() == targets[0]["size"].prod()
+
+
 class Numbers:
     """A set of which only the length counts."""
 

@@ -21,6 +21,7 @@ from datasets.transforms import (
     ToModelInput,
     keep_boxes,
     largest_train_shape,
+    padding_for,
     train_transforms,
     val_transforms,
 )
@@ -299,3 +300,11 @@ def test_the_largest_shape_is_reached_and_never_passed():
     height, width = largest_train_shape(SMALL, sizes, batch_size=1)
     assert 0.95 * height * width <= largest <= 1.02 * height * width
     assert largest_train_shape(SMALL, sizes, 2, fix_size=True) == (96, 128)
+    padded = dataclasses.replace(SMALL, pad_multiple=50)
+    assert largest_train_shape(padded, sizes, batch_size=1) == (-(-height // 50) * 50, -(-width // 50) * 50)
+
+
+@pytest.mark.parametrize("given, device, multiple", [(None, "cpu", 1), (None, "cuda", 32), (64, "cpu", 64),
+                                                     (1, "cuda", 1)])
+def test_batches_are_padded_to_few_sizes_where_each_costs_time(given, device, multiple):
+    assert padding_for(dataclasses.replace(SMALL, pad_multiple=given), torch.device(device)) == multiple

@@ -62,9 +62,12 @@ class Golden:
 
     @functools.cached_property
     def outputs(self):
-        self.model.eval()
+        return self.detect("cpu")
+
+    def detect(self, device):
+        self.model.eval().to(device)
         with torch.no_grad():
-            return self.model(self.images)
+            return self.model([image.to(device) for image in self.images])
 
     def compare(self, ours, prefix):
         """ours: the tensors of every recorded array with this prefix, and no others."""
@@ -72,7 +75,7 @@ class Golden:
         for name, tensor in ours.items():
             expected = self.recorded[name].astype(np.float64)
             assert tensor.shape == expected.shape, name
-            error = np.abs(tensor.double().numpy() - expected).max() / np.abs(expected).max()
+            error = np.abs(tensor.double().cpu().numpy() - expected).max() / np.abs(expected).max()
             assert error <= TOLERANCE, name
 
 
@@ -96,12 +99,23 @@ def test_parameter_count(golden):
     assert count == PARAMETERS.get(golden.name, golden.meta["parameters"])
 
 
+def recorded_outputs(outputs):
+    recorded = {f"eval/{name}": outputs[name] for name in ("pred_logits", "pred_boxes")}
+    recorded |= {f"eval/interm/{name}": x for name, x in outputs.get("interm_outputs", {}).items()}
+    return recorded | {f"eval/aux{i}/pred_boxes": aux["pred_boxes"] for i, aux in enumerate(outputs["aux_outputs"])}
+
+
 @every_golden
 def test_outputs(golden):
-    ours = {f"eval/{name}": golden.outputs[name] for name in ("pred_logits", "pred_boxes")}
-    ours |= {f"eval/interm/{name}": x for name, x in golden.outputs.get("interm_outputs", {}).items()}
-    ours |= {f"eval/aux{i}/pred_boxes": aux["pred_boxes"] for i, aux in enumerate(golden.outputs["aux_outputs"])}
-    golden.compare(ours, "eval/")
+    golden.compare(recorded_outputs(golden.outputs), "eval/")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_golden
+def test_cuda_outputs(golden):
+    ours = golden.detect("cuda")
+    golden.model.cpu()
+    golden.compare(recorded_outputs(ours), "eval/")
 
 
 @every_golden

@@ -61,7 +61,7 @@ def test_faster_levers_are_combined(monkeypatch):
         time_ = seconds[one.dtype] - (not one.channels_last) + len(one.options) - len(TINY)
         return {"s_per_step": time_, "images_per_s": 2 / time_, "mb": None}
 
-    monkeypatch.setattr("tools.benchmark_training.in_child", lambda function, *args: measure_step(*args))
+    monkeypatch.setattr("tools.benchmark_training.apart", lambda device, function, *args: measure_step(*args))
     records = measure_levers(recipe(), ["bf16", "both_checkpoints", "contiguous"], steps=1)
     assert [record["name"] for record in records] == ["base", "bf16", "both_checkpoints", "contiguous", "combined"]
     assert records[-1]["change"] == "bf16 + contiguous" and records[-1]["time_ratio"] == pytest.approx(0.3)

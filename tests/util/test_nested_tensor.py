@@ -17,6 +17,13 @@ def test_images_are_padded_at_the_right_and_bottom():
         assert padded[:, mask].abs().sum() == 0
 
 
+@pytest.mark.parametrize("multiple, shape", [(1, (33, 64)), (32, (64, 64)), (50, (50, 100))])
+def test_sides_are_rounded_up_to_a_multiple(multiple, shape):
+    batch = NestedTensor.from_list([torch.ones(3, 33, 40), torch.ones(3, 20, 64)], multiple)
+    assert batch.tensors.shape[2:] == batch.mask.shape[1:] == shape
+    assert (~batch.mask).sum((1, 2)).tolist() == [33 * 40, 20 * 64] and batch.tensors.sum() == 3 * (33 * 40 + 20 * 64)
+
+
 def test_one_image_needs_no_padding():
     image = torch.rand(3, 5, 9)
     batch = NestedTensor.from_list([image])

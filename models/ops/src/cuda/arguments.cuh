@@ -12,8 +12,13 @@ namespace {
 // How the weights of the points come about. KeyIsValue: one gather serves both.
 enum class Weights { KeyIsValue, DistinctKey, Given };
 
-constexpr int kThreads = 256;
-constexpr int kTileHeight = 8, kTileWidth = 16;
+constexpr int kThreads = 128;
+
+// Blocks of a multiprocessor at least: as many as leave each thread the registers that it needs.
+template <Weights WEIGHTS>
+constexpr int kBlocks = WEIGHTS == Weights::Given ? 5 : 4;
+
+constexpr int kTileHeight = 4, kTileWidth = 8;
 
 // Queries that are the tokens of a map, or a row of queries.
 struct QueryMap {

@@ -16,26 +16,30 @@ struct PointGradient {
         score(logit * F(1 / kLog2E)) {}
 };
 
+// Channels of a lane: as many as one vector atomic adds. In half precision wider loads would be possible, but then the
+// lanes of a team would add to each token in two steps of half a cache line, and the atomics set the pace.
+constexpr int kItems = 4;
+
 // Channels in the order in which the lanes of a team add them up in memory: at every step, neighbouring lanes work on
 // neighbouring runs of kAtomicWidth channels, so that they fill whole sectors.
 template <class T, class Team>
-__device__ __forceinline__ void load_for_atomics(const T* head, const Team& team, float (&x)[kVector<T>]) {
+__device__ __forceinline__ void load_for_atomics(const T* head, const Team& team, float (&x)[kItems]) {
 #pragma unroll
-  for (int i = 0; i < kVector<T>; ++i) {
+  for (int i = 0; i < kItems; ++i) {
     const int run = i / kAtomicWidth * Team::LANES + team.lane;
     x[i] = widen(head[run * kAtomicWidth + i % kAtomicWidth]);
   }
 }
 
-template <class T, class Team>
+template <class Team>
 __device__ __forceinline__ void scatter(float* first_run, unsigned stride, const unsigned (&token)[4],
-                                        const float (&weight)[4], const float (&x)[kVector<T>]) {
+                                        const float (&weight)[4], const float (&x)[kItems]) {
 #pragma unroll
   for (int corner = 0; corner < 4; ++corner) {
     if (weight[corner] == 0) continue;
     float* const run = address(first_run, token[corner], stride);
 #pragma unroll
-    for (int i = 0; i < kVector<T>; i += kAtomicWidth) {
+    for (int i = 0; i < kItems; i += kAtomicWidth) {
       float weighted[kAtomicWidth];
 #pragma unroll
       for (int j = 0; j < kAtomicWidth; ++j) weighted[j] = weight[corner] * x[i + j];
@@ -74,8 +78,7 @@ struct SharedPoint {
 };
 
 template <class T, class Team, Weights WEIGHTS>
-__global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_constant__ Arguments a) {
-  constexpr int kItems = kVector<T>;
+__global__ void __launch_bounds__(kThreads, kBlocks<WEIGHTS>) backward_kernel(const __grid_constant__ Arguments a) {
   constexpr bool kKeyAware = WEIGHTS != Weights::Given;
   const Team team;
   const Tile tile(a.order, blockIdx.x);
@@ -97,21 +100,25 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_cons
       return address(of_head<T>(tensor, a, a.queries, offset, a.channels), query_index, stride);
     };
 
-    float grad_output[kItems], atomic_grad_output[kItems];
+    // The channels that a lane adds up in memory are those that it gathers only where atomics take all of them.
+    constexpr bool kOwn = kAtomicWidth == kItems;
+    float grad_output[kItems], other_grad_output[kItems];
+    const float(&atomic_grad_output)[kItems] = kOwn ? grad_output : other_grad_output;
     load_vector(of_query(a.gradients.grad_output, channel), grad_output);
-    load_for_atomics(of_query(a.gradients.grad_output, 0), team, atomic_grad_output);
+    if constexpr (!kOwn) load_for_atomics(of_query(a.gradients.grad_output, 0), team, other_grad_output);
 
-    float query[kItems], atomic_query[kItems], grad_query[kItems] = {}, delta = 0, log_sum_exp = 0;
+    float query[kItems], other_query[kItems], grad_query[kItems] = {}, delta = 0, log_sum_exp = 0;
+    const float(&atomic_query)[kItems] = kOwn ? query : other_query;
     if constexpr (kKeyAware) {
       float output[kItems];
       load_vector(of_query(a.query, channel), query);
-      load_for_atomics(of_query(a.query, 0), team, atomic_query);
+      if constexpr (!kOwn) load_for_atomics(of_query(a.query, 0), team, other_query);
       load_vector(of_query(a.output, channel), output);
 #pragma unroll
       for (int i = 0; i < kItems; ++i) {
         delta += grad_output[i] * output[i];
         keep(query[i] *= float(a.score_scale));
-        keep(atomic_query[i] *= float(a.score_scale));
+        if constexpr (!kOwn) keep(other_query[i] *= float(a.score_scale));
       }
       delta = Team::sum_of_lanes(delta);
       log_sum_exp = of_head<float>(a.log_sum_exp, a, a.queries, 0, 1)[int64_t(query_index) * a.heads];
@@ -188,10 +195,10 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_cons
           if constexpr (WEIGHTS == Weights::KeyIsValue) grad_value[i] += grad_key[i];
         }
         if (a.gradients.grad_value) {
-          scatter<T, Team>(grad_values, grad_stride, point.token, corners.weight, grad_value);
+          scatter<Team>(grad_values, grad_stride, point.token, corners.weight, grad_value);
         }
         if (WEIGHTS == Weights::DistinctKey && a.gradients.grad_key) {
-          scatter<T, Team>(grad_keys, grad_stride, point.token, corners.weight, grad_key);
+          scatter<Team>(grad_keys, grad_stride, point.token, corners.weight, grad_key);
         }
       }
       const int my_k = k + team.member;
@@ -320,6 +327,8 @@ __global__ void __launch_bounds__(kThreads) backward_any_kernel(const __grid_con
 }
 
 struct BackwardKernels {
+  template <class T>
+  static constexpr int kLaneChannels = kItems;
   template <class T, class Team, Weights WEIGHTS>
   static Kernel fast() { return backward_kernel<T, Team, WEIGHTS>; }
   template <class T, Weights WEIGHTS>

@@ -1,8 +1,9 @@
 // Chooses and launches the kernel for a problem.
 //
 // KERNELS has the static templates fast<T, Team, WEIGHTS>() and any<T, WEIGHTS>(), which return kernels. The fast ones
-// take heads of 2, 4, 8 or 16 times 16 bytes: 16, 32 or 64 channels in half precision and in float32, also 128 in half
-// precision and 8 in float32. The others take any number of channels, a warp a (query, head).
+// take heads of 32, 64, 128 or 256 bytes: 16, 32 or 64 channels in half precision and in float32, also 128 in half
+// precision and 8 in float32; a lane has kLaneChannels<T> of them. The others take any number of channels, a warp a
+// (query, head).
 #pragma once
 
 #include <type_traits>
@@ -25,8 +26,9 @@ inline bool fits_fast_kernels(const Problem& problem) {
          location_stride >= 0 && 4 * location_stride <= kMax;
 }
 
-template <class KERNELS, class T, Weights WEIGHTS, int LANES>
+template <class KERNELS, class T, Weights WEIGHTS, int BYTES>
 const char* launch_fast(const Problem& problem, Arguments& arguments, CUstream_st* stream) {
+  constexpr int LANES = BYTES / int(sizeof(T)) / KERNELS::template kLaneChannels<T>;
   using Side = Team<LANES, kWarp / LANES>;
   using Alone = Team<LANES, 1>;
   const bool few = few_queries(problem);
@@ -41,10 +43,10 @@ const char* launch_weights(const Problem& problem, Arguments& arguments, CUstrea
   if constexpr (!std::is_same_v<T, double>) {
     const int64_t bytes = problem.channels * int64_t(sizeof(T));
     if (fits_fast_kernels(problem)) {
-      if (bytes == 32) return launch_fast<KERNELS, T, WEIGHTS, 2>(problem, arguments, stream);
-      if (bytes == 64) return launch_fast<KERNELS, T, WEIGHTS, 4>(problem, arguments, stream);
-      if (bytes == 128) return launch_fast<KERNELS, T, WEIGHTS, 8>(problem, arguments, stream);
-      if (bytes == 256) return launch_fast<KERNELS, T, WEIGHTS, 16>(problem, arguments, stream);
+      if (bytes == 32) return launch_fast<KERNELS, T, WEIGHTS, 32>(problem, arguments, stream);
+      if (bytes == 64) return launch_fast<KERNELS, T, WEIGHTS, 64>(problem, arguments, stream);
+      if (bytes == 128) return launch_fast<KERNELS, T, WEIGHTS, 128>(problem, arguments, stream);
+      if (bytes == 256) return launch_fast<KERNELS, T, WEIGHTS, 256>(problem, arguments, stream);
     }
   }
   constexpr int64_t kWarps = kThreads / kWarp;

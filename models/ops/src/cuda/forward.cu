@@ -8,26 +8,30 @@ namespace {
 // A finite stand-in for minus infinity, so that differences of two are no NaN.
 constexpr float kLowest = -3e38f;
 
+// Channels of a lane: what one load of 16 bytes brings.
+template <class T>
+constexpr int kVector = 16 / sizeof(T);
+
 // How many points of a group of lanes enter the softmax together. With two gathers, more would not fit the registers;
 // with groups side by side, more would often be beyond the last point.
 template <class Team, Weights WEIGHTS>
 constexpr int kGroupPoints = std::min({WEIGHTS == Weights::DistinctKey ? 2 : 4, Team::LANES,
                                        Team::SLOTS > 1 ? 16 / Team::SLOTS : 4});
 
-template <class T>
+template <class T, int COUNT>
 __device__ __forceinline__ void add_samples(const T* tokens, unsigned stride, const unsigned (&token)[4],
-                                            const float (&weight)[4], float (&sum)[kVector<T>]) {
+                                            const float (&weight)[4], float (&sum)[COUNT]) {
 #pragma unroll
   for (int corner = 0; corner < 4; ++corner) {
-    float x[kVector<T>];
+    float x[COUNT];
     load_vector(address(tokens, token[corner], stride), x);
 #pragma unroll
-    for (int i = 0; i < kVector<T>; ++i) sum[i] += weight[corner] * x[i];
+    for (int i = 0; i < COUNT; ++i) sum[i] += weight[corner] * x[i];
   }
 }
 
 template <class T, class Team, Weights WEIGHTS>
-__global__ void __launch_bounds__(kThreads, 2) forward_kernel(const __grid_constant__ Arguments a) {
+__global__ void __launch_bounds__(kThreads, kBlocks<WEIGHTS>) forward_kernel(const __grid_constant__ Arguments a) {
   constexpr int kItems = kVector<T>;
   constexpr int kGroup = kGroupPoints<Team, WEIGHTS>;
   const Team team;
@@ -170,6 +174,8 @@ __global__ void __launch_bounds__(kThreads) forward_any_kernel(const __grid_cons
 }
 
 struct ForwardKernels {
+  template <class T>
+  static constexpr int kLaneChannels = kVector<T>;
   template <class T, class Team, Weights WEIGHTS>
   static Kernel fast() { return forward_kernel<T, Team, WEIGHTS>; }
   template <class T, Weights WEIGHTS>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "device.cuh"
 
@@ -64,10 +65,6 @@ __device__ __forceinline__ Half narrow<Half>(float x) {
 template <class T>
 using Accumulated = decltype(widen(T{}));
 
-// Channels in 16 bytes.
-template <class T>
-constexpr int kVector = 16 / sizeof(T);
-
 // COUNT channels that lie together, aligned to their size in bytes.
 template <int COUNT>
 __device__ __forceinline__ void unpack(const uint32_t* words, float* x, const float*) {
@@ -91,22 +88,30 @@ __device__ __forceinline__ void unpack(const uint32_t* words, float* x, const Ha
   }
 }
 
-// One vector of 16 bytes, through the read-only path.
-template <class T>
-__device__ __forceinline__ void load_vector(const T* address, float (&x)[kVector<T>]) {
-  const uint4 loaded = __ldg(reinterpret_cast<const uint4*>(address));
-  const uint32_t words[4] = {loaded.x, loaded.y, loaded.z, loaded.w};
-  unpack<kVector<T>>(words, x, address);
+// One vector of 8 or 16 bytes, through the read-only path.
+template <class T, int COUNT>
+__device__ __forceinline__ void load_vector(const T* address, float (&x)[COUNT]) {
+  static_assert(COUNT * sizeof(T) == 8 || COUNT * sizeof(T) == 16);
+  if constexpr (COUNT * sizeof(T) == 16) {
+    const uint4 loaded = __ldg(reinterpret_cast<const uint4*>(address));
+    const uint32_t words[4] = {loaded.x, loaded.y, loaded.z, loaded.w};
+    unpack<COUNT>(words, x, address);
+  } else {
+    const uint2 loaded = __ldg(reinterpret_cast<const uint2*>(address));
+    const uint32_t words[2] = {loaded.x, loaded.y};
+    unpack<COUNT>(words, x, address);
+  }
 }
 
-template <class T>
-__device__ __forceinline__ void store_vector(T* address, const float (&x)[kVector<T>]) {
-  struct alignas(16) {
-    T item[kVector<T>];
+template <class T, int COUNT>
+__device__ __forceinline__ void store_vector(T* address, const float (&x)[COUNT]) {
+  struct alignas(COUNT * sizeof(T)) {
+    T item[COUNT];
   } packed;
 #pragma unroll
-  for (int i = 0; i < kVector<T>; ++i) packed.item[i] = narrow<T>(x[i]);
-  *reinterpret_cast<uint4*>(address) = reinterpret_cast<const uint4&>(packed);
+  for (int i = 0; i < COUNT; ++i) packed.item[i] = narrow<T>(x[i]);
+  using Vector = std::conditional_t<sizeof(packed) == 16, uint4, uint2>;
+  *reinterpret_cast<Vector*>(address) = reinterpret_cast<const Vector&>(packed);
 }
 
 }  // namespace
