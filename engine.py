@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.coco_eval import CocoEvaluator
+from models.criterion import weighted_sum
 from util.distributed import all_gather, all_reduce_mean, is_main, rank, world_size
 from util.errors import UserError
 from util.logger import Progress
@@ -129,10 +130,6 @@ def to_device(samples: NestedTensor, targets: list[dict], device: torch.device) 
     moved = [{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()}
              for t in targets]
     return samples.to(device, non_blocking=True), moved
-
-
-def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    return sum(losses[name] * weights[name] for name in losses if name in weights)
 
 
 def synchronised(model: nn.Module, ends_group: bool) -> contextlib.AbstractContextManager:

@@ -21,17 +21,19 @@ class FocalClassification:
         return num_classes
 
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Of giving each query [S, Q, K] each target's label [T]: [S, Q, T]."""
-        prob = logits[..., labels].sigmoid()  # the targets' classes alone: most others are not among them
+        """Of giving each query [B, S, Q, K] each label [B, T] of its image: [B, S, Q, T]."""
+        prob = of_labels(logits, labels).sigmoid()  # the targets' classes alone: most others are not among them
         negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
         positive = self.alpha * (1 - prob)**self.gamma * -(prob + 1e-8).log()
         return positive - negative
 
     def loss(self, logits: Tensor, image: Tensor, query: Tensor, labels: Tensor, num_boxes: Tensor) -> Tensor:
-        """Sum over all logits [B, Q, K] by the number of boxes, where the queries [A] of images [A] have labels [A]."""
+        """For each set [S] the sum over its logits [S, B, Q, K] by the number of boxes, where the queries [S, A] of the
+        images [S, A] have the labels [S, A]."""
         wanted = torch.zeros_like(logits)
-        wanted[image, query, labels] = 1
-        return sigmoid_focal_loss(logits, wanted, alpha=self.alpha, gamma=self.gamma, reduction="sum") / num_boxes
+        wanted[torch.arange(len(logits), device=logits.device)[:, None], image, query, labels] = 1
+        losses = sigmoid_focal_loss(logits, wanted, alpha=self.alpha, gamma=self.gamma)
+        return losses.sum((1, 2, 3)) / num_boxes
 
     def diagnostics(self, logits: Tensor, counts: list[int]) -> dict[str, Tensor]:
         """Further numbers for the log; counts are the B images' numbers of targets."""
@@ -41,6 +43,11 @@ class FocalClassification:
         """The `num_select` best (query, class) pairs of an image: scores, labels and queries, each [B, n]."""
         scores, pairs = logits.sigmoid().flatten(1).topk(min(num_select, logits[0].numel()), dim=1)
         return scores, pairs % logits.shape[-1], pairs // logits.shape[-1]
+
+
+def of_labels(scores: Tensor, labels: Tensor) -> Tensor:
+    """Scores [B, S, Q, K] of the labels [B, T] of each image: [B, S, Q, T]."""
+    return scores.gather(-1, labels[:, None, None].expand(*scores.shape[:3], -1))
 
 
 @dataclass
@@ -57,16 +64,17 @@ class SoftmaxClassification:
 
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See FocalClassification; the probability of the label, negated."""
-        return -logits.softmax(-1)[..., labels]
+        return -of_labels(logits.softmax(-1), labels)
 
     def loss(self, logits: Tensor, image: Tensor, query: Tensor, labels: Tensor, num_boxes: Tensor) -> Tensor:
-        """See FocalClassification; the weighted mean over all queries, whatever the number of boxes."""
+        """See FocalClassification; of each set the weighted mean over its queries, whatever the number of boxes."""
         last = logits.shape[-1] - 1
-        wanted = torch.full(logits.shape[:2], last, device=logits.device)
-        wanted[image, query] = labels
+        wanted = torch.full(logits.shape[:3], last, device=logits.device)
+        wanted[torch.arange(len(logits), device=logits.device)[:, None], image, query] = labels
         weight = logits.new_ones(last + 1)
         weight[last] = self.eos_coef
-        return F.cross_entropy(logits.transpose(1, 2), wanted, weight)
+        losses = F.cross_entropy(logits.movedim(-1, 1), wanted, weight, reduction="none")
+        return losses.sum((1, 2)) / weight[wanted].sum((1, 2))
 
     def diagnostics(self, logits: Tensor, counts: list[int]) -> dict[str, Tensor]:
         """"cardinality_error": by how many the queries with an object miss the number of targets, a mean over B."""

@@ -84,9 +84,9 @@ class SetCriterion(nn.Module):
         meta: DenoisingMeta | None = outputs.get("dn_meta")
         if meta is not None:
             match = _denoising_match(meta, [len(t["labels"]) for t in targets], boxes.device)
-            for suffix, predicted in outputs["dn_outputs"].items():
-                losses.update(self._set_losses(predicted, labels, boxes, match, num_boxes * meta.num_groups,
-                                               "_dn" + suffix))
+            noised = {"_dn" + suffix: predicted for suffix, predicted in outputs["dn_outputs"].items()}
+            losses |= self._losses(noised, labels, boxes, match.expand(len(noised), -1, -1),
+                                   num_boxes * meta.num_groups)
         if "enc_outputs" in outputs:
             objects = [t | {"labels": torch.zeros_like(t["labels"])} for t in targets]
             losses |= self._matched_losses({"_enc": outputs["enc_outputs"]}, objects, num_boxes)
@@ -102,27 +102,29 @@ class SetCriterion(nn.Module):
     def _matched_losses(self, sets: dict[str, dict[str, Tensor]], targets: list[dict[str, Tensor]],
                         num_boxes: Tensor) -> dict[str, Tensor]:
         """Losses of prediction sets by suffix, each set matched to the targets; with the diagnostics of the set ""."""
-        losses = {}
         labels, boxes = _concatenated(targets, next(iter(sets.values()))["pred_boxes"].dtype)
-        for (suffix, predicted), match in zip(sets.items(), self.matcher(list(sets.values()), targets)):
-            losses.update(self._set_losses(predicted, labels, boxes, match, num_boxes, suffix))
-            if suffix == "":
-                losses.update(self._diagnostics(predicted, labels, boxes, match, num_boxes))
-                counts = [len(t["labels"]) for t in targets]
-                losses.update(self.classification.diagnostics(predicted["pred_logits"], counts))
+        matches = self.matcher(list(sets.values()), targets)
+        losses = self._losses(sets, labels, boxes, matches, num_boxes)
+        if "" in sets:
+            last, counts = sets[""], [len(t["labels"]) for t in targets]
+            losses |= self._diagnostics(last, labels, boxes, matches[list(sets).index("")], num_boxes)
+            losses |= self.classification.diagnostics(last["pred_logits"], counts)
         return losses
 
-    def _set_losses(self, predicted: dict[str, Tensor], labels: Tensor, boxes: Tensor, match: Tensor,
-                    num_boxes: Tensor, suffix: str) -> dict[str, Tensor]:
-        """Losses of one prediction set. labels and boxes of the whole batch; match as the matcher returns it."""
-        image, query, target = match
-        ce = self.classification.loss(predicted["pred_logits"], image, query, labels[target], num_boxes)
-        matched, wanted = predicted["pred_boxes"][image, query], boxes[target]
-        giou = generalized_box_iou_loss(box_convert(matched, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy"),
-                                        reduction="sum")
-        l1 = (matched - wanted).abs().sum()
-        return {f"loss_ce{suffix}": ce, f"loss_bbox{suffix}": l1 / num_boxes,
-                f"loss_giou{suffix}": giou / num_boxes}
+    def _losses(self, sets: dict[str, dict[str, Tensor]], labels: Tensor, boxes: Tensor, matches: Tensor,
+                num_boxes: Tensor) -> dict[str, Tensor]:
+        """Losses of S prediction sets of one size, computed side by side: one after another, they would keep a GPU
+        waiting for a thousand small kernels. labels and boxes of the whole batch; matches [S, 3, A] as the matcher
+        returns them."""
+        logits, predicted = (torch.stack([s[name] for s in sets.values()]) for name in ("pred_logits", "pred_boxes"))
+        image, query, target = matches.unbind(1)
+        ce = self.classification.loss(logits, image, query, labels[target], num_boxes)
+        matched = predicted[torch.arange(len(sets), device=image.device)[:, None], image, query]
+        wanted = boxes[target]
+        giou = generalized_box_iou_loss(box_convert(matched, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy"))
+        l1 = (matched - wanted).abs()
+        by_name = {"loss_ce": ce, "loss_bbox": l1.sum((1, 2)) / num_boxes, "loss_giou": giou.sum(1) / num_boxes}
+        return {name + suffix: loss for name, losses in by_name.items() for suffix, loss in zip(sets, losses.unbind())}
 
     @staticmethod
     @torch.no_grad()
@@ -133,6 +135,15 @@ class SetCriterion(nn.Module):
         l1 = (predicted["pred_boxes"][image, query] - boxes[target]).abs().sum(0) / num_boxes
         return {"class_error": 100 * wrong.to(l1.dtype).sum() / max(len(wrong), 1),
                 "loss_xy": l1[:2].sum(), "loss_hw": l1[2:].sum()}
+
+
+def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """The loss to minimise: each loss that has a weight times that."""
+    by_weight: dict[float, list[Tensor]] = {}
+    for name, loss in losses.items():
+        if name in weights:
+            by_weight.setdefault(weights[name], []).append(loss)
+    return sum(weight * torch.stack(same).sum() for weight, same in by_weight.items())
 
 
 def _concatenated(targets: list[dict[str, Tensor]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

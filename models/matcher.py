@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torchvision.ops import box_convert, generalized_box_iou
+from torchvision.ops import box_convert
 
 from models.classification import Classification, FocalClassification
+from util.box_ops import pairwise_giou
 
 logger = logging.getLogger(__name__)
 
@@ -31,32 +32,51 @@ class HungarianMatcher:
         """Matches S outputs ("pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh) to the targets of B images.
 
         Returns [S, 3, A]: the image, the query, and the target counted over the whole batch, of every match. All
-        costs travel to the host in one transfer. Non-finite costs count as very bad, are reported with the ids of
-        their images, and counted in `non_finite`.
+        costs are computed at once and travel to the host in one transfer: a GPU's time for them hardly depends on the
+        number of images. Non-finite costs count as very bad, are reported with the ids of their images, and counted in
+        `non_finite`.
         """
         logits = torch.stack([o["pred_logits"] for o in outputs], 1)  # [B, S, Q, K]
         boxes = torch.stack([o["pred_boxes"] for o in outputs], 1)
-        costs = [self._cost(*image) for image in zip(logits, boxes, targets)]
-        flat = torch.cat([cost.flatten() for cost in costs]).cpu()
-        host = [block.view(cost.shape) for block, cost in zip(flat.split([c.numel() for c in costs]), costs)]
+        counts = [len(target["labels"]) for target in targets]
+        if not any(counts):
+            return torch.zeros(len(outputs), 3, 0, dtype=torch.int64, device=logits.device)
+        padded = _padded_targets(counts).to(logits.device, non_blocking=True)
+        labels, wanted = (torch.cat([target[name] for target in targets])[padded] for name in ("labels", "boxes"))
+        costs = self._cost(logits, boxes, labels, wanted.to(boxes.dtype)).cpu().numpy()
 
-        broken = [i for i, cost in enumerate(host) if not cost.isfinite().all()]
+        # NumPy from here on: torch would spread such small work over all cores, which takes longer than the work.
+        broken, matches, first_target = [], [], 0
+        for image, (padded_cost, count) in enumerate(zip(costs, counts)):
+            cost = padded_cost[..., :count]
+            if not np.isfinite(cost).all():
+                broken.append(image)
+                cost = np.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)
+            pairs = np.stack([linear_sum_assignment(c) for c in cost])  # [S, 2, min(Q, T)]
+            matches.append(np.stack([np.full_like(pairs[:, 0], image), pairs[:, 0], pairs[:, 1] + first_target], 1))
+            first_target += count
+        self._report(broken, targets)
+        return torch.from_numpy(np.concatenate(matches, -1)).to(logits.device, torch.int64, non_blocking=True)
+
+    def _cost(self, logits: Tensor, boxes: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
+        """Cost [B, S, Q, T] of giving each query (logits [B, S, Q, K], boxes [B, S, Q, 4]) each target of its image
+        (labels [B, T], wanted [B, T, 4])."""
+        corners = box_convert(wanted, "cxcywh", "xyxy")[:, None]
+        giou = pairwise_giou(box_convert(boxes, "cxcywh", "xyxy"), corners)
+        return (self.cost_class * self.classification.cost(logits, labels)
+                + self.cost_bbox * torch.cdist(boxes, wanted[:, None], p=1) - self.cost_giou * giou)
+
+    def _report(self, broken: list[int], targets: list[dict[str, Tensor]]) -> None:
         self.non_finite += len(broken)
         if broken:
             names = [int(targets[i]["image_id"]) if "image_id" in targets[i] else f"batch index {i}" for i in broken]
             logger.warning("matcher: NaN or infinite costs for the images %s", names)
-        matches, first_target = [], 0
-        for image, cost in enumerate(host):
-            cost = cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).numpy()
-            pairs = np.stack([linear_sum_assignment(c) for c in cost])  # [S, 2, min(Q, T)]
-            matches.append(np.stack([np.full_like(pairs[:, 0], image), pairs[:, 0], pairs[:, 1] + first_target], 1))
-            first_target += cost.shape[-1]
-        return torch.from_numpy(np.concatenate(matches, -1)).to(logits.device, torch.int64)
 
-    def _cost(self, logits: Tensor, boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
-        """Cost [S, Q, T] of giving each query each target, for one image."""
-        wanted = target["boxes"].to(boxes.dtype)
-        corners = box_convert(boxes.flatten(0, 1), "cxcywh", "xyxy")
-        giou = generalized_box_iou(corners, box_convert(wanted, "cxcywh", "xyxy")).unflatten(0, boxes.shape[:2])
-        return (self.cost_class * self.classification.cost(logits, target["labels"])
-                + self.cost_bbox * torch.cdist(boxes, wanted, p=1) - self.cost_giou * giou)
+
+def _padded_targets(counts: list[int]) -> Tensor:
+    """[B, T] the targets of each image, counted over the whole batch; beyond them any target."""
+    index, first = np.zeros((len(counts), max(counts)), np.int64), 0
+    for row, count in zip(index, counts):
+        row[:count] = np.arange(first, first + count)
+        first += count
+    return torch.from_numpy(index)

@@ -7,8 +7,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from engine import weighted_sum
 from models import build_model
+from models.criterion import weighted_sum
 
 
 def batch(counts):

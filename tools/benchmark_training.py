@@ -306,31 +306,32 @@ def choose_levers(names: list[str] | None, base: Recipe, compiled: bool) -> list
 
 
 def measure_levers(base: Recipe, names: list[str], steps: int) -> list[dict]:
-    """A record of the base, of each lever, and of all together that were faster than the base, if several were."""
-    records: list[dict] = []
-
-    def measure(name: str, change: str, recipe: Recipe) -> None:
+    """A record of the base, of each lever, of the base again, which shows how far two measurements of the same differ,
+    and of all levers together that were faster than both, if several were."""
+    def measure(name: str, change: str, recipe: Recipe) -> dict:
         print(f"{name}: {change} ...", file=sys.stderr, flush=True)
-        record = {"name": name, "change": change} | apart(base.device, measure_step, recipe, steps)
-        first = (records or [record])[0]
-        records.append(record | {"time_ratio": record["s_per_step"] / first["s_per_step"],
-                                 "memory_ratio": record["mb"] and record["mb"] / first["mb"]})
+        return {"name": name, "change": change} | apart(base.device, measure_step, recipe, steps)
 
-    measure("base", f"{IMPLEMENTATIONS[base.operator]} operator, {base.dtype}, channels-last, fused AdamW", base)
-    for name in names:
-        measure(name, LEVERS[name][0], base.changed(**LEVERS[name][1]))
-    faster = [record["name"] for record in records[1:] if record["time_ratio"] < FASTER]
+    described = f"{IMPLEMENTATIONS[base.operator]} operator, {base.dtype}, channels-last, fused AdamW"
+    first = measure("base", described, base)
+    levers = [measure(name, LEVERS[name][0], base.changed(**LEVERS[name][1])) for name in names]
+    again = measure("base again", described, base)
+    seconds = min(first["s_per_step"], again["s_per_step"])
+    records = [first, *levers, again]
+    faster = [record["name"] for record in levers if record["s_per_step"] < FASTER * seconds]
     if len(faster) > 1:
         together = functools.reduce(lambda recipe, name: recipe.changed(**LEVERS[name][1]), faster, base)
-        measure("combined", " + ".join(faster), together)
-    return records
+        records.append(measure("combined", " + ".join(faster), together))
+    return [record | {"time_ratio": record["s_per_step"] / seconds,
+                      "memory_ratio": record["mb"] and record["mb"] / first["mb"]} for record in records]
 
 
 def report_levers(records: list[dict], steps: int) -> str:
     keys = ["s_per_step", "images_per_s", "mb", "time_ratio", "memory_ratio"]
     rows = [[record["name"], record["change"], *(number(record[key]) for key in keys)] for record in records]
     columns = ["lever", "change", "s/step", "images/s", "MB", "time / base", "MB / base"]
-    return f"{table(columns, rows)}\n\nMedian of {steps} steps after {WARM_UP}; MB: peak in all.\n"
+    return (f"{table(columns, rows)}\n\nMedian of {steps} steps after {WARM_UP}; MB: peak in all; base: the faster of its "
+            "two.\n")
 
 
 def report_parts(parts: dict, batch: int) -> str:

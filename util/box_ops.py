@@ -14,3 +14,18 @@ def moved(reference: Tensor, delta: Tensor, eps: float) -> Tensor:
     """Logits of boxes [..., 4]: delta, a head's output, away from reference boxes [..., 4] or points [..., 2]."""
     logits = inverse_sigmoid(reference, eps)
     return delta + F.pad(logits, (0, delta.shape[-1] - logits.shape[-1]))
+
+
+def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU (Rezatofighi et al., 2019) of xyxy boxes [..., N, 4] with [..., M, 4]: [..., N, M]; NaN for two
+    empty ones. torchvision's takes no batch."""
+    a, b = a[..., :, None, :], b[..., None, :, :]
+    inter = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    hull = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
+    union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - inter
+    return inter / union - (hull - union) / hull
+
+
+def _area(low: Tensor, high: Tensor) -> Tensor:
+    width, height = (high - low).clamp(min=0).unbind(-1)
+    return width * height

@@ -1,10 +1,11 @@
 """Optimizer, learning-rate schedule and moving average, as the published configs describe them."""
 import warnings
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from util.options import OptimOptions
 
@@ -76,15 +77,31 @@ def _rates(scheduler: LRScheduler) -> list[float]:
         return scheduler.get_lr()
 
 
-def build_ema(model: nn.Module, decay: float) -> AveragedModel:
+class MovingAverage(AveragedModel):
     """Exponential moving average of the weights; buffers are copied (an average would spoil index buffers).
 
     The decay of update n = 1, 2, ... is at most (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage: in
     short trainings a constant one would keep much of the untrained weights to the end.
     """
-    def average(averaged: list[Tensor], current: list[Tensor], _: Tensor) -> None:
-        updates = int(ema.n_averaged)  # the copy on the CPU: the argument may lie on the GPU and would be waited for
-        get_ema_multi_avg_fn(min(decay, (1 + updates) / (10 + updates)))(averaged, current, updates)
 
-    ema = AveragedModel(model, multi_avg_fn=average)
-    return ema
+    def __init__(self, model: nn.Module, decay: float):
+        super().__init__(model)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """In a few kernels for all tensors: AveragedModel copies the buffers, of which a frozen backbone has hundreds,
+        one by one."""
+        updates = int(self.n_averaged)  # it lies on the CPU
+        if updates == 0:
+            self.module.load_state_dict(model.state_dict())
+        else:
+            weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
+            torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
+            if buffers := list(model.buffers()):
+                torch._foreach_copy_(list(self.module.buffers()), buffers)
+        self.n_averaged += 1
+
+
+def build_ema(model: nn.Module, decay: float) -> MovingAverage:
+    return MovingAverage(model, decay)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from models.criterion import weighted_sum
 from util.distributed import world_size
 from util.errors import UserError
 from util.measurement import measure_memory, resident
@@ -96,7 +97,7 @@ def _step(model: nn.Module, criterion: nn.Module, optimizer: AdamW, trained: lis
     with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
         outputs = model(samples, targets)
     losses = criterion(outputs, targets)
-    sum(losses[name] * weight for name, weight in criterion.weight_dict.items() if name in losses).backward()
+    weighted_sum(losses, criterion.weight_dict).backward()
     nn.utils.clip_grad_norm_(trained, 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

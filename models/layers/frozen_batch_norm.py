@@ -1,12 +1,12 @@
 """Batch norm with fixed statistics and weights, as DETR trains its backbones: small batches cannot estimate them."""
-import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
 
 class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
-    """torchvision's, in one pass over the map and in its dtype. `after` follows it: the norm layers of some backbones
-    hold their activation."""
+    """torchvision's in one kernel, in the map's dtype. `after` follows it: the norm layers of some backbones hold their
+    activation."""
 
     def __init__(self, num_features: int, eps: float = 1e-5, after: nn.Module | None = None):
         super().__init__(num_features, eps)
@@ -14,9 +14,7 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W]."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        bias = self.bias - self.running_mean * scale
-        x = torch.addcmul(bias.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
+        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return x if self.after is None else self.after(x)
 
 

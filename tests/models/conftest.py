@@ -1,6 +1,7 @@
 """What the model tests share: tiny detectors, and tokens to feed to parts of them."""
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import build_model
 from models.structures import FlatFeatures
@@ -11,6 +12,27 @@ from util.nested_tensor import NestedTensor
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+class KernelCounter(TorchDispatchMode):
+    """Counts torch's calls of operators."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def count_kernels():
+    """count_kernels(function, *args): how many of torch's operators function(*args) calls."""
+    def count_kernels(function, *args):
+        with KernelCounter() as counter:
+            function(*args)
+        return counter.count
+
+    return count_kernels
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 
 import models.criterion
 from models.classification import FocalClassification
-from models.criterion import LossWeights, SetCriterion
+from models.criterion import LossWeights, SetCriterion, weighted_sum
 from models.denoising import DenoisingMeta
 from models.matcher import HungarianMatcher
 
@@ -228,3 +228,16 @@ def test_the_one_to_many_branch_finds_every_object_several_times():
     both = sum(focal(logit, c == 2) for query in LOGITS[0] for c, logit in enumerate(query))
     assert losses["loss_ce_one2many"].item() == pytest.approx(both / 2)
     assert criterion.weight_dict["loss_bbox_one2many"] == 10.0
+
+
+def test_layers_and_denoising_are_computed_side_by_side(count_kernels):
+    """Five more layers cost a few views and sums, not the kernels of their losses."""
+    one, six = (count_kernels(make_criterion(num_layers=n), random_outputs((2, 1), num_layers=n),
+                              [target([1] * 2, torch.rand(2, 4).tolist()), target([0], torch.rand(1, 4).tolist())])
+                for n in (1, 6))
+    assert six < 1.4 * one
+
+
+def test_weighted_sum():
+    losses = {"a": torch.tensor(1.0), "b": torch.tensor(2.0), "c": torch.tensor(4.0), "only logged": torch.tensor(8.0)}
+    assert weighted_sum(losses, {"a": 1.0, "b": 0.5, "c": 0.5, "absent": 3.0}) == 4

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from engine import weighted_sum
+from models.criterion import weighted_sum
 from models.detr import predictions
 
 SIZES = [(64, 96), (96, 64)]  # (height, width)

@@ -182,3 +182,11 @@ def test_no_gradient():
     outputs = make_outputs(1, 4)
     outputs[0]["pred_boxes"].requires_grad_()
     assert not HungarianMatcher(2, 5, 2)(outputs, make_targets(2)).requires_grad
+
+
+def test_as_many_kernels_for_many_images_as_for_one(count_kernels):
+    """On a GPU each of them costs as much time as the work of an image."""
+    matcher = HungarianMatcher(2, 5, 2)
+    alone, many = (count_kernels(matcher, make_outputs(batch, 4, sets=3), make_targets(*[2] * batch))
+                   for batch in (1, 16))
+    assert 0 < many == alone

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from engine import weighted_sum
+from models.criterion import weighted_sum
 from util.nested_tensor import NestedTensor
 
 BOTH = pytest.mark.parametrize("name", ["sdetr_r50", "lite_sdetr_r50"])

@@ -42,9 +42,11 @@ def test_measures_levers_and_parts(tmp_path, capsys):
     result = json.loads((tmp_path / "training.json").read_text())
     assert result["batch"] == 2 and result["steps"] == 2
     base, half, *_ = result["levers"]
-    assert base["name"] == "base" and base["time_ratio"] == 1 and half["name"] == "half_batches"
+    assert base["name"] == "base" and half["name"] == "half_batches"
     assert half["s_per_step"] * half["images_per_s"] == pytest.approx(2)
-    assert half["time_ratio"] == pytest.approx(half["s_per_step"] / base["s_per_step"])
+    again = next(record for record in result["levers"] if record["name"] == "base again")
+    fastest = min(base["s_per_step"], again["s_per_step"])
+    assert half["time_ratio"] == pytest.approx(half["s_per_step"] / fastest) and base["time_ratio"] >= 1
     parts = result["parts"]
     assert list(parts["ms"]) == [*PARTS, "rest"] and all(ms > 0 for ms in parts["ms"].values())
     assert parts["worker_ms"] > 0 and parts["ms"]["backward"] > parts["ms"]["gradient clipping"]
@@ -63,10 +65,11 @@ def test_faster_levers_are_combined(monkeypatch):
 
     monkeypatch.setattr("tools.benchmark_training.apart", lambda device, function, *args: measure_step(*args))
     records = measure_levers(recipe(), ["bf16", "both_checkpoints", "contiguous"], steps=1)
-    assert [record["name"] for record in records] == ["base", "bf16", "both_checkpoints", "contiguous", "combined"]
+    assert [record["name"] for record in records] == ["base", "bf16", "both_checkpoints", "contiguous", "base again",
+                                                      "combined"]
     assert records[-1]["change"] == "bf16 + contiguous" and records[-1]["time_ratio"] == pytest.approx(0.3)
     assert measured[-1] == recipe(dtype="bfloat16", channels_last=False)
-    assert len(measure_levers(recipe(), ["bf16"], steps=1)) == 2
+    assert [record["name"] for record in measure_levers(recipe(), ["bf16"], steps=1)] == ["base", "bf16", "base again"]
 
 
 @pytest.mark.parametrize("name", LEVERS)

@@ -1,10 +1,11 @@
-"""The clamped logit."""
+"""The clamped logit, and the overlap of boxes."""
 import math
 
 import pytest
 import torch
+from torchvision.ops import generalized_box_iou
 
-from util.box_ops import inverse_sigmoid
+from util.box_ops import inverse_sigmoid, pairwise_giou
 
 
 def test_it_inverts_the_sigmoid():
@@ -34,3 +35,24 @@ def test_dtype_and_input_stay(dtype):
     before = x.clone()
     y = inverse_sigmoid(x)
     assert y.dtype == dtype and y.shape == x.shape and torch.equal(x, before)
+
+
+def random_boxes(*size):
+    corners = torch.rand(*size, 2, 2, dtype=torch.float64)
+    return torch.cat([corners.amin(-2), corners.amax(-2)], -1)
+
+
+def test_pairwise_giou_is_that_of_each_image():
+    torch.manual_seed(0)
+    a, b = random_boxes(2, 3, 5), random_boxes(2, 1, 4)
+    found = pairwise_giou(a, b)
+    assert found.shape == (2, 3, 5, 4)
+    for image in range(2):
+        for s in range(3):
+            torch.testing.assert_close(found[image, s], generalized_box_iou(a[image, s], b[image, 0]))
+
+
+def test_pairwise_giou_of_boxes_that_touch_and_of_tiny_ones():
+    boxes = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 1], [0.5, 0.5, 0.5001, 0.5001]], dtype=torch.float64)
+    torch.testing.assert_close(pairwise_giou(boxes, boxes), generalized_box_iou(boxes, boxes))
+    assert pairwise_giou(boxes, boxes[:0]).shape == (3, 0)
