@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -61,6 +62,7 @@ WARM_UP = 3  # steps before those that are timed
 BATCHES = 4  # batches that differ; then they come again
 BOXES = (7, 7)  # an image: COCO's mean
 FASTER = 0.97  # a lever with less of the base's time than this joins the combination
+VIEWS = {torch.ops.aten._unsafe_view.default, torch.ops.aten.detach.default, torch.ops.aten.lift_fresh.default}
 PICTURES, SIDES = 16, (640, 480)  # of the generated set that the loader is measured on; width and height, px
 
 
@@ -156,6 +158,19 @@ class Clock:
         setattr(owner, attribute, timed)
 
 
+class CallCounter(TorchDispatchMode):
+    """Calls of torch's operators by the part that the clock is in. Views, which compute nothing, do not count."""
+
+    def __init__(self, clock: Clock):
+        super().__init__()
+        self.clock, self.calls = clock, Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if not (function.is_view or function in VIEWS):
+            self.calls[self.clock.open[-1]] += 1
+        return function(*args, **(kwargs or {}))
+
+
 def wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -195,8 +210,9 @@ def measure_step(recipe: Recipe, steps: int) -> dict[str, float | None]:
 
 
 def measure_parts(recipe: Recipe, steps: int, workers: int) -> dict:
-    """Mean ms a step of each part of `steps` steps after WARM_UP, with a loader at work and a moving average of the
-    weights. To be called in a process of its own: it wraps functions of the project.
+    """Mean ms a step of each part of `steps` steps after WARM_UP, and its calls of torch's operators in a further one,
+    with a loader at work and a moving average of the weights. To be called in a process of its own: it wraps functions
+    of the project.
 
     The loader reads generated pictures with the config's augmentations, whose sizes vary; the step then computes on a
     batch of the recipe's size, so that its parts belong to one size.
@@ -212,7 +228,7 @@ def measure_parts(recipe: Recipe, steps: int, workers: int) -> dict:
         write_pictures(Path(folder))
         dataset = CocoDetection(folder, "train", train_transforms(options.data))
         worker_ms = measure_worker(dataset, recipe.batch, steps)
-        loaded = iter(train_loader(dataset, recipe.batch, workers, seed=0, epoch_batches=WARM_UP + steps))
+        loaded = iter(train_loader(dataset, recipe.batch, workers, seed=0, epoch_batches=WARM_UP + steps + 1))
 
         def replaced(count: int) -> Iterable:
             return WaitingBatches(clock, loaded, batches, count)
@@ -222,8 +238,11 @@ def measure_parts(recipe: Recipe, steps: int, workers: int) -> dict:
         clock.spent.clear()
         run(replaced(steps))
         clock.switch()
-    parts = {name: 1e3 * clock.spent[name] / steps for name in [*PARTS, Clock.REST]}
-    return {"ms": parts, "step_ms": sum(parts.values()), "worker_ms": worker_ms, "workers": workers, "steps": steps}
+        parts = {name: 1e3 * clock.spent[name] / steps for name in [*PARTS, Clock.REST]}
+        with CallCounter(clock) as counter:
+            run(replaced(1))
+    return {"ms": parts, "step_ms": sum(parts.values()), "calls": {name: counter.calls[name] for name in parts},
+            "worker_ms": worker_ms, "workers": workers, "steps": steps}
 
 
 class WaitingBatches(TimedBatches):
@@ -330,14 +349,17 @@ def report_levers(records: list[dict], steps: int) -> str:
     keys = ["s_per_step", "images_per_s", "mb", "time_ratio", "memory_ratio"]
     rows = [[record["name"], record["change"], *(number(record[key]) for key in keys)] for record in records]
     columns = ["lever", "change", "s/step", "images/s", "MB", "time / base", "MB / base"]
-    return (f"{table(columns, rows)}\n\nMedian of {steps} steps after {WARM_UP}; MB: peak in all; base: the faster of its "
-            "two.\n")
+    return (f"{table(columns, rows)}\n\nMedian of {steps} steps after {WARM_UP}; MB: peak in all; base: the faster of "
+            "its two.\n")
 
 
 def report_parts(parts: dict, batch: int) -> str:
-    rows = [[name, number(ms), number(100 * ms / parts["step_ms"])] for name, ms in parts["ms"].items()]
-    text = table(["part of a step of the base", "ms", "%"], [*rows, ["all", number(parts["step_ms"]), "100"]])
-    return (f"{text}\n\nMean of {parts['steps']} steps after {WARM_UP}, waiting for the device after each part. "
+    rows = [[name, number(ms), number(100 * ms / parts["step_ms"]), str(parts["calls"][name])]
+            for name, ms in parts["ms"].items()]
+    total = ["all", number(parts["step_ms"]), "100", str(sum(parts["calls"].values()))]
+    text = table(["part of a step of the base", "ms", "%", "calls"], [*rows, total])
+    return (f"{text}\n\nMean of {parts['steps']} steps after {WARM_UP}, waiting for the device after each part. calls: "
+            "of torch's operators without views, each about a kernel; a GPU that waits for them is faster with fewer. "
             f"{parts['workers']} data-loading processes; one needs {number(parts['worker_ms'])} ms for a batch of "
             f"{batch} ({SIDES[0]}x{SIDES[1]} px JPEGs with the config's augmentations).\n")
 

@@ -100,7 +100,7 @@ if [ $device = cuda ]; then
     step "build" 200 "$python" -m pip install --no-index --no-build-isolation --no-deps ./models/ops
     # Steps that measure nothing run side by side. The kernels' tests by emulation and by compilation need no GPU:
     # `make test` has run them.
-    step "models/ops/test.py" 90 "$python" models/ops/test.py &
+    step "models/ops/test.py" 120 "$python" models/ops/test.py &
     step "CUDA tests" 150 "$python" -m pytest -q -rs -n 4 -p no:cacheprovider tests -k "cuda and not cuda_kernels" &
     sanitize
     wait

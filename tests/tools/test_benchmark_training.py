@@ -49,6 +49,8 @@ def test_measures_levers_and_parts(tmp_path, capsys):
     assert half["time_ratio"] == pytest.approx(half["s_per_step"] / fastest) and base["time_ratio"] >= 1
     parts = result["parts"]
     assert list(parts["ms"]) == [*PARTS, "rest"] and all(ms > 0 for ms in parts["ms"].values())
+    assert parts["calls"].keys() == parts["ms"].keys()
+    assert parts["calls"]["backward"] > parts["calls"]["matching"] > 0 < parts["calls"]["forward: encoder"]
     assert parts["worker_ms"] > 0 and parts["ms"]["backward"] > parts["ms"]["gradient clipping"]
     text = capsys.readouterr().out
     assert "| half_batches |" in text and "| backward " in text
