@@ -5,6 +5,8 @@ B batch, Q queries, K classes.
 import copy
 import math
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.mlp import MLP
@@ -37,10 +39,19 @@ def layer_predictions(decoded: DecoderOutput, class_embed: nn.ModuleList, bbox_e
 
     eps: of the inverse sigmoid of the boxes that entered a layer.
     """
-    return [{"pred_logits": at_least_float32(class_head(hidden)),
-             "pred_boxes": at_least_float32(moved(reference, box_head(hidden), eps)).sigmoid()}
-            for class_head, box_head, hidden, reference
-            in zip(class_embed, bbox_embed, decoded.hidden, decoded.reference)]
+    hidden = torch.stack(decoded.hidden)
+    # A point becomes a box whose sides have logit 0.
+    reference = torch.stack([F.pad(x, (0, 4 - x.shape[-1]), value=0.5) for x in decoded.reference])
+    logits = at_least_float32(_of_each_layer(class_embed, hidden))
+    boxes = at_least_float32(moved(reference, _of_each_layer(bbox_embed, hidden), eps)).sigmoid()
+    return [{"pred_logits": x, "pred_boxes": y} for x, y in zip(logits, boxes)]
+
+
+def _of_each_layer(heads: nn.ModuleList, hidden: Tensor) -> Tensor:
+    """What each layer's head makes of its output [L, B, Q, C]; in one go where all share a head."""
+    if all(head is heads[0] for head in heads):
+        return heads[0](hidden)
+    return torch.stack([head(x) for head, x in zip(heads, hidden)])
 
 
 def by_suffix(layers: list[dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
