@@ -55,9 +55,11 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
             losses = criterion(outputs, targets)
             loss = weighted_sum(losses, criterion.weight_dict)
 
-            # One transfer to the host: the losses, and the gradient norm of the step before.
-            skipped = torch.tensor(float(sum(t.get("skipped", 0) for t in targets)), device=device)
-            values = reduced({"loss": loss, **losses, "grad_norm": grad_norm, "stop": stop_flag(stop, device),
+            # One transfer to the host: the losses, the gradient norm of the step before, and whether any process was
+            # asked to stop.
+            skipped = loss.new_full((), sum(t.get("skipped", 0) for t in targets))
+            asked = loss.new_full((), stop is not None and stop.requested)
+            values = reduced({"loss": loss, **losses, "grad_norm": grad_norm, "stop": asked,
                               "skipped_images": skipped * world_size()})
             if not state.scaler.is_enabled():  # the scaler skips such steps itself
                 require_finite("gradient norm", values["grad_norm"], previous, state, output_dir)
@@ -121,7 +123,7 @@ def evaluate(model: nn.Module, criterion: nn.Module | None, postprocess: nn.Modu
         if criterion is not None:
             losses = criterion(outputs, targets)
             losses["loss"] = weighted_sum(losses, criterion.weight_dict)
-            meters.update({name: float(value) for name, value in losses.items()})
+            meters.update(dict(zip(losses, stacked(losses).tolist())))
     evaluator.synchronize()
     return merged_means(all_gather(meters.state_dict()))
 
@@ -138,15 +140,13 @@ def synchronised(model: nn.Module, ends_group: bool) -> contextlib.AbstractConte
     return model.no_sync() if wait else contextlib.nullcontext()
 
 
-def stop_flag(stop: StopRequest | None, device: torch.device) -> Tensor:
-    """Above zero on every process after the reduction, if any process was asked to stop."""
-    return torch.tensor(float(stop is not None and stop.requested), device=device)
-
-
 def reduced(values: dict[str, Tensor]) -> dict[str, float]:
     """Means over the processes, on the host."""
-    stacked = torch.stack([value.detach().float() for value in values.values()])
-    return dict(zip(values, all_reduce_mean(stacked).tolist()))
+    return dict(zip(values, all_reduce_mean(stacked(values)).tolist()))
+
+
+def stacked(values: dict[str, Tensor]) -> Tensor:
+    return torch.stack([value.detach().float() for value in values.values()])
 
 
 def merged_means(states: list[dict]) -> dict[str, float]:

@@ -79,7 +79,8 @@ class SoftmaxClassification:
     def diagnostics(self, logits: Tensor, counts: list[int]) -> dict[str, Tensor]:
         """"cardinality_error": by how many the queries with an object miss the number of targets, a mean over B."""
         found = (logits.argmax(-1) != logits.shape[-1] - 1).sum(1)
-        return {"cardinality_error": (found - found.new_tensor(counts)).abs().to(logits.dtype).mean()}
+        wanted = torch.tensor(counts).to(found.device, non_blocking=True)
+        return {"cardinality_error": (found - wanted).abs().to(logits.dtype).mean()}
 
     def best(self, logits: Tensor, num_select: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best class of each query, in the order of the queries: `num_select` has no say."""

@@ -71,7 +71,7 @@ class SetCriterion(nn.Module):
         """
         self.matcher.non_finite = 0
         labels, boxes = _concatenated(targets, outputs["pred_boxes"].dtype)
-        num_boxes = boxes.new_tensor(len(boxes))
+        num_boxes = boxes.new_full((), len(boxes))
         # Evaluation must not wait for other processes: they may have fewer images.
         num_boxes = (all_reduce_mean(num_boxes) if self.training else num_boxes).clamp(min=1)
 
@@ -96,7 +96,7 @@ class SetCriterion(nn.Module):
             losses |= self._matched_losses(sets, repeated, num_boxes * self.copies)
         if self.training:  # a batch without targets has no denoising, yet all processes log the same names
             losses |= {name: boxes.new_zeros(()) for name in self.weight_dict if name not in losses}
-            losses["non_finite_costs"] = boxes.new_tensor(self.matcher.non_finite)
+            losses["non_finite_costs"] = boxes.new_full((), self.matcher.non_finite)
         return losses
 
     def _matched_losses(self, sets: dict[str, dict[str, Tensor]], targets: list[dict[str, Tensor]],
@@ -157,4 +157,4 @@ def _denoising_match(meta: DenoisingMeta, counts: list[int], device: torch.devic
     within = torch.cat([torch.arange(n) for n in counts])
     group = torch.arange(meta.num_groups).repeat_interleave(len(image))
     image, within, target = (x.repeat(meta.num_groups) for x in (image, within, torch.arange(len(image))))
-    return torch.stack([image, group * meta.group_size + within, target]).to(device)
+    return torch.stack([image, group * meta.group_size + within, target]).to(device, non_blocking=True)

@@ -45,7 +45,7 @@ class HungarianMatcher:
         labels, wanted = (torch.cat([target[name] for target in targets])[padded] for name in ("labels", "boxes"))
         costs = self._cost(logits, boxes, labels, wanted.to(boxes.dtype)).cpu().numpy()
 
-        # NumPy from here on: torch would spread such small work over all cores, which takes longer than the work.
+        # NumPy from here on: it does not wake all of torch's threads for such small work.
         broken, matches, first_target = [], [], 0
         for image, (padded_cost, count) in enumerate(zip(costs, counts)):
             cost = padded_cost[..., :count]

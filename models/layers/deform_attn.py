@@ -57,7 +57,8 @@ class DeformableAttention(nn.Module):
         offsets = offsets.view(*query.shape[:2], self.location_heads, self.num_levels, self.num_points, 2)
         centre = reference[:, :, None, :, None, :2]
         if reference.shape[-1] == 2:
-            size = reference.new_tensor([(w, h) for h, w in shapes])
+            size = torch.tensor([(w, h) for h, w in shapes], dtype=reference.dtype)
+            size = size.to(reference.device, non_blocking=True)  # new_tensor would wait for the GPU
             locations = torch.addcdiv(centre, offsets, size[:, None])
         else:
             half_sizes = reference[:, :, None, :, None, 2:] * (0.5 / self.num_points)

@@ -53,7 +53,8 @@ class PositionEmbeddingLearned(nn.Module):
 
 def box_sine_embedding(boxes: Tensor, num_feats: int) -> Tensor:
     """Sine encoding of boxes [..., 4] (cxcywh in [0, 1]) in the order y, x, w, h: [..., 4 * num_feats]."""
-    return coordinate_sine_embedding(boxes[..., [1, 0, 2, 3]], num_feats)
+    x, y, size = boxes.split((1, 1, 2), -1)  # an index of numbers would make a GPU wait for it
+    return coordinate_sine_embedding(torch.cat([y, x, size], -1), num_feats)
 
 
 def coordinate_sine_embedding(coordinates: Tensor, num_feats: int) -> Tensor:
