@@ -325,8 +325,8 @@ def choose_levers(names: list[str] | None, base: Recipe, compiled: bool) -> list
 
 
 def measure_levers(base: Recipe, names: list[str], steps: int) -> list[dict]:
-    """A record of the base, of each lever, of the base again, which shows how far two measurements of the same differ,
-    and of all levers together that were faster than both, if several were."""
+    """A record of the base, of each lever, where there are some of the base again, which shows how far two measurements of
+    the same differ, and of all levers together that were faster than both, if several were."""
     def measure(name: str, change: str, recipe: Recipe) -> dict:
         print(f"{name}: {change} ...", file=sys.stderr, flush=True)
         return {"name": name, "change": change} | apart(base.device, measure_step, recipe, steps)
@@ -334,9 +334,9 @@ def measure_levers(base: Recipe, names: list[str], steps: int) -> list[dict]:
     described = f"{IMPLEMENTATIONS[base.operator]} operator, {base.dtype}, channels-last, fused AdamW"
     first = measure("base", described, base)
     levers = [measure(name, LEVERS[name][0], base.changed(**LEVERS[name][1])) for name in names]
-    again = measure("base again", described, base)
-    seconds = min(first["s_per_step"], again["s_per_step"])
-    records = [first, *levers, again]
+    again = [measure("base again", described, base)] if levers else []
+    seconds = min(record["s_per_step"] for record in [first, *again])
+    records = [first, *levers, *again]
     faster = [record["name"] for record in levers if record["s_per_step"] < FASTER * seconds]
     if len(faster) > 1:
         together = functools.reduce(lambda recipe, name: recipe.changed(**LEVERS[name][1]), faster, base)
