@@ -325,8 +325,9 @@ def choose_levers(names: list[str] | None, base: Recipe, compiled: bool) -> list
 
 
 def measure_levers(base: Recipe, names: list[str], steps: int) -> list[dict]:
-    """A record of the base, of each lever, where there are some of the base again, which shows how far two measurements of
-    the same differ, and of all levers together that were faster than both, if several were."""
+    """A record of the base, of each lever, and of all levers together that were faster than the base, if several were.
+    Where there are levers, the base is measured again after them: that shows how far two measurements of the same differ.
+    """
     def measure(name: str, change: str, recipe: Recipe) -> dict:
         print(f"{name}: {change} ...", file=sys.stderr, flush=True)
         return {"name": name, "change": change} | apart(base.device, measure_step, recipe, steps)
