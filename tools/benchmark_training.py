@@ -326,7 +326,7 @@ def choose_levers(names: list[str] | None, base: Recipe, compiled: bool) -> list
 
 def measure_levers(base: Recipe, names: list[str], steps: int) -> list[dict]:
     """A record of the base, of each lever, and of all levers together that were faster than the base, if several were.
-    Where there are levers, the base is measured again after them: that shows how far two measurements of the same differ.
+    Where there are levers, the base is measured again after them, to show how far two measurements of the same differ.
     """
     def measure(name: str, change: str, recipe: Recipe) -> dict:
         print(f"{name}: {change} ...", file=sys.stderr, flush=True)
