@@ -25,7 +25,7 @@ from util.errors import UserError
 from util.logger import setup_logging
 from util.measurement import peak_resident
 from util.metrics import LogFile, Meters
-from util.optim import advance_scheduler, build_ema, build_optimizer, build_scheduler
+from util.optim import MovingAverage, advance_scheduler, build_optimizer, build_scheduler
 from util.options import Options
 from util.pretrained import load_pretrained
 from util.run_folder import prepare_folder, record_run, require_space
@@ -154,7 +154,7 @@ class Trainer:
         steps_per_epoch = -(-len(self.loader) // accumulate)
         state = TrainState(model, optimizer, build_scheduler(optimizer, optim, steps_per_epoch),
                            GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16),
-                           build_ema(model, optim.ema_decay) if optim.use_ema else None,
+                           MovingAverage(model, optim.ema_decay) if optim.use_ema else None,
                            images_per_step=self.options.data.batch_size * world_size())
         if self.resume is not None:
             checkpoint = read_checkpoint(self.resume)

@@ -22,7 +22,7 @@ class FocalClassification:
 
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Of giving each query [B, S, Q, K] each label [B, T] of its image: [B, S, Q, T]."""
-        prob = of_labels(logits, labels).sigmoid()  # the targets' classes alone: most others are not among them
+        prob = _of_labels(logits, labels).sigmoid()  # the targets' classes alone: most others are not among them
         negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
         positive = self.alpha * (1 - prob)**self.gamma * -(prob + 1e-8).log()
         return positive - negative
@@ -45,7 +45,7 @@ class FocalClassification:
         return scores, pairs % logits.shape[-1], pairs // logits.shape[-1]
 
 
-def of_labels(scores: Tensor, labels: Tensor) -> Tensor:
+def _of_labels(scores: Tensor, labels: Tensor) -> Tensor:
     """Scores [B, S, Q, K] of the labels [B, T] of each image: [B, S, Q, T]."""
     return scores.gather(-1, labels[:, None, None].expand(*scores.shape[:3], -1))
 
@@ -64,7 +64,7 @@ class SoftmaxClassification:
 
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See FocalClassification; the probability of the label, negated."""
-        return -of_labels(logits.softmax(-1), labels)
+        return -_of_labels(logits.softmax(-1), labels)
 
     def loss(self, logits: Tensor, image: Tensor, query: Tensor, labels: Tensor, num_boxes: Tensor) -> Tensor:
         """See FocalClassification; of each set the weighted mean over its queries, whatever the number of boxes."""

@@ -14,7 +14,7 @@ from engine import NonFiniteError, evaluate, train_one_epoch
 from models import build_model
 from models.matcher import HungarianMatcher
 from util.metrics import Meters
-from util.optim import build_ema, build_optimizer, build_scheduler
+from util.optim import MovingAverage, build_optimizer, build_scheduler
 from util.options import OptimOptions, parse_options
 from util.train_state import TrainState
 
@@ -34,7 +34,7 @@ def training(tiny_config, coco_root):
         optimizer = build_optimizer(model, parsed.optim)
         state = TrainState(model, optimizer, build_scheduler(optimizer, parsed.optim, len(loader)),
                            GradScaler("cpu", enabled=False),
-                           build_ema(model, parsed.optim.ema_decay) if parsed.optim.use_ema else None)
+                           MovingAverage(model, parsed.optim.ema_decay) if parsed.optim.use_ema else None)
         return state, criterion, loader, post["bbox"]
     return make
 

@@ -54,7 +54,7 @@ from util.measurement import (
     title,
 )
 from util.metrics import Meters
-from util.optim import build_ema
+from util.optim import MovingAverage
 from util.options import parse_options
 
 CONFIG = "config/LiteDINO/r50_h3l1_2p1x3.py"
@@ -221,7 +221,7 @@ def measure_parts(recipe: Recipe, steps: int, workers: int) -> dict:
     if recipe.device.type == "cuda":
         batches = [(samples.pin_memory(), targets) for samples, targets in batches]
     options = parse_options(recipe.config())
-    state.ema = build_ema(state.model, options.optim.ema_decay)
+    state.ema = MovingAverage(state.model, options.optim.ema_decay)
     clock = Clock(recipe.device)
     wrap_parts(clock, state, criterion)
     with tempfile.TemporaryDirectory() as folder:

@@ -112,9 +112,9 @@ if [ $device = cuda ]; then
 else
     tiny=(backbone=resnet18 hidden_dim=32 nheads=2 dim_feedforward=64 enc_layers=3 dec_layers=1 num_queries=20
           dn_number=4 num_select=20)
-    ops float32 120 --sizes tiny --ops kda --repeat 1 --only torch --picture "$out/ops_float32.png"
-    models "training, 2 steps" training 120 --models --train 2 --train_batch 1 --size 64 64 --impl torch \
+    ops float32 60 --sizes tiny --ops kda --repeat 1 --only torch --picture "$out/ops_float32.png"
+    models "training, 2 steps" training 60 --models --train 2 --train_batch 1 --size 64 64 --impl torch \
         --options "${tiny[@]}"
-    levers float32 120 --size 64 64 --batch 1 --steps 1 --levers --num_workers 0 --impl torch --options "${tiny[@]}"
+    levers float32 60 --size 64 64 --batch 1 --steps 1 --levers --num_workers 0 --impl torch --options "${tiny[@]}"
 fi
 "$python" tools/gpu_report.py report "$out" "$parts"

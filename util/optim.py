@@ -101,7 +101,3 @@ class MovingAverage(AveragedModel):
             if buffers := list(model.buffers()):
                 torch._foreach_copy_(list(self.module.buffers()), buffers)
         self.n_averaged += 1
-
-
-def build_ema(model: nn.Module, decay: float) -> MovingAverage:
-    return MovingAverage(model, decay)

@@ -6,7 +6,7 @@ import torch
 
 from models import build_model
 from util.config import load_config
-from util.optim import advance_scheduler, build_ema, build_optimizer, build_scheduler, param_groups
+from util.optim import MovingAverage, advance_scheduler, build_optimizer, build_scheduler, param_groups
 from util.options import OptimOptions
 
 RECORDED = json.loads((Path(__file__).parents[1] / "golden/param_groups.json").read_text())["groups"]
@@ -99,7 +99,7 @@ def test_one_cycle_schedule_rises_to_lr_and_ends_near_zero():
 def averaged_weight(decay, updates):
     """The average of a weight that is 1 in the first update and 3 in all later ones."""
     model = torch.nn.BatchNorm1d(1)
-    ema = build_ema(model, decay)
+    ema = MovingAverage(model, decay)
     ema.update_parameters(model)  # the first update copies
     with torch.no_grad():
         model.running_mean.fill_(1.0), model.weight.fill_(3.0)

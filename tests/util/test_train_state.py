@@ -3,7 +3,7 @@ import torch
 from torch.amp import GradScaler
 
 from util.errors import UserError
-from util.optim import advance_scheduler, build_ema
+from util.optim import MovingAverage, advance_scheduler
 from util.train_state import TrainState
 
 
@@ -12,7 +12,7 @@ def state(ema=False, dim=2):
     model = torch.nn.Linear(dim, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step // 2))
-    average = build_ema(model, 0.5) if ema else None
+    average = MovingAverage(model, 0.5) if ema else None
     return TrainState(model, optimizer, scheduler, GradScaler("cpu", enabled=False), average)
 
 

@@ -33,7 +33,8 @@ __device__ __forceinline__ F dot(const F (&a)[4], const F (&b)[4]) {
   return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];
 }
 
-// The lanes that share a (query, head): SLOTS groups of LANES. A group takes a point at a time, a lane of it some channels.
+// The lanes that share a (query, head): SLOTS groups of LANES. A group takes a point at a time, a lane of it some
+// channels.
 template <int LANES_, int SLOTS_>
 struct Team {
   static constexpr int LANES = LANES_, SLOTS = SLOTS_, SIZE = LANES * SLOTS;
