@@ -136,6 +136,8 @@ class DataOptions:
     data_aug_scales2_resize: list[int] = key([400, 500, 600], "training: shorter sides before a random crop, px")
     data_aug_scales2_crop: list[int] = key([384, 600], "training: smallest and largest side of the random crop, px")
     data_aug_scale_overlap: float | None = key(None, "factor on all these sizes")
+    data_aug_vertical_flip: bool = key(False, "training: flips upside down too, for images without an up or down")
+    data_aug_color: float = key(0.0, "training: brightness, contrast and saturation change by up to this part, 0..1")
     image_size: int | None = key(None, "shorter side at most, px: chooses the data_aug_ sizes by it and by the "
                                        "training images, which are not enlarged. None: those sizes as given")
     eval_size_factor: float = key(1.0, "evaluation: factor on its size; a little above 1 helps where training was on "

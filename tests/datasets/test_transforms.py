@@ -25,6 +25,7 @@ from datasets.transforms import (
     train_transforms,
     val_transforms,
 )
+from util.errors import UserError
 from util.options import DataOptions
 
 SMALL = DataOptions(data_aug_scales=[64, 96], data_aug_max_size=128, data_aug_scales2_resize=[64, 80],
@@ -130,6 +131,44 @@ def test_half_of_the_training_images_are_flipped():
     centres = [augment(*sample(120, 80, (0, 0, 20, 80)))[1]["boxes"][0, 0].item() for _ in range(60)]
     assert {round(x, 4) for x in centres} == {round(10 / 120, 4), round(110 / 120, 4)}
     assert 15 < sum(x > 0.5 for x in centres) < 45
+
+
+@pytest.mark.parametrize("fix_size", [True, False])
+def test_vertical_flips_happen_where_they_are_asked_for(fix_size):
+    def tops(**options):
+        torch.manual_seed(0)
+        uncropped = dict(data_aug_scales2_resize=[80], data_aug_scales2_crop=[999, 999])
+        augment = train_transforms(dataclasses.replace(SMALL, **uncropped, **options), fix_size)
+        samples = [augment(*sample(120, 80, (0, 0, 120, 20))) for _ in range(60)]
+        assert all(check_surrounds(image, target, slack=3) for image, target in samples)
+        return [target["boxes"][0, 1].item() < 0.5 for _, target in samples]
+
+    assert all(tops())
+    assert 15 < sum(tops(data_aug_vertical_flip=True)) < 45
+
+
+def test_colours_change_by_up_to_data_aug_color():
+    def ranges(change):
+        """Each channel's smallest and largest value of a grey-blue image, 0..1, over many samples."""
+        torch.manual_seed(0)
+        augment = train_transforms(dataclasses.replace(SMALL, data_aug_color=change), fix_size=True)
+        _, target = sample(120, 80, (10, 20, 30, 40))
+        images = [augment(Image.new("RGB", (120, 80), (90, 100, 110)), target)[0] for _ in range(50)]
+        pixels = torch.stack([image[:, 40, 60] for image in images]) * torch.tensor(STD) + torch.tensor(MEAN)
+        return pixels.amin(0), pixels.amax(0)
+
+    grey = torch.tensor([90, 100, 110]) / 255
+    assert all(torch.allclose(end, grey, atol=1e-4) for end in ranges(0.0))
+    low, high = ranges(0.3)
+    assert (low < 0.85 * grey).all() and (high > 1.15 * grey).all()
+    # Brightness and contrast can each take 30 %, saturation a little more of a channel that stands out.
+    assert (low > 0.65 * grey).all() and (high < 1.35 * grey).all()
+
+
+@pytest.mark.parametrize("change", [-0.1, 1.5, float("nan")])
+def test_colour_changes_outside_their_range_are_refused(change):
+    with pytest.raises(UserError, match="data_aug_color=.* from 0 to 1"):
+        train_transforms(dataclasses.replace(SMALL, data_aug_color=change))
 
 
 # crops
