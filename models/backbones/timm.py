@@ -3,6 +3,7 @@ from pathlib import Path
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.models import is_model, list_models
 from torch import Tensor, nn
 
@@ -34,6 +35,7 @@ class TimmBackbone(nn.Module):
         indices = [positions[len(reductions) - 1 - reductions[::-1].index(s)] for s in strides]
         self.body = _create(name, out_indices=indices, pretrained=pretrained)
         self.num_channels = self.body.feature_info.channels()
+        self.strides = strides
         self.channels_last_maps = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
         if use_checkpoint:
             self.body.set_grad_checkpointing(True)
@@ -49,9 +51,15 @@ class TimmBackbone(nn.Module):
             parameter.requires_grad_(gradient is not None)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] to one map a chosen stride."""
-        maps = self.body(x)
-        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last_maps else maps
+        """Images [B, 3, H, W] to one map [B, C, ceil(H / stride), ceil(W / stride)] a chosen stride."""
+        height, width = x.shape[-2:]
+        # With TensorFlow's "same" padding (tf_ models) the image's size shifts what each cell of a map sees, and without
+        # any padding the last pixels are lost: neither happens where the strides divide the sides.
+        right, bottom = -width % max(self.strides), -height % max(self.strides)
+        maps = self.body(F.pad(x, (0, right, 0, bottom)) if right or bottom else x)
+        if self.channels_last_maps:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        return [m[..., :-(-height // s), :-(-width // s)] for m, s in zip(maps, self.strides)]
 
 
 def build_timm(options: BackboneOptions) -> TimmBackbone:

@@ -52,6 +52,19 @@ def test_any_size_and_channels_first():
     assert [tuple(x.shape) for x in maps] == [(1, 192, 8, 12), (1, 768, 2, 3)]
 
 
+@pytest.mark.parametrize("name", [LITE0, "resnet18", "convnext_atto"])
+@pytest.mark.parametrize("height, width", [(61, 90), (33, 64), (64, 65)])
+def test_maps_see_the_same_pixels_whatever_the_batch_pads(name, height, width):
+    """An image alone, and with the zeros that a larger one beside it would bring."""
+    model, image = make(name), torch.randn(1, 3, height, width)
+    padded = torch.zeros(1, 3, -(-height // 32) * 32, -(-width // 32) * 32)
+    padded[..., :height, :width] = image
+    with torch.no_grad():
+        for alone, beside, stride in zip(model(image), model(padded), (8, 16, 32), strict=True):
+            assert alone.shape[2:] == (-(-height // stride), -(-width // stride))
+            torch.testing.assert_close(alone, beside[..., :alone.shape[2], :alone.shape[3]])
+
+
 @needs_package
 def test_packaged_weights_need_no_download():
     packaged = torch.load(packaged_weights(LITE0), weights_only=True)
