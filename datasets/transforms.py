@@ -14,7 +14,6 @@ from torchvision.ops import box_convert
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from util.errors import UserError
 from util.options import DataOptions
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
@@ -88,7 +87,7 @@ def keep_boxes(target: dict[str, Any], keep: Tensor) -> dict[str, Any]:
 
 def train_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
     """Flips, then a resize to one of the scales, half of the time after a random crop, then the change of colours.
-    fix_size: one size for all. UserError if data_aug_color is not in 0..1."""
+    fix_size: one size for all."""
     scales, max_size = _scaled(options.data_aug_scales, options), _scaled([options.data_aug_max_size], options)[0]
     flips = [v2.RandomHorizontalFlip()] + [v2.RandomVerticalFlip()] * options.data_aug_vertical_flip
     if fix_size:
@@ -168,8 +167,6 @@ def _largest_shape(options: DataOptions, sizes: Iterable[tuple[int, int]], batch
 def _color_change(options: DataOptions) -> list[nn.Module]:
     """What data_aug_color asks for. Not the hue: on a CPU that takes longer than all the rest of loading an image."""
     change = options.data_aug_color
-    if not 0 <= change <= 1:
-        raise UserError(f"data_aug_color={change:g} should be from 0 to 1")
     return [v2.ColorJitter(change, change, change)] if change else []
 
 

@@ -313,15 +313,17 @@ def write_pictures(folder: Path) -> None:
 
 
 def choose_levers(names: list[str] | None, base: Recipe, compiled: bool) -> list[str]:
-    """The levers to measure, in order. Raises UserError for one that would change nothing or cannot be."""
+    """The levers to measure, in order; unless they are named, torch.compile is one only where `compiled` asks for it.
+    Raises UserError for one that would change nothing or cannot be."""
     useless = {"torch": base.operator == "torch" and "--impl torch is the base already",
                "bf16": base.dtype == "bfloat16" and "--dtype bfloat16 is the base already",
-               "half_batches": base.batch % 2 and "it needs an even --batch",
-               "compile": not compiled and "it takes minutes: ask for it with --compile"}
-    for name in names or []:
+               "half_batches": base.batch % 2 and "it needs an even --batch"}
+    if names is None:
+        return [name for name in LEVERS if not useless.get(name) and (compiled or name != "compile")]
+    for name in names:
         if useless.get(name):
             raise UserError(f"--levers {name}: {useless[name]}")
-    return list(dict.fromkeys(names)) if names is not None else [name for name in LEVERS if not useless.get(name)]
+    return list(dict.fromkeys(names))
 
 
 def measure_levers(base: Recipe, names: list[str], steps: int) -> list[dict]:
@@ -373,8 +375,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", default=CONFIG, help="default: %(default)s")
     add("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
-    add("--levers", nargs="*", choices=LEVERS, metavar="NAME", help="default: all that the base allows")
-    add("--compile", action="store_true", help="also torch.compile, which takes minutes to start")
+    add("--levers", nargs="*", choices=LEVERS, metavar="NAME", help="default: all that the base allows, without compile")
+    add("--compile", action="store_true", help="without --levers: torch.compile too, which takes minutes")
     add("--impl", choices=IMPLEMENTATIONS, default="native", help="operator of the base; default: %(default)s")
     add("--dtype", choices=DTYPES, default="float32", help="of the base; half precision means autocast")
     add("--size", nargs=2, type=int, default=(800, 1066), metavar=("H", "W"), help="px; default: 800 1066")

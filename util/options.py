@@ -4,6 +4,7 @@ A group of keys is a dataclass, and a part of the program receives its own group
 and refuses what no part would read; `python main.py --help` ends with this list.
 """
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from util.config import Config
 from util.errors import UserError, nearest
 
 
-def key(default: Any, meaning: str) -> Any:
-    """A config key: its default and a one-line meaning."""
-    metadata = {"meaning": meaning}
+def key(default: Any, meaning: str, least: float = -math.inf, most: float = math.inf) -> Any:
+    """A config key: its default, a one-line meaning, and the least and the largest number it may be or hold."""
+    metadata = {"meaning": meaning, "least": least, "most": most}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -42,11 +43,12 @@ class PositionOptions:
 
 @dataclass
 class AttentionOptions:
-    hidden_dim: int = key(256, "channels of the transformer")
-    nheads: int = key(8, "attention heads")
-    num_feature_levels: int = key(4, "levels the transformer reads; those the backbone lacks are made by convolution")
-    dim_feedforward: int = key(2048, "hidden channels of the feed-forward blocks")
-    dropout: float = key(0.0, "dropout in the transformer")
+    hidden_dim: int = key(256, "channels of the transformer", least=1)
+    nheads: int = key(8, "attention heads", least=1)
+    num_feature_levels: int = key(4, "levels the transformer reads; those the backbone lacks are made by convolution",
+                                  least=1)
+    dim_feedforward: int = key(2048, "hidden channels of the feed-forward blocks", least=1)
+    dropout: float = key(0.0, "dropout in the transformer", least=0, most=1)
     pre_norm: bool = key(False, "global attention: normalise what enters a block instead of what leaves it")
     transformer_activation: Literal["relu", "gelu"] = key("relu", "activation of the feed-forward blocks")
     key_aware: bool | None = key(None, "key-aware deformable attention; None: where the encoder is interleaved")
@@ -57,8 +59,8 @@ class AttentionOptions:
 
 @dataclass
 class EncoderOptions:
-    enc_layers: int | list[int] = key(6, "encoder layers in all; SDETR: of each stage, one number or a list")
-    enc_n_points: int = key(4, "sampling points a level and head")
+    enc_layers: int | list[int] = key(6, "encoder layers in all; SDETR: of each stage, one number or a list", least=0)
+    enc_n_points: int = key(4, "sampling points a level and head", least=1)
     num_expansion: int | None = key(None, "interleaved encoder: blocks, each ending with a layer over all tokens; "
                                           "must divide enc_layers. None: every layer updates all tokens")
     enc_scale: int = key(3, "interleaved encoder: how many of the coarsest levels count as high-level")
@@ -67,12 +69,12 @@ class EncoderOptions:
 
 @dataclass
 class DecoderOptions:
-    dec_layers: int | list[int] = key(6, "decoder layers; stacked models: of each stage, one number or a list")
-    dec_n_points: int = key(4, "sampling points a level and head")
+    dec_layers: int | list[int] = key(6, "decoder layers; stacked models: of each stage, one number or a list", least=1)
+    dec_n_points: int = key(4, "sampling points a level and head", least=1)
     dec_pred_bbox_embed_share: bool = key(True, "one box head for all decoder layers")
     dec_pred_class_embed_share: bool = key(True, "one class head for all decoder layers")
     use_detached_boxes_dec_out: bool = key(False, "no gradient from a layer's box into the layer before it")
-    num_queries: int = key(900, "queries, at most the number of tokens")
+    num_queries: int = key(900, "queries, at most the number of tokens", least=1)
     two_stage_bbox_embed_share: bool = key(False, "the encoder's proposals use the decoder's box head")
     two_stage_class_embed_share: bool = key(False, "the encoder's proposals use the decoder's class head")
     embed_init_tgt: bool = key(True, "learned query content (mixed query selection) instead of the tokens' own")
@@ -99,83 +101,89 @@ class DeformableDETROptions:
 @dataclass
 class DenoisingOptions:
     use_dn: bool = key(True, "contrastive denoising queries in training")
-    dn_number: int = key(100, "positive denoising queries an image, about; at least one group")
-    dn_box_noise_scale: float = key(1.0, "box noise: 1 moves a positive corner by up to half a side")
-    dn_label_noise_ratio: float = key(0.5, "twice the part of the labels that are replaced")
+    dn_number: int = key(100, "positive denoising queries an image, about; at least one group", least=0)
+    dn_box_noise_scale: float = key(1.0, "box noise: 1 moves a positive corner by up to half a side", least=0)
+    dn_label_noise_ratio: float = key(0.5, "twice the part of the labels that are replaced", least=0)
     dn_labelbook_size: int | None = key(None, "label embeddings less one; None: num_classes")
 
 
 @dataclass
 class LossOptions:
-    set_cost_class: float = key(2.0, "matcher: weight of the class cost")
-    set_cost_bbox: float = key(5.0, "matcher: weight of the L1 box cost")
-    set_cost_giou: float = key(2.0, "matcher: weight of the GIoU cost")
-    cls_loss_coef: float = key(1.0, "weight of the classification loss")
-    bbox_loss_coef: float = key(5.0, "weight of the L1 box loss")
-    giou_loss_coef: float = key(2.0, "weight of the GIoU loss")
-    interm_loss_coef: float = key(1.0, "weight of the encoder proposals' losses")
+    set_cost_class: float = key(2.0, "matcher: weight of the class cost", least=0)
+    set_cost_bbox: float = key(5.0, "matcher: weight of the L1 box cost", least=0)
+    set_cost_giou: float = key(2.0, "matcher: weight of the GIoU cost", least=0)
+    cls_loss_coef: float = key(1.0, "weight of the classification loss", least=0)
+    bbox_loss_coef: float = key(5.0, "weight of the L1 box loss", least=0)
+    giou_loss_coef: float = key(2.0, "weight of the GIoU loss", least=0)
+    interm_loss_coef: float = key(1.0, "weight of the encoder proposals' losses", least=0)
     no_interm_box_loss: bool = key(False, "no box losses for the encoder's proposals")
     classification: Literal["focal", "softmax"] = key("focal", "a sigmoid a class, or softmax with \"no object\"")
-    eos_coef: float = key(0.1, "softmax: weight of the queries without an object")
+    eos_coef: float = key(0.1, "softmax: weight of the queries without an object", least=0)
     focal_alpha: float = key(0.25, "focal loss: weight of the positives")
     aux_loss: bool = key(True, "losses for every decoder layer, and not the last alone")
 
 
 @dataclass
 class PostprocessOptions:
-    num_select: int = key(300, "detections an image; with softmax each query gives one")
+    num_select: int = key(300, "detections an image; with softmax each query gives one", least=1)
     nms_iou_threshold: float = key(-1, "class-wise NMS above this IoU; -1: none")
 
 
 @dataclass
 class DataOptions:
-    num_classes: int | Literal["auto"] = key(91, "largest category id + 1, or 'auto' to take it from the annotations")
+    num_classes: int | Literal["auto"] = key(91, "largest category id + 1, or 'auto' to take it from the annotations",
+                                             least=1)
     data_aug_scales: list[int] = key([480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
-                                     "training: shorter sides to choose from, px; evaluation uses the largest")
-    data_aug_max_size: int = key(1333, "longer side at most, px")
-    data_aug_scales2_resize: list[int] = key([400, 500, 600], "training: shorter sides before a random crop, px")
-    data_aug_scales2_crop: list[int] = key([384, 600], "training: smallest and largest side of the random crop, px")
+                                     "training: shorter sides to choose from, px; evaluation uses the largest", least=1)
+    data_aug_max_size: int = key(1333, "longer side at most, px", least=1)
+    data_aug_scales2_resize: list[int] = key([400, 500, 600], "training: shorter sides before a random crop, px",
+                                             least=1)
+    data_aug_scales2_crop: list[int] = key([384, 600], "training: smallest and largest side of the random crop, px",
+                                           least=1)
     data_aug_scale_overlap: float | None = key(None, "factor on all these sizes")
     data_aug_vertical_flip: bool = key(False, "training: flips upside down too, for images without an up or down")
-    data_aug_color: float = key(0.0, "training: brightness, contrast and saturation change by up to this part, 0..1")
+    data_aug_color: float = key(0.0, "training: brightness, contrast and saturation change by up to this part",
+                                least=0, most=1)
     image_size: int | None = key(None, "shorter side at most, px: chooses the data_aug_ sizes by it and by the "
-                                       "training images, which are not enlarged. None: those sizes as given")
+                                       "training images, which are not enlarged. None: those sizes as given", least=1)
     eval_size_factor: float = key(1.0, "evaluation: factor on its size; a little above 1 helps where training was on "
                                        "small images")
-    batch_size: int = key(2, "training images a step and process")
+    batch_size: int = key(2, "training images a step and process", least=1)
     pad_multiple: int | None = key(None, "training: batches are padded to multiples of this many px; None: of 32 on a "
-                                         "GPU, where each new size costs time, of 1 on a CPU")
-    eval_batch_size: int = key(1, "evaluation images a step and process")
+                                         "GPU, where each new size costs time, of 1 on a CPU", least=1)
+    eval_batch_size: int = key(1, "evaluation images a step and process", least=1)
 
 
 @dataclass
 class OptimOptions:
-    lr: float = key(1e-4, "learning rate")
-    lr_backbone: float = key(1e-5, "learning rate of the backbone; 0 freezes it")
+    lr: float = key(1e-4, "learning rate", least=0)
+    lr_backbone: float = key(1e-5, "learning rate of the backbone; 0 freezes it", least=0)
     param_dict_type: Literal["default", "ddetr_in_mmdet", "large_wd"] = key("default", "how parameters are grouped")
     lr_backbone_names: list[str] = key(["backbone.0"], "parameters with lr_backbone")
     lr_linear_proj_names: list[str] = key(["reference_points", "sampling_offsets"],
                                           "ddetr_in_mmdet: parameters with lr * lr_linear_proj_mult")
-    lr_linear_proj_mult: float = key(0.1, "see lr_linear_proj_names")
-    weight_decay: float = key(1e-4, "AdamW weight decay")
-    clip_max_norm: float = key(0.1, "largest gradient norm; 0: no clipping")
-    grad_accum_steps: int = key(1, "batches a step")
-    epochs: int = key(12, "training epochs")
+    lr_linear_proj_mult: float = key(0.1, "see lr_linear_proj_names", least=0)
+    weight_decay: float = key(1e-4, "AdamW weight decay", least=0)
+    clip_max_norm: float = key(0.1, "largest gradient norm; 0: no clipping", least=0)
+    grad_accum_steps: int = key(1, "batches a step", least=1)
+    epochs: int = key(12, "training epochs", least=1)
     epoch_steps: int | None = key(None, "optimizer steps that count as an epoch, whatever the size of the set; None: "
-                                        "those of one pass over the images")
+                                        "those of one pass over the images", least=1)
     warmup_steps: int = key(0, "optimizer steps in which the learning rate rises to its value; one-cycle: 0 means a "
-                               "fifth of the training")
+                               "fifth of the training", least=0)
     lr_drop: int = key(11, "epoch at which the learning rate falls to a tenth")
     multi_step_lr: bool = key(False, "fall at each epoch of lr_drop_list instead")
     lr_drop_list: list[int] = key([33, 45], "see multi_step_lr")
     onecyclelr: bool = key(False, "one-cycle schedule by step instead")
-    save_checkpoint_interval: int = key(1, "epochs between numbered checkpoints; checkpoint.pth is written every epoch")
-    checkpoint_steps: int = key(1000, "optimizer steps between writes of checkpoint.pth within an epoch; 0: none")
-    early_stop: int | None = key(None, "end after so many evaluations in a row without a better val AP")
-    eval_interval: int = key(1, "epochs between evaluations; the last epoch is always evaluated")
+    save_checkpoint_interval: int = key(1, "epochs between numbered checkpoints; checkpoint.pth is written every epoch",
+                                        least=1)
+    checkpoint_steps: int = key(1000, "optimizer steps between writes of checkpoint.pth within an epoch; 0: none",
+                                least=0)
+    early_stop: int | None = key(None, "end after so many evaluations in a row without a better val AP", least=1)
+    eval_interval: int = key(1, "epochs between evaluations; the last epoch is always evaluated", least=1)
     use_ema: bool = key(False, "keep an exponential moving average of the weights and evaluate it")
-    ema_decay: float = key(0.9997, "decay of the average a step")
-    ema_epoch: int = key(0, "first epoch that is averaged")
+    ema_decay: float = key(0.9997, "decay of the average a step", least=0, most=1)
+    ema_epoch: int = key(0, "first epoch that is averaged", least=0)
     amp: Literal["flag", "cuda"] = key("flag", "mixed precision: where --amp asks for it, or on GPUs always")
     amp_dtype: Literal["auto", "bfloat16", "float16"] = key("auto", "half precision: bfloat16 where supported, else "
                                                                     "float16")
@@ -239,7 +247,7 @@ def parse_options(config: Config) -> Options:
     groups = {}
     for group_name, group in GROUPS.items():
         hints = typing.get_type_hints(group)
-        given = {f.name: _typed(f.name, config[f.name], hints[f.name])
+        given = {f.name: _bounded(f, _typed(f.name, config[f.name], hints[f.name]))
                  for f in dataclasses.fields(group) if f.name in config}
         groups[group_name] = group(**given)
     options = Options(modelname=modelname, **groups)
@@ -273,6 +281,16 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
             return converted
     wanted = " or ".join(_describe(choice) for choice in choices)
     raise UserError(f"config key {name}={value!r} must be {wanted}")
+
+
+def _bounded(field: dataclasses.Field, value: Any) -> Any:
+    """The value, if all its numbers are in the field's range."""
+    least, most = field.metadata["least"], field.metadata["most"]
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, (int, float)) and not least <= item <= most:
+            wanted = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise UserError(f"config key {field.name}={value!r} must be {wanted}")
+    return value
 
 
 _UNFIT = object()

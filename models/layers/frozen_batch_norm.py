@@ -1,7 +1,26 @@
 """Batch norm with fixed statistics and weights, as DETR trains its backbones: small batches cannot estimate them."""
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+
+
+class _Normalize(torch.autograd.Function):
+    """F.batch_norm whose backward pass needs no map. PyTorch's own keeps each norm's input, in a training of Lite-DINO
+    R50 a sixth of the memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(var, weight)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        var, weight = ctx.saved_tensors
+        return F.batch_norm(grad, torch.zeros_like(var), var, weight, eps=ctx.eps), None, None, None, None, None
 
 
 class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
@@ -14,7 +33,7 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W]."""
-        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        x = _Normalize.apply(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
         return x if self.after is None else self.after(x)
 
 

@@ -25,7 +25,6 @@ from datasets.transforms import (
     train_transforms,
     val_transforms,
 )
-from util.errors import UserError
 from util.options import DataOptions
 
 SMALL = DataOptions(data_aug_scales=[64, 96], data_aug_max_size=128, data_aug_scales2_resize=[64, 80],
@@ -163,12 +162,6 @@ def test_colours_change_by_up_to_data_aug_color():
     assert (low < 0.85 * grey).all() and (high > 1.15 * grey).all()
     # Brightness and contrast can each take 30 %, saturation a little more of a channel that stands out.
     assert (low > 0.65 * grey).all() and (high < 1.35 * grey).all()
-
-
-@pytest.mark.parametrize("change", [-0.1, 1.5, float("nan")])
-def test_colour_changes_outside_their_range_are_refused(change):
-    with pytest.raises(UserError, match="data_aug_color=.* from 0 to 1"):
-        train_transforms(dataclasses.replace(SMALL, data_aug_color=change))
 
 
 # crops

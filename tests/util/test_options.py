@@ -76,6 +76,24 @@ def test_wrong_types_are_refused(name, value, wanted):
     assert str(error.value) == f"config key {name}={value!r} must be {wanted}"
 
 
+@pytest.mark.parametrize("name, value, wanted", [
+    ("batch_size", 0, "at least 1"), ("eval_interval", 0, "at least 1"), ("epochs", -3, "at least 1"),
+    ("early_stop", 0, "at least 1"), ("num_classes", 0, "at least 1"), ("lr", -1e-4, "at least 0"),
+    ("lr", float("nan"), "at least 0"), ("data_aug_scales", [480, 0], "at least 1"), ("dropout", 1.5, "from 0 to 1"),
+    ("data_aug_color", -0.1, "from 0 to 1"), ("ema_decay", 2, "from 0 to 1"), ("dec_layers", [6, 0], "at least 1"),
+])
+def test_numbers_out_of_range_are_refused(name, value, wanted):
+    with pytest.raises(UserError, match="config key ") as error:
+        parse_options({name: value, "stage_levels": [[1], [0]]})
+    assert name in str(error.value) and str(error.value).endswith(f" must be {wanted}")
+
+
+@pytest.mark.parametrize("name, value", [("lr", 0), ("lr_backbone", 0), ("early_stop", None), ("num_classes", "auto"),
+                                         ("dropout", 1), ("enc_layers", 0), ("nms_iou_threshold", -1)])
+def test_the_ends_of_a_range_and_words_pass(name, value):
+    assert parsed(name, value) == value
+
+
 @pytest.mark.parametrize("name", ["enc_layers", "dec_layers"])
 def test_a_list_of_layers_needs_stages(name):
     with pytest.raises(UserError, match=rf"{name}=\[3, 2\] must be int: only stages"):

@@ -19,6 +19,25 @@ def test_normalises_as_torchvision_does():
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 5, 4, 3)
     torch.testing.assert_close(ours(x), theirs(x))
+    gradient = torch.randn_like(x)
+    grads = [torch.autograd.grad(norm(x.requires_grad_()), x, gradient)[0] for norm in (ours, theirs)]
+    torch.testing.assert_close(*grads)
+    assert not ours(x.detach()).requires_grad
+
+
+def test_the_backward_pass_keeps_no_map():
+    norm, x, kept = randomised(FrozenBatchNorm2d(5)), torch.randn(2, 5, 4, 3, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda x: x):
+        norm(x)
+    assert kept and set(kept) == {(5,)}
+
+
+def test_compiles_and_exports():
+    norm, x = randomised(FrozenBatchNorm2d(5)), torch.randn(2, 5, 4, 3, requires_grad=True)
+    y = torch.compile(norm, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(y, norm(x))
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x), torch.autograd.grad(norm(x).sum(), x))
+    torch.testing.assert_close(torch.export.export(norm, (x.detach(),)).module()(x.detach()), norm(x))
 
 
 def test_half_precision_maps_stay_half_precision():
