@@ -240,7 +240,7 @@ def run_evaluation(args: argparse.Namespace, options: Options, folder: Path, mod
             (folder / "eval" / "table.txt").write_text(f"{evaluator.table}\n{evaluator.per_class()}\n")
         if args.summary:
             facts = {"checkpoint": args.resume, "config": args.config_file, "data": args.coco_path}
-            logger.info("summary\n%s", write_summary(folder, evaluator, folder / "log.txt", facts))
+            logger.info("summary\n%s", write_summary(folder, evaluator, dataset.folder, folder / "log.txt", facts))
     return 0
 
 

@@ -243,7 +243,8 @@ class Trainer:
         if is_main():
             evaluator.summarize()
             facts = {"checkpoint": best, "config": self.folder / "config.py", "data": self.args.coco_path}
-            logger.info("%s", write_summary(self.folder, evaluator, self.folder / "log.txt", facts))
+            logger.info("%s", write_summary(self.folder, evaluator, self.val_set.folder, self.folder / "log.txt",
+                                            facts))
 
     def _is_stale(self, state: TrainState) -> bool:
         patience = self.options.optim.early_stop

@@ -35,6 +35,8 @@ class Matches:
     truth: np.ndarray  # [G] class of every box
     scores: np.ndarray  # [D] in [0, 1], falling
     labels: np.ndarray  # [D] class
+    images: np.ndarray  # [D] image id
+    bboxes: np.ndarray  # [D, 4] xywh px
     found: np.ndarray  # [D] the box that it finds, by the rules of COCO's AP50
     ignored: np.ndarray  # [D] bool: finds nothing and lies on a crowd of its class
     located: np.ndarray  # [D] the box that it finds by the same rules if classes do not matter
@@ -80,12 +82,14 @@ def match_detections(coco: COCO, detections: dict[int, list[dict]]) -> Matches:
     for image_id in sorted(detections):
         annotations = coco.imgToAnns[image_id]
         part_truth, part = _match_image(categories, annotations, detections[image_id])
+        part["images"] = np.full(len(part["scores"]), image_id)
         for name in ("found", "located", "same", "other"):
             part[name] = np.where(part[name] >= 0, part[name] + boxes_before, -1)
         boxes_before += len(part_truth)
         truth.append(part_truth)
         parts.append(part)
-    parts.append(_match_image(categories, [], [])[1])  # gives every array its type where there is no image
+    # Gives every array its type where there is no image.
+    parts.append(_match_image(categories, [], [])[1] | {"images": np.zeros(0, int)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[-1]}
     order = np.argsort(-joined["scores"], kind="stable")
     return Matches(categories.tolist(), np.concatenate([*truth, np.zeros(0, int)]),
@@ -156,6 +160,11 @@ def error_kinds(matches: Matches) -> np.ndarray:
                      [-1, LOCALIZATION, CLASSIFICATION, DUPLICATE, BOTH], BACKGROUND_KIND)
 
 
+def background_errors(matches: Matches, count: int) -> np.ndarray:
+    """The `count` detections with the highest scores that show nothing annotated: indices, best first."""
+    return np.flatnonzero(error_kinds(matches) == BACKGROUND_KIND)[:count]
+
+
 def operating_points(matches: Matches) -> list[OperatingPoint | None]:
     """For every class the score with the best F1, or None where no detection finds a box."""
     return [_best_f1(matches, label, boxes) for label, boxes in enumerate(matches.boxes)]
@@ -192,7 +201,7 @@ def _match_image(categories: np.ndarray, annotations: list[dict],
     found, located = _assign(np.where(same_class, iou, 0)), _assign(iou)
     (same, same_iou), (other, other_iou) = _largest(np.where(same_class, iou, 0)), _largest(iou * ~same_class)
     return truth, {
-        "scores": scores, "labels": labels, "found": found, "located": located,
+        "scores": scores, "labels": labels, "bboxes": boxes, "found": found, "located": located,
         "ignored": (found < 0) & (on_crowd & (labels[:, None] == crowds)).any(1),
         "on_crowd": (located < 0) & on_crowd.any(1),
         "same": same, "same_iou": same_iou, "other": other, "other_iou": other_iou}

@@ -9,16 +9,13 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-import torch
 from PIL import Image
-from pycocotools.coco import COCO
-from torchvision.ops import box_convert
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.coco import SPLITS, class_names, read_annotations
 from util.errors import UserError
-from util.visualize import draw_detections, plot_log, save_grid
+from util.visualize import detection_tensors, draw_detections, plot_log, save_grid, truth_tensors
 
 
 def main(args: argparse.Namespace) -> None:
@@ -31,26 +28,12 @@ def main(args: argparse.Namespace) -> None:
         detections[row["image_id"]].append(row)
     folder = Path(args.coco_path) / SPLITS["val"][0]
     ids = sorted(coco.getImgIds())[: args.images]
-    pictures = [draw_detections(Image.open(folder / coco.imgs[i]["file_name"]).convert("RGB"), ground_truth(coco, i),
-                                as_tensors(detections[i]), class_names(coco), args.score) for i in ids]
+    pictures = [draw_detections(Image.open(folder / coco.imgs[i]["file_name"]).convert("RGB"),
+                                truth_tensors(coco.imgToAnns[i]), detection_tensors(detections[i]), class_names(coco),
+                                args.score) for i in ids]
     save_grid(pictures, args.run / "detections.png")
     if (args.run / "log.txt").is_file():
         plot_log(args.run / "log.txt", args.run / "curves.png")
-
-
-def ground_truth(coco: COCO, image_id: int) -> dict[str, torch.Tensor]:
-    rows = coco.imgToAnns[image_id]
-    return {"labels": torch.tensor([row["category_id"] for row in rows], dtype=torch.int64), "boxes": corners(rows),
-            "iscrowd": torch.tensor([row["iscrowd"] for row in rows], dtype=torch.int64)}
-
-
-def as_tensors(rows: list[dict]) -> dict[str, torch.Tensor]:
-    return {"scores": torch.tensor([row["score"] for row in rows]), "boxes": corners(rows),
-            "labels": torch.tensor([row["category_id"] for row in rows], dtype=torch.int64)}
-
-
-def corners(rows: list[dict]) -> torch.Tensor:
-    return box_convert(torch.tensor([row["bbox"] for row in rows]).reshape(-1, 4), "xywh", "xyxy")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from pycocotools.coco import COCO
 
 from datasets.coco import class_names
 from datasets.coco_eval import CLASS_STATS, STATS, CocoEvaluator
@@ -11,14 +13,16 @@ from datasets.error_analysis import (
     CONFIDENT,
     KINDS,
     ErrorSplit,
+    Matches,
     OperatingPoint,
+    background_errors,
     confusion_matrix,
     match_detections,
     operating_points,
     tide_errors,
 )
 from util.plots import READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
-from util.visualize import plot_log, read_log
+from util.visualize import detection_tensors, draw_closely, plot_log, read_log, save_grid, truth_tensors
 
 STAT_MEANINGS = {
     "AP": "mean over the IoUs 0.50, 0.55 .. 0.95", "AP50": "IoU 0.50", "AP75": "IoU 0.75",
@@ -34,22 +38,25 @@ REMEDIES = {  # of an error: what it is, and what to do about it
     "both": "near an object, but wrong class and loose: mostly ends with the first two",
     "duplicate": "a second detection of an object that is found: rare in a DETR that is trained to the end; train "
                  "longer, and check for objects that are annotated twice",
-    "background": "detected where nothing is annotated: look for objects that the annotators forgot; add images "
-                  "without objects, and such that look like these mistakes",
+    "background": "detected where nothing is annotated: look in background.png for objects that the annotators "
+                  "forgot; add images without objects, and such that look like these mistakes",
     "missed": "objects without any detection near: small or hidden ones need larger images, rare ones more examples",
     "false positives": "all wrong detections together",
     "false negatives": "all objects not found together",
 }
 PICTURES = {"curves.png": "loss, AP and learning rate by epoch", "precision_recall.png": "precision over recall",
-            "confusion_matrix.png": "confusion matrix", "errors.png": "what each kind of error costs"}
+            "confusion_matrix.png": "confusion matrix", "errors.png": "what each kind of error costs",
+            "background.png": "the most confident detections of nothing that is annotated: forgotten, or mistaken?"}
+CLOSE_UPS = 16  # in background.png
 
 
-def write_summary(folder: str | os.PathLike, evaluator: CocoEvaluator, log_path: str | os.PathLike | None = None,
-                  facts: dict[str, object] | None = None) -> str:
+def write_summary(folder: str | os.PathLike, evaluator: CocoEvaluator, images: str | os.PathLike,
+                  log_path: str | os.PathLike | None = None, facts: dict[str, object] | None = None) -> str:
     """Writes summary.md and PICTURES into `folder`; returns a text of a few lines for the console.
 
-    evaluator: after `summarize`. log_path: of a training's log.txt, for the curves; one that is missing or has no epoch
-    gives none. facts: what to say about the run at the top, such as {"checkpoint": path}.
+    evaluator: after `summarize`. images: the folder with what was evaluated. log_path: of a training's log.txt, for the
+    curves; one that is missing or has no epoch gives none. facts: what to say about the run at the top, such as
+    {"checkpoint": path}.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +70,9 @@ def write_summary(folder: str | os.PathLike, evaluator: CocoEvaluator, log_path:
                           folder / "confusion_matrix.png")
     plot_errors({kind: errors.gains[kind] for kind in KINDS},
                 {kind: gain for kind, gain in errors.gains.items() if kind not in KINDS}, folder / "errors.png")
-    pictures = [name for name in PICTURES if name != "curves.png"]
+    pictures = ["precision_recall.png", "confusion_matrix.png", "errors.png"]
+    if draw_background(evaluator.coco, matches, Path(images), folder / "background.png"):
+        pictures.append("background.png")
     if log_path is not None and Path(log_path).is_file() and (records := read_log(log_path)):
         plot_log(records, folder / "curves.png")
         pictures.insert(0, "curves.png")
@@ -74,6 +83,21 @@ def write_summary(folder: str | os.PathLike, evaluator: CocoEvaluator, log_path:
              _error_part(errors), _confusion_part(matrix, names), _picture_part(pictures)]
     (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return _console(stats, size, errors, evaluator, names, folder / "summary.md")
+
+
+def draw_background(coco: COCO, matches: Matches, images: Path, path: Path) -> bool:
+    """Close-ups of the most confident background errors, in files below `images`. False: there are none to draw."""
+    names, close_ups = class_names(coco), []
+    for i in background_errors(matches, CLOSE_UPS):
+        image_id = int(matches.images[i])
+        row = {"bbox": matches.bboxes[i].tolist(), "score": float(matches.scores[i]),
+               "category_id": matches.categories[matches.labels[i]]}
+        with Image.open(images / coco.imgs[image_id]["file_name"]) as image:
+            close_ups.append(draw_closely(image.convert("RGB"), truth_tensors(coco.imgToAnns[image_id]),
+                                          detection_tensors([row]), names))
+    if close_ups:
+        save_grid(close_ups, path)
+    return bool(close_ups)
 
 
 def _heading(stats: dict[str, float | None], size: str, facts: dict[str, object]) -> str:

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from util.errors import UserError
 
@@ -52,6 +54,37 @@ def draw_detections(image: Image.Image, ground_truth: dict, detections: dict, cl
                 ("white", "#000000a0")) for label, box, crowd in truths]
     _write_labels(draw, labels, font, canvas.size)
     return canvas
+
+
+def draw_closely(image: Image.Image, ground_truth: dict, detection: dict, class_names: dict[int, str]) -> Image.Image:
+    """The surroundings of a single detection, drawn as draw_detections does, whose arguments these are: a square twice
+    as large as its box, or what the image has of it."""
+    box = detection["boxes"][0]
+    half = (box[2:] - box[:2]).max().clamp(min=8)
+    centre, size = (box[:2] + box[2:]) / 2, torch.tensor(image.size)
+    start, end = (centre - half).clamp(min=0).floor(), torch.minimum((centre + half).ceil(), size)
+    boxes = ground_truth["boxes"]
+    near = (boxes[:, :2] < end).all(1) & (boxes[:, 2:] > start).all(1)
+    ground_truth = {name: values[near] for name, values in ground_truth.items()}
+    shifted = [part | {"boxes": part["boxes"] - torch.cat([start, start])} for part in (ground_truth, detection)]
+    return draw_detections(image.crop((*start.int().tolist(), *end.int().tolist())), *shifted, class_names,
+                           score_threshold=0)
+
+
+def truth_tensors(rows: list[dict]) -> dict[str, Tensor]:
+    """COCO annotations of one image, as draw_detections reads them."""
+    return {"labels": torch.tensor([row["category_id"] for row in rows], dtype=torch.int64), "boxes": _corners(rows),
+            "iscrowd": torch.tensor([row["iscrowd"] for row in rows], dtype=torch.int64)}
+
+
+def detection_tensors(rows: list[dict]) -> dict[str, Tensor]:
+    """COCO results of one image, as draw_detections reads them."""
+    return {"scores": torch.tensor([row["score"] for row in rows]), "boxes": _corners(rows),
+            "labels": torch.tensor([row["category_id"] for row in rows], dtype=torch.int64)}
+
+
+def _corners(rows: list[dict]) -> Tensor:
+    return box_convert(torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4), "xywh", "xyxy")
 
 
 def draw_targets(image: Image.Image, labels: Tensor, boxes: Tensor, class_names: dict[int, str]) -> Image.Image:

@@ -53,8 +53,8 @@ class TimmBackbone(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] to one map [B, C, ceil(H / stride), ceil(W / stride)] a chosen stride."""
         height, width = x.shape[-2:]
-        # With TensorFlow's "same" padding (tf_ models) the image's size shifts what each cell of a map sees, and without
-        # any padding the last pixels are lost: neither happens where the strides divide the sides.
+        # TensorFlow's "same" padding (tf_ models) lets an image's size shift what each cell of a map sees, and without
+        # padding its last pixels are lost: neither happens where the strides divide the sides.
         right, bottom = -width % max(self.strides), -height % max(self.strides)
         maps = self.body(F.pad(x, (0, right, 0, bottom)) if right or bottom else x)
         if self.channels_last_maps:

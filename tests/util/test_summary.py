@@ -4,10 +4,12 @@ import json
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask
 
 from datasets.coco import read_annotations
 from datasets.coco_eval import CocoEvaluator
 from util.summary import PICTURES, write_summary
+from util.visualize import draw_closely
 
 IMAGES = range(1, 9)
 
@@ -43,8 +45,8 @@ def cells(text, title):
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in part.splitlines() if line[:1] == "|"]
 
 
-def test_the_summary_of_perfect_detections(coco, tmp_path):
-    console = write_summary(tmp_path / "new", evaluated(coco), facts={"checkpoint": "best.pth"})
+def test_the_summary_of_perfect_detections(coco, coco_root, tmp_path):
+    console = write_summary(tmp_path / "new", evaluated(coco), coco_root / "val2017", facts={"checkpoint": "best.pth"})
     text = (tmp_path / "new/summary.md").read_text()
     boxes = sum(not a["iscrowd"] for a in coco.anns.values())
     assert f"**AP 100.0, AP50 100.0** on 8 images, {boxes} boxes, 6 classes" in text
@@ -61,10 +63,31 @@ def test_the_summary_of_perfect_detections(coco, tmp_path):
     assert background == ["**background**", *["0"] * 6, ""]
     assert console.startswith("AP 100.0, AP50 100.0") and "summary.md" in console and len(console.splitlines()) < 6
     assert "curves.png" not in text
-    for name in set(PICTURES) - {"curves.png"}:
+    assert "](background.png)" not in text and not (tmp_path / "new/background.png").exists()
+    for name in set(PICTURES) - {"curves.png", "background.png"}:
         assert f"]({name})" in text
         with Image.open(tmp_path / "new" / name) as picture:
             assert min(picture.size) > 200
+
+
+def test_close_ups_of_what_nobody_annotated(coco, coco_root, tmp_path, no_plots, monkeypatch):
+    evaluator, drawn = evaluated(coco), []
+    width, height = coco.imgs[2]["width"], coco.imgs[2]["height"]
+    for score, box in ((0.6, [0, 0, 6, 5]), (0.9, [width - 5, height - 6, 5, 6]), (0.4, [width - 9, 1, 8, 8])):
+        evaluator.detections[2].append({"image_id": 2, "category_id": 3, "score": score, "bbox": box})
+    nothing = [row for row in evaluator.detections[2][-3:] if max(mask.iou(
+        [row["bbox"]], [a["bbox"] for a in coco.imgToAnns[2]], [0] * len(coco.imgToAnns[2])).max(), 0) < 0.1]
+    assert len(nothing) > 1
+    real = draw_closely
+    monkeypatch.setattr("util.summary.draw_closely", lambda *arguments: drawn.append(arguments) or real(*arguments))
+    write_summary(tmp_path, evaluator, coco_root / "val2017")
+    assert "](background.png)" in (tmp_path / "summary.md").read_text()
+    scores = [detection["scores"].item() for _, _, detection, _ in drawn]
+    assert scores == pytest.approx(sorted((row["score"] for row in nothing), reverse=True))
+    with Image.open(coco_root / "val2017" / coco.imgs[2]["file_name"]) as image:
+        assert all(picture.tobytes() == image.convert("RGB").tobytes() for picture, *_ in drawn)
+    with Image.open(tmp_path / "background.png") as picture:
+        assert min(picture.size) > 200
 
 
 @pytest.mark.parametrize("records", [
@@ -74,7 +97,7 @@ def test_the_summary_of_perfect_detections(coco, tmp_path):
 def test_curves_of_a_training(coco, tmp_path, no_plots, records):
     log = tmp_path / "log.txt"
     log.write_text("".join(json.dumps(record) + "\n" for record in records))
-    write_summary(tmp_path, evaluated(coco, images=[1]), log)
+    write_summary(tmp_path, evaluated(coco, images=[1]), tmp_path, log)
     assert "](curves.png)" in (tmp_path / "summary.md").read_text()
     with Image.open(tmp_path / "curves.png") as picture:
         assert min(picture.size) > 200
@@ -84,12 +107,12 @@ def test_curves_of_a_training(coco, tmp_path, no_plots, records):
 def test_a_log_without_an_epoch_gives_no_curves(coco, tmp_path, no_plots, content):
     if content is not None:
         (tmp_path / "log.txt").write_text(content)
-    write_summary(tmp_path, evaluated(coco, images=[1]), tmp_path / "log.txt")
+    write_summary(tmp_path, evaluated(coco, images=[1]), tmp_path, tmp_path / "log.txt")
     assert not (tmp_path / "curves.png").exists() and "curves.png" not in (tmp_path / "summary.md").read_text()
 
 
 def test_no_detections(coco, tmp_path, no_plots):
-    console = write_summary(tmp_path, evaluated(coco, find=False))
+    console = write_summary(tmp_path, evaluated(coco, find=False), tmp_path)
     text = (tmp_path / "summary.md").read_text()
     assert "AP 0.0" in console and "missed 100.0" in console
     assert all(row[1] == "0.0" and row[8:] == ["-"] * 3 for row in cells(text, "Classes")[2:])
@@ -97,7 +120,7 @@ def test_no_detections(coco, tmp_path, no_plots):
 
 @pytest.mark.parametrize("images", [[], [4]])  # nothing seen; an image without objects
 def test_no_ground_truth(coco, tmp_path, images):
-    console = write_summary(tmp_path, evaluated(coco, images=images))
+    console = write_summary(tmp_path, evaluated(coco, images=images), tmp_path)
     text = (tmp_path / "summary.md").read_text()
     assert console.startswith("AP -, AP50 -")
     assert all(row[1:] == ["-"] * 6 + ["0"] + ["-"] * 3 for row in cells(text, "Classes")[2:])
@@ -108,17 +131,17 @@ def test_many_classes_list_the_confusions_only(coco, tmp_path, no_plots):
     coco.dataset["categories"] += [{"id": i, "name": f"more {i}"} for i in range(7, 30)]
     coco.createIndex()
     evaluator = evaluated(coco)
-    write_summary(tmp_path, evaluator)
+    write_summary(tmp_path, evaluator, tmp_path)
     assert "No class is taken for another." in (tmp_path / "summary.md").read_text()
     wrong = next(row for rows in evaluator.detections.values() for row in rows if row["category_id"] == 2)
     wrong["category_id"] = 29
-    write_summary(tmp_path, evaluator)
+    write_summary(tmp_path, evaluator, tmp_path)
     assert cells((tmp_path / "summary.md").read_text(), "Confusion matrix")[2:] == [["ring", "more 29", "1"]]
 
 
 def test_awkward_class_names_keep_the_tables_whole(coco, tmp_path, no_plots):
     coco.cats[1]["name"] = "a|b $x$ \\frac{\nc"
-    write_summary(tmp_path, evaluated(coco))
+    write_summary(tmp_path, evaluated(coco), tmp_path)
     text = (tmp_path / "summary.md").read_text()
     for title in ("Classes", "Confusion matrix"):
         header, _, first, *rows = cells(text, title)

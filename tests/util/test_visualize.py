@@ -4,10 +4,20 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageFont
 
 from util.errors import UserError
-from util.visualize import METRICS, PALETTE, draw_detections, plot_log, read_log, save_grid
+from util.visualize import (
+    METRICS,
+    PALETTE,
+    detection_tensors,
+    draw_closely,
+    draw_detections,
+    plot_log,
+    read_log,
+    save_grid,
+    truth_tensors,
+)
 
 GREY = (120, 120, 120)
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
@@ -280,3 +290,38 @@ def test_plot_without_average_precision_has_only_the_loss(tmp_path, log):
     left, right = halves(tmp_path / "log.png")
     assert count(left, "#2563eb") > 200 and count(left, "#ea580c") == 0
     assert not any(count(right, colour) for colour in METRICS.values())
+
+
+# close-ups
+
+@pytest.mark.parametrize("box, window", [
+    ((100, 100, 140, 120), (80, 70, 160, 150)),  # a square of twice the longer side
+    ((0, 0, 40, 40), (0, 0, 60, 60)), ((610, 450, 640, 480), (595, 435, 640, 480)),  # cut at the image's corners
+    ((50, 50, 51, 51), (42, 42, 59, 59)),  # not too close
+])
+def test_close_ups_show_the_surroundings_of_a_detection(box, window):
+    image = grey()
+    left, top, right, bottom = window
+    image.paste((10, 200, 10), (left, top, right, bottom))
+    picture = draw_closely(image, truth(), found(box), NAMES)
+    scale = picture.width / (right - left)
+    assert picture.size == tuple(round(side * scale) for side in (right - left, bottom - top))
+    assert count(picture, GREY) == 0  # nothing beyond the window
+    rows, columns = np.nonzero((np.asarray(picture) == np.array(ImageColor.getrgb(PALETTE[1]))).all(-1))
+    label = 2 * sum(ImageFont.load_default(max(picture.size) / 38).getmetrics())
+    assert abs(columns.min() - (box[0] - left) * scale) <= 1 and abs(rows.max() - (box[3] - top) * scale) <= label
+
+
+def test_close_ups_show_the_ground_truth_that_is_near():
+    near, far = draw_closely(grey(), truth((150, 100, 190, 140)), found((100, 100, 140, 140)), NAMES), draw_closely(
+        grey(), truth((300, 300, 340, 340)), found((100, 100, 140, 140)), NAMES)
+    assert count(near, WHITE) > count(far, WHITE)
+    assert count(far, WHITE) == count(draw_closely(grey(), truth(), found((100, 100, 140, 140)), NAMES), WHITE)
+
+
+def test_coco_rows_as_tensors():
+    rows = [{"bbox": [1, 2, 3, 4], "category_id": 7, "iscrowd": 1, "score": 0.5}]
+    assert truth_tensors(rows)["boxes"].tolist() == detection_tensors(rows)["boxes"].tolist() == [[1, 2, 4, 6]]
+    assert truth_tensors(rows)["iscrowd"].tolist() == [1] and detection_tensors(rows)["scores"].tolist() == [0.5]
+    for tensors in (truth_tensors([]), detection_tensors([])):
+        assert tensors["boxes"].shape == (0, 4) and tensors["labels"].shape == (0,)
