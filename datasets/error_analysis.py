@@ -35,7 +35,7 @@ class Matches:
     truth: np.ndarray  # [G] class of every box
     scores: np.ndarray  # [D] in [0, 1], falling
     labels: np.ndarray  # [D] class
-    images: np.ndarray  # [D] image id
+    images: np.ndarray  # [D] image id, a number or a text
     bboxes: np.ndarray  # [D, 4] xywh px
     found: np.ndarray  # [D] the box that it finds, by the rules of COCO's AP50
     ignored: np.ndarray  # [D] bool: finds nothing and lies on a crowd of its class
@@ -82,14 +82,14 @@ def match_detections(coco: COCO, detections: dict[int, list[dict]]) -> Matches:
     for image_id in sorted(detections):
         annotations = coco.imgToAnns[image_id]
         part_truth, part = _match_image(categories, annotations, detections[image_id])
-        part["images"] = np.full(len(part["scores"]), image_id)
+        part["images"] = np.array([image_id] * len(part["scores"]), object)
         for name in ("found", "located", "same", "other"):
             part[name] = np.where(part[name] >= 0, part[name] + boxes_before, -1)
         boxes_before += len(part_truth)
         truth.append(part_truth)
         parts.append(part)
     # Gives every array its type where there is no image.
-    parts.append(_match_image(categories, [], [])[1] | {"images": np.zeros(0, int)})
+    parts.append(_match_image(categories, [], [])[1] | {"images": np.zeros(0, object)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[-1]}
     order = np.argsort(-joined["scores"], kind="stable")
     return Matches(categories.tolist(), np.concatenate([*truth, np.zeros(0, int)]),
@@ -161,8 +161,9 @@ def error_kinds(matches: Matches) -> np.ndarray:
 
 
 def background_errors(matches: Matches, count: int) -> np.ndarray:
-    """The `count` detections with the highest scores that show nothing annotated: indices, best first."""
-    return np.flatnonzero(error_kinds(matches) == BACKGROUND_KIND)[:count]
+    """The `count` detections with the highest scores, from CONFIDENT on, that show nothing annotated: indices, best
+    first."""
+    return np.flatnonzero((error_kinds(matches) == BACKGROUND_KIND) & (matches.scores >= CONFIDENT))[:count]
 
 
 def operating_points(matches: Matches) -> list[OperatingPoint | None]:

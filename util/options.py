@@ -140,17 +140,17 @@ class DataOptions:
                                              least=1)
     data_aug_scales2_crop: list[int] = key([384, 600], "training: smallest and largest side of the random crop, px",
                                            least=1)
-    data_aug_scale_overlap: float | None = key(None, "factor on all these sizes")
+    data_aug_scale_overlap: float | None = key(None, "factor on all these sizes", least=0)
     data_aug_vertical_flip: bool = key(False, "training: flips upside down too, for images without an up or down")
     data_aug_color: float = key(0.0, "training: brightness, contrast and saturation change by up to this part",
                                 least=0, most=1)
     image_size: int | None = key(None, "shorter side at most, px: chooses the data_aug_ sizes by it and by the "
                                        "training images, which are not enlarged. None: those sizes as given", least=1)
     eval_size_factor: float = key(1.0, "evaluation: factor on its size; a little above 1 helps where training was on "
-                                       "small images")
+                                       "small images", least=0.01)
     batch_size: int = key(2, "training images a step and process", least=1)
     pad_multiple: int | None = key(None, "training: batches are padded to multiples of this many px; None: of 32 on a "
-                                         "GPU, where each new size costs time, of 1 on a CPU", least=1)
+                                         "GPU, where each new size costs time, of 1 on a CPU", least=0)
     eval_batch_size: int = key(1, "evaluation images a step and process", least=1)
 
 
@@ -164,7 +164,7 @@ class OptimOptions:
                                           "ddetr_in_mmdet: parameters with lr * lr_linear_proj_mult")
     lr_linear_proj_mult: float = key(0.1, "see lr_linear_proj_names", least=0)
     weight_decay: float = key(1e-4, "AdamW weight decay", least=0)
-    clip_max_norm: float = key(0.1, "largest gradient norm; 0: no clipping", least=0)
+    clip_max_norm: float = key(0.1, "largest gradient norm; 0: no clipping")
     grad_accum_steps: int = key(1, "batches a step", least=1)
     epochs: int = key(12, "training epochs", least=1)
     epoch_steps: int | None = key(None, "optimizer steps that count as an epoch, whatever the size of the set; None: "
@@ -177,8 +177,7 @@ class OptimOptions:
     onecyclelr: bool = key(False, "one-cycle schedule by step instead")
     save_checkpoint_interval: int = key(1, "epochs between numbered checkpoints; checkpoint.pth is written every epoch",
                                         least=1)
-    checkpoint_steps: int = key(1000, "optimizer steps between writes of checkpoint.pth within an epoch; 0: none",
-                                least=0)
+    checkpoint_steps: int = key(1000, "optimizer steps between writes of checkpoint.pth within an epoch; 0: none")
     early_stop: int | None = key(None, "end after so many evaluations in a row without a better val AP", least=1)
     eval_interval: int = key(1, "epochs between evaluations; the last epoch is always evaluated", least=1)
     use_ema: bool = key(False, "keep an exponential moving average of the weights and evaluate it")
@@ -287,6 +286,8 @@ def _bounded(field: dataclasses.Field, value: Any) -> Any:
     """The value, if all its numbers are in the field's range."""
     least, most = field.metadata["least"], field.metadata["most"]
     for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, float) and not math.isfinite(item):
+            raise UserError(f"config key {field.name}={value!r} must be a finite number")
         if isinstance(item, (int, float)) and not least <= item <= most:
             wanted = f"at least {least}" if most == math.inf else f"from {least} to {most}"
             raise UserError(f"config key {field.name}={value!r} must be {wanted}")

@@ -1,4 +1,5 @@
 """The report that ends a training or an evaluation: summary.md and its pictures."""
+import logging
 import math
 import os
 from pathlib import Path
@@ -24,6 +25,8 @@ from datasets.error_analysis import (
 from util.plots import READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
 from util.visualize import detection_tensors, draw_closely, plot_log, read_log, save_grid, truth_tensors
 
+logger = logging.getLogger(__name__)
+
 STAT_MEANINGS = {
     "AP": "mean over the IoUs 0.50, 0.55 .. 0.95", "AP50": "IoU 0.50", "AP75": "IoU 0.75",
     "APs": "objects below 32² px", "APm": "objects from 32² to 96² px", "APl": "objects above 96² px",
@@ -38,8 +41,8 @@ REMEDIES = {  # of an error: what it is, and what to do about it
     "both": "near an object, but wrong class and loose: mostly ends with the first two",
     "duplicate": "a second detection of an object that is found: rare in a DETR that is trained to the end; train "
                  "longer, and check for objects that are annotated twice",
-    "background": "detected where nothing is annotated: look in background.png for objects that the annotators "
-                  "forgot; add images without objects, and such that look like these mistakes",
+    "background": "detected where nothing is annotated: look for objects that the annotators forgot; add images "
+                  "without objects, and such that look like these mistakes",
     "missed": "objects without any detection near: small or hidden ones need larger images, rare ones more examples",
     "false positives": "all wrong detections together",
     "false negatives": "all objects not found together",
@@ -87,14 +90,18 @@ def write_summary(folder: str | os.PathLike, evaluator: CocoEvaluator, images: s
 
 def draw_background(coco: COCO, matches: Matches, images: Path, path: Path) -> bool:
     """Close-ups of the most confident background errors, in files below `images`. False: there are none to draw."""
+    path.unlink(missing_ok=True)  # of an earlier summary
     names, close_ups = class_names(coco), []
     for i in background_errors(matches, CLOSE_UPS):
-        image_id = int(matches.images[i])
+        image_id = matches.images[i]
         row = {"bbox": matches.bboxes[i].tolist(), "score": float(matches.scores[i]),
                "category_id": matches.categories[matches.labels[i]]}
-        with Image.open(images / coco.imgs[image_id]["file_name"]) as image:
-            close_ups.append(draw_closely(image.convert("RGB"), truth_tensors(coco.imgToAnns[image_id]),
-                                          detection_tensors([row]), names))
+        try:
+            with Image.open(images / coco.imgs[image_id]["file_name"]) as image:
+                close_ups.append(draw_closely(image.convert("RGB"), truth_tensors(coco.imgToAnns[image_id]),
+                                              detection_tensors([row]), names))
+        except OSError as error:  # it could be read a while ago
+            logger.warning("no close-up: %s", error)
     if close_ups:
         save_grid(close_ups, path)
     return bool(close_ups)

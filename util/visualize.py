@@ -59,13 +59,16 @@ def draw_detections(image: Image.Image, ground_truth: dict, detections: dict, cl
 def draw_closely(image: Image.Image, ground_truth: dict, detection: dict, class_names: dict[int, str]) -> Image.Image:
     """The surroundings of a single detection, drawn as draw_detections does, whose arguments these are: a square twice
     as large as its box, or what the image has of it."""
-    box = detection["boxes"][0]
-    half = (box[2:] - box[:2]).max().clamp(min=8)
-    centre, size = (box[:2] + box[2:]) / 2, torch.tensor(image.size)
-    start, end = (centre - half).clamp(min=0).floor(), torch.minimum((centre + half).ceil(), size)
+    size = torch.tensor(image.size)
+    box = detection["boxes"][0].nan_to_num(0).clamp(-size.max(), 2 * size.max())
+    box = torch.cat(box.view(2, 2).aminmax(dim=0))
+    half, centre = (box[2:] - box[:2]).max().clamp(min=8), (box[:2] + box[2:]) / 2
+    start = torch.minimum((centre - half).floor().clamp(min=0), size - 1)
+    end = torch.minimum(torch.maximum((centre + half).ceil(), start + 1), size)
     boxes = ground_truth["boxes"]
     near = (boxes[:, :2] < end).all(1) & (boxes[:, 2:] > start).all(1)
     ground_truth = {name: values[near] for name, values in ground_truth.items()}
+    detection = detection | {"boxes": box[None]}
     shifted = [part | {"boxes": part["boxes"] - torch.cat([start, start])} for part in (ground_truth, detection)]
     return draw_detections(image.crop((*start.int().tolist(), *end.int().tolist())), *shifted, class_names,
                            score_threshold=0)

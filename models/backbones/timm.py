@@ -55,8 +55,7 @@ class TimmBackbone(nn.Module):
         height, width = x.shape[-2:]
         # TensorFlow's "same" padding (tf_ models) lets an image's size shift what each cell of a map sees, and without
         # padding its last pixels are lost: neither happens where the strides divide the sides.
-        right, bottom = -width % max(self.strides), -height % max(self.strides)
-        maps = self.body(F.pad(x, (0, right, 0, bottom)) if right or bottom else x)
+        maps = self.body(F.pad(x, (0, -width % max(self.strides), 0, -height % max(self.strides))))
         if self.channels_last_maps:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
         return [m[..., :-(-height // s), :-(-width // s)] for m, s in zip(maps, self.strides)]

@@ -7,20 +7,24 @@ import torchvision
 from torch import Tensor, nn
 
 
+def _normalize(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+
+
 class _Normalize(torch.autograd.Function):
-    """F.batch_norm whose backward pass needs no map. PyTorch's own keeps each norm's input, in a training of Lite-DINO
+    """_normalize whose backward pass needs no map. PyTorch's own keeps each norm's input, in a training of Lite-DINO
     R50 a sixth of the memory."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(var, weight)
         ctx.eps = eps
-        return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+        return _normalize(x, mean, var, weight, bias, eps)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         var, weight = ctx.saved_tensors
-        return F.batch_norm(grad, torch.zeros_like(var), var, weight, eps=ctx.eps), None, None, None, None, None
+        return _normalize(grad, torch.zeros_like(var), var, weight, None, ctx.eps), None, None, None, None, None
 
 
 class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
@@ -33,7 +37,8 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W]."""
-        x = _Normalize.apply(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
+        normalize = _Normalize.apply if torch.is_grad_enabled() and x.requires_grad else _normalize
+        x = normalize(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
         return x if self.after is None else self.after(x)
 
 

@@ -147,21 +147,35 @@ def test_vertical_flips_happen_where_they_are_asked_for(fix_size):
 
 
 def test_colours_change_by_up_to_data_aug_color():
-    def ranges(change):
-        """Each channel's smallest and largest value of a grey-blue image, 0..1, over many samples."""
+    """A dark grey, a light grey and a blue stripe, in many samples."""
+    stripes = np.zeros((80, 120, 3), np.uint8)
+    stripes[:, :40], stripes[:, 40:80], stripes[:, 80:] = 60, 140, (90, 100, 120)
+    _, target = sample(120, 80)
+
+    def colours(change):
         torch.manual_seed(0)
         augment = train_transforms(dataclasses.replace(SMALL, data_aug_color=change), fix_size=True)
-        _, target = sample(120, 80, (10, 20, 30, 40))
-        images = [augment(Image.new("RGB", (120, 80), (90, 100, 110)), target)[0] for _ in range(50)]
-        pixels = torch.stack([image[:, 40, 60] for image in images]) * torch.tensor(STD) + torch.tensor(MEAN)
-        return pixels.amin(0), pixels.amax(0)
+        images = [augment(Image.fromarray(stripes), target)[0].permute(1, 2, 0) for _ in range(100)]
+        pixels = torch.stack([image[40, [20, 64, 110]] for image in images]) * torch.tensor(STD) + torch.tensor(MEAN)
+        flipped = pixels[:, 0, 2] > pixels[:, 0, 0] + 0.01  # the blue stripe is on the left
+        return torch.where(flipped[:, None, None], pixels.flip(1), pixels) * 255
 
-    grey = torch.tensor([90, 100, 110]) / 255
-    assert all(torch.allclose(end, grey, atol=1e-4) for end in ranges(0.0))
-    low, high = ranges(0.3)
-    assert (low < 0.85 * grey).all() and (high > 1.15 * grey).all()
-    # Brightness and contrast can each take 30 %, saturation a little more of a channel that stands out.
-    assert (low > 0.65 * grey).all() and (high < 1.35 * grey).all()
+    def ranges(pixels):
+        """Of the mean, of the greys' ratio, and of the blue's spread over its mean: smallest and largest."""
+        dark, light, blue = pixels.unbind(1)
+        measures = pixels.mean((1, 2)), light.mean(1) / dark.mean(1), (blue[:, 2] - blue[:, 0]) / blue.mean(1)
+        return [(values.min().item(), values.max().item()) for values in measures]
+
+    for low, high in ranges(colours(0.0)):
+        assert high - low < 0.01 * high
+    changed, (brightness, contrast, saturation) = colours(0.3), ranges(colours(0.3))
+    plain = [low for low, _ in ranges(colours(0.0))]
+    for (low, high), value in zip((brightness, contrast, saturation), plain, strict=True):
+        assert low < 0.85 * value and high > 1.15 * value
+    assert 0.65 * plain[0] < brightness[0] and brightness[1] < 1.35 * plain[0]
+    blue = changed[:, 2]
+    assert ((blue[:, 2] > blue[:, 1]) & (blue[:, 1] > blue[:, 0])).all()  # the hue stays
+    assert (changed[:, :2].amax(2) - changed[:, :2].amin(2) < 2).all()  # and grey stays grey
 
 
 # crops

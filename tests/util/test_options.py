@@ -79,7 +79,9 @@ def test_wrong_types_are_refused(name, value, wanted):
 @pytest.mark.parametrize("name, value, wanted", [
     ("batch_size", 0, "at least 1"), ("eval_interval", 0, "at least 1"), ("epochs", -3, "at least 1"),
     ("early_stop", 0, "at least 1"), ("num_classes", 0, "at least 1"), ("lr", -1e-4, "at least 0"),
-    ("lr", float("nan"), "at least 0"), ("data_aug_scales", [480, 0], "at least 1"), ("dropout", 1.5, "from 0 to 1"),
+    ("data_aug_scales", [480, 0], "at least 1"), ("dropout", 1.5, "from 0 to 1"),
+    ("eval_size_factor", 0, "at least 0.01"), ("data_aug_scale_overlap", -1.0, "at least 0"),
+    ("lr", float("inf"), "a finite number"), ("focal_alpha", float("nan"), "a finite number"),
     ("data_aug_color", -0.1, "from 0 to 1"), ("ema_decay", 2, "from 0 to 1"), ("dec_layers", [6, 0], "at least 1"),
 ])
 def test_numbers_out_of_range_are_refused(name, value, wanted):
@@ -89,7 +91,8 @@ def test_numbers_out_of_range_are_refused(name, value, wanted):
 
 
 @pytest.mark.parametrize("name, value", [("lr", 0), ("lr_backbone", 0), ("early_stop", None), ("num_classes", "auto"),
-                                         ("dropout", 1), ("enc_layers", 0), ("nms_iou_threshold", -1)])
+                                         ("dropout", 1), ("enc_layers", 0), ("nms_iou_threshold", -1),
+                                         ("clip_max_norm", -1), ("pad_multiple", 0)])
 def test_the_ends_of_a_range_and_words_pass(name, value):
     assert parsed(name, value) == value
 

@@ -1,5 +1,6 @@
 """summary.md and its pictures, for good results and for runs in which there is nothing to measure."""
 import json
+from collections import defaultdict
 
 import pytest
 import torch
@@ -88,6 +89,27 @@ def test_close_ups_of_what_nobody_annotated(coco, coco_root, tmp_path, no_plots,
         assert all(picture.tobytes() == image.convert("RGB").tobytes() for picture, *_ in drawn)
     with Image.open(tmp_path / "background.png") as picture:
         assert min(picture.size) > 200
+
+
+def test_close_ups_do_not_cost_the_summary(coco, tmp_path, no_plots, caplog):
+    """Of images with any id, that are gone, and in the wild numbers of a diverged model."""
+    evaluator = evaluated(coco)
+    coco.imgs["one"] = {"id": "one", "file_name": "gone.png", "width": 64, "height": 64}
+    evaluator.detections["one"] = [{"image_id": "one", "category_id": 1, "score": 0.9, "bbox": [1, 1, 8, 8]}]
+    evaluator.detections = {str(image): rows for image, rows in evaluator.detections.items()}
+    coco.imgs = {str(image): info for image, info in coco.imgs.items()}
+    coco.imgToAnns = defaultdict(list, {str(image): rows for image, rows in coco.imgToAnns.items()})
+    (tmp_path / "background.png").write_text("of an earlier summary")
+    write_summary(tmp_path, evaluator, tmp_path)
+    assert "gone.png" in caplog.text and not (tmp_path / "background.png").exists()
+    assert "background.png" not in (tmp_path / "summary.md").read_text()
+
+
+def test_faint_detections_are_no_close_ups(coco, coco_root, tmp_path, no_plots):
+    evaluator = evaluated(coco)
+    evaluator.detections[4].append({"image_id": 4, "category_id": 3, "score": 0.2, "bbox": [0, 0, 6, 5]})
+    write_summary(tmp_path, evaluator, coco_root / "val2017")
+    assert not (tmp_path / "background.png").exists()
 
 
 @pytest.mark.parametrize("records", [

@@ -312,6 +312,14 @@ def test_close_ups_show_the_surroundings_of_a_detection(box, window):
     assert abs(columns.min() - (box[0] - left) * scale) <= 1 and abs(rows.max() - (box[3] - top) * scale) <= label
 
 
+@pytest.mark.parametrize("box", [
+    (float("nan"),) * 4, (0, 0, float("inf"), 10), (float("-inf"), 5, 9, 9), (700, 500, 710, 510), (-60, -50, -50, -40),
+    (30, 30, 20, 20), (0, 0, 1e30, 1e30),
+])
+def test_close_ups_of_boxes_that_are_none(box):
+    assert min(draw_closely(grey(), truth((10, 10, 20, 20)), found(box), NAMES).size) > 0
+
+
 def test_close_ups_show_the_ground_truth_that_is_near():
     near, far = draw_closely(grey(), truth((150, 100, 190, 140)), found((100, 100, 140, 140)), NAMES), draw_closely(
         grey(), truth((300, 300, 340, 340)), found((100, 100, 140, 140)), NAMES)
