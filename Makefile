@@ -1,16 +1,18 @@
 # make demo   trains, evaluates and draws a small detector on a generated data set
 # make test   runs all tests
-# Both first make the environment in .venv and build the operators of models/ops into it. To use another one, which has
-# them already: make test PYTHON=/path/to/python
+# make env    makes the environment in .venv and builds the operators of models/ops into it
+# The others begin with that too. To use another environment, which has them already: make test PYTHON=/path/to/python
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 OPERATORS := $(VENV)/operators-built
 ENVIRONMENT := $(if $(filter $(VENV)/%,$(PYTHON)),$(OPERATORS))
 
-.PHONY: demo test lint
+.PHONY: demo test lint env
 demo: $(ENVIRONMENT)
 	$(PYTHON) tools/demo.py
+
+env: $(OPERATORS)
 
 test: $(ENVIRONMENT) lint
 	$(PYTHON) -m pytest -q -n 2 tests

@@ -28,7 +28,7 @@ from trainer import DEBUG_BATCHES, Trainer, report
 from util.benchmark import benchmark
 from util.checkpoint import load_weights, read_checkpoint
 from util.config import load_config, parse_pairs
-from util.cpu import keep_freed_memory
+from util.cpu import available_cpus, keep_freed_memory
 from util.distributed import init_distributed, is_main, rank
 from util.errors import UserError, nearest
 from util.logger import setup_logging
@@ -58,7 +58,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     data.add_argument("--coco_path", help="folder with train2017/, val2017/ and annotations/")
     data.add_argument("--fix_size", action="store_true", help="resize every image to the largest size, for debugging")
     data.add_argument("--strict_data", action="store_true", help="training stops at an unreadable image")
-    data.add_argument("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="data-loading processes")
+    data.add_argument("--num_workers", type=int, default=min(8, available_cpus()), help="data-loading processes")
 
     run = parser.add_argument_group("run")
     run.add_argument("--output_dir", help="default: outputs/<config name>")

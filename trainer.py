@@ -171,12 +171,14 @@ class Trainer:
         saved = checkpoint.get("config", {})
         changed = {key: (saved[key], value) for key, value in self.config.to_dict().items()
                    if key in saved and saved[key] != value}
+        if "epochs" in changed and self.options.optim.onecyclelr:
+            old, new = changed["epochs"]
+            raise UserError(f"{self.resume}: a one-cycle schedule of {old} epochs cannot be resumed with {new}; keep "
+                            f"epochs={old}, or start another training from it with --pretrain_model_path")
         if changed:
             listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
             logger.warning("%s was written with another config: %s. Optimizer and schedule go on with the values that "
                            "the checkpoint holds", self.resume, listed)
-        if "epochs" in changed and self.options.optim.onecyclelr:
-            raise UserError(f"{self.resume}: a one-cycle schedule cannot be resumed with another number of epochs")
 
     def _announce(self, model: nn.Module) -> None:
         self.start = time.time()

@@ -80,21 +80,24 @@ class CocoDetection(Dataset):
 
     def _read_boxes(self) -> dict[int, dict[str, Tensor]]:
         """Usable boxes of every image, as xyxy in pixels."""
-        boxes, dropped = {}, 0
+        boxes, dropped = {}, set()
         for image_id in self.ids:
             anns = [a for a in self.coco.imgToAnns[image_id] if not a["iscrowd"]]
             xywh = torch.tensor([a["bbox"] for a in anns], dtype=torch.float32).reshape(-1, 4)
             info = self.coco.imgs[image_id]
             corners, faults = clip_boxes(xywh, info["width"], info["height"])
             good = ~torch.stack(list(faults.values())).any(0)
-            dropped += int((~good).sum())
+            dropped.update(a["id"] for a, usable in zip(anns, good.tolist()) if not usable)
             area = torch.tensor([float(a["area"]) for a in anns])
             boxes[image_id] = {"boxes": corners[good], "labels": torch.tensor([a["category_id"] for a in anns],
                                                                               dtype=torch.int64)[good],
                                "area": area[good], "iscrowd": torch.zeros(int(good.sum()), dtype=torch.int64)}
         if dropped:
             logger.warning("%s: dropped %d boxes that are empty, outside their image or not finite",
-                           self.folder.name, dropped)
+                           self.folder.name, len(dropped))
+            # Nothing can find them: they do not count in the evaluation either.
+            self.coco.dataset["annotations"] = [a for a in self.coco.dataset["annotations"] if a["id"] not in dropped]
+            _index(self.coco)
         return boxes
 
     def __len__(self) -> int:
@@ -165,9 +168,14 @@ def read_annotations(root: str | Path, split: str) -> COCO:
         annotation.setdefault("iscrowd", 0)
     coco = COCO()
     coco.dataset = content
+    _index(coco)
+    return coco
+
+
+def _index(coco: COCO) -> None:
+    """Makes what is looked up by id."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
-    return coco
 
 
 def read_content(root: str | Path, split: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets.coco import SPLITS, Problem, clip_boxes, entry_problems, read_content
+from util.cpu import available_cpus
 from util.errors import UserError
 
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap width and height
@@ -145,7 +146,7 @@ def read_image(path: Path) -> ImageFile | None:
 
 
 def _read_files(folder: Path, images: dict[Any, dict], progress: bool) -> dict[Any, ImageFile | None]:
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # PIL decodes outside of Python's lock
+    with ThreadPoolExecutor(min(8, available_cpus())) as pool:  # PIL decodes outside of Python's lock
         found = pool.map(read_image, [folder / image["file_name"] for image in images.values()])
         found = tqdm(found, folder.name, len(images), unit="image", disable=not progress, leave=False)
         return dict(zip(images, found))

@@ -85,6 +85,12 @@ def test_a_changed_config_is_reported_at_a_resume(call, tmp_path, capsys):
     assert "lr 0.0001 -> 0.5" in output and "epochs 1 -> 2" in output
 
 
+def test_a_one_cycle_training_keeps_its_length(call, tmp_path):
+    assert call("--output_dir", tmp_path / "run", options=["epochs=1", "onecyclelr=True"]) == 0
+    with pytest.raises(UserError, match="schedule of 1 epochs cannot be resumed with 2; .*--pretrain_model_path"):
+        call("--output_dir", tmp_path / "run", "--resume", "auto", options=["epochs=2", "onecyclelr=True"])
+
+
 def test_a_val_set_without_boxes_gives_no_ap(call, tmp_path, coco_root, capsys):
     data = tmp_path / "data"
     shutil.copytree(coco_root, data)

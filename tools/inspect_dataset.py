@@ -175,7 +175,9 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
             return cost
     try:
         largest = measure_step(model, criterion, [worst(batch_size)], device, precision)
-        loader = train_loader(dataset, batch_size, num_workers=0, seed=0, pad_multiple=options.data.pad_multiple)
+        steps = options.optim.epoch_steps
+        loader = train_loader(dataset, batch_size, num_workers=0, seed=0, pad_multiple=options.data.pad_multiple,
+                              epoch_batches=steps and steps * options.optim.grad_accum_steps)
         start = time.perf_counter()
         batches = [batch for batch, _ in zip(loader, range(STEP_BATCHES))]
         loading = (time.perf_counter() - start) / len(batches)

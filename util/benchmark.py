@@ -1,6 +1,7 @@
 """Cost of a detector: parameters, GFLOPs by part, speed and memory."""
 import contextlib
 import copy
+import logging
 import resource
 import time
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+logger = logging.getLogger(__name__)
 
 
 def _grid_sample_flops(input_shape: tuple, grid_shape: tuple, *args, out_shape: tuple, **kwargs) -> int:
@@ -128,11 +131,13 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
 def benchmark(model: nn.Module, images: list[Tensor], device: torch.device, amp_dtype: torch.dtype | None) -> str:
     """The table that --benchmark prints, for images [3, H, W]."""
     flops = mean_flops(model, [tuple(image.shape[1:]) for image in images])
+    total, trained = count_parameters(model)
+    logger.info("%.1f GFLOPs, %.2f M parameters; timing batches of 1 and 4, each for %d s or three passes",
+                flops["total"], total / 1e6, SECONDS)
     with peak_memory(device) as peak:
         speeds = [measure_speed(model, images, batch, device, amp_dtype) for batch in (1, 4)]
     sizes = sorted({tuple(image.shape[1:]) for image in images})
     which = f"one image of {sizes[0][0]}x{sizes[0][1]} px" if len(sizes) == 1 else f"mean of {len(images)} images"
-    total, trained = count_parameters(model)
     rows = [("parameters (M)", f"{total / 1e6:.2f}"), ("  of these trained (M)", f"{trained / 1e6:.2f}"),
             ("GFLOPs", f"{flops.pop('total'):.1f}")]
     rows += [(f"  {part}", f"{value:.1f}") for part, value in flops.items() if part != "other" or value >= 0.05]

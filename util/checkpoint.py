@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import re
 import shutil
 import tempfile
@@ -44,6 +45,9 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # PyTorch's own text advises to load it unsafely
+        raise UserError(f"{path} is not a checkpoint that can be read safely: it was not written by torch.save, is "
+                        "damaged, or holds more than tensors and plain values") from error
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{path} is not a checkpoint that can be read safely: {reason}") from error

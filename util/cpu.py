@@ -1,6 +1,12 @@
-"""Process settings for training on a CPU."""
+"""The processors and the memory of this process."""
 import ctypes
+import os
 import sys
+
+
+def available_cpus() -> int:
+    """Processors that this process may use: those that Slurm, a container or taskset leaves it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

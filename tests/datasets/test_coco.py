@@ -12,6 +12,7 @@ from PIL import Image
 
 from datasets import train_loader
 from datasets.coco import CocoDetection, check_num_classes, class_names, collate, read_annotations
+from datasets.coco_eval import CocoEvaluator
 from datasets.transforms import train_transforms, val_transforms
 from util.errors import UserError
 from util.options import DataOptions
@@ -180,6 +181,15 @@ def test_unusable_boxes_are_dropped_and_counted(root, caplog):
     assert target["boxes"].tolist() == [[10, 10, 30, 30], [0, 40, 15, 60], [90, 70, 100, 80]]
     assert len(target["labels"]) == len(target["area"]) == len(target["iscrowd"]) == 3
     assert "train2017: dropped 8 boxes" in caplog.text
+
+
+def test_dropped_boxes_do_not_count_in_the_evaluation(root):
+    only_image(root, 100, 80, [[10, 10, 20, 20], [30, 10, 0, 20], [200, 10, 20, 20]])
+    dataset = opened(root, "val")
+    evaluator = CocoEvaluator(dataset.coco)
+    evaluator.update([dataset.ids[0]], [{"scores": torch.tensor([0.9]), "labels": dataset[0][1]["labels"],
+                                         "boxes": torch.tensor([[10.0, 10, 30, 30]])}])
+    assert evaluator.summarize()[0] == pytest.approx(1.0)
 
 
 def test_nothing_is_logged_for_a_sound_set(coco_root, caplog):

@@ -72,6 +72,10 @@ def test_with_a_config_a_step_is_measured(coco_root, tmp_path, tiny_config, caps
     assert step["batch_size"] == 2 and step["seconds"] > 0 and 0 < step["peak_bytes"] < step["limit_bytes"]
     assert step["training_seconds"] == pytest.approx(2 * 4 * step["seconds"])
     assert max(step["worst_shape"]) <= 128
+    counted = ("--options", "epoch_steps=5", "grad_accum_steps=2", "--output_dir", tmp_path / "counted", "--samples", 1)
+    assert run(coco_root, "-c", tmp_path / "config.py", *counted) == 0
+    step = json.loads((tmp_path / "counted/report.json").read_text())["step"]
+    assert step["training_seconds"] == pytest.approx(2 * 5 * 2 * step["seconds"])
     small = ("--options", "image_size=48", "--output_dir", tmp_path / "small", "--samples", 1)
     assert run(coco_root, "-c", tmp_path / "config.py", *small) == 0
     assert "at size 48" in capsys.readouterr().out

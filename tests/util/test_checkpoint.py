@@ -130,7 +130,8 @@ def test_released_files_with_their_arguments_are_read(tmp_path, new_format):
 def test_files_with_code_are_refused_and_do_not_run(tmp_path, write):
     path, made = tmp_path / "evil.pth", tmp_path / "made"
     write({"model": {"w": torch.ones(2)}, "args": Runs(made)}, path)
-    assert "evil.pth" in refusal(read_checkpoint, path)
+    text = refusal(read_checkpoint, path)
+    assert "evil.pth" in text and "more than tensors" in text and "weights_only" not in text
     assert not made.exists()
 
 
