@@ -375,7 +375,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", default=CONFIG, help="default: %(default)s")
     add("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
-    add("--levers", nargs="*", choices=LEVERS, metavar="NAME", help="default: all but compile that the base allows")
+    add("--levers", nargs="*", choices=LEVERS, metavar="NAME", help="default: all that the base allows but compile")
     add("--compile", action="store_true", help="without --levers: torch.compile too, which takes minutes")
     add("--impl", choices=IMPLEMENTATIONS, default="native", help="operator of the base; default: %(default)s")
     add("--dtype", choices=DTYPES, default="float32", help="of the base; half precision means autocast")
