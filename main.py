@@ -37,7 +37,6 @@ from util.options import Options, describe_keys, parse_options
 from util.precision import amp_dtype, place
 from util.run_folder import prepare_folder
 from util.short_forms import add_short_forms, expand_short_forms
-from util.summary import write_summary
 
 logger = logging.getLogger("main")
 DEFAULT_CONFIG = "config/SDETR/sdetr_r50.py"
@@ -239,6 +238,8 @@ def run_evaluation(args: argparse.Namespace, options: Options, folder: Path, mod
                 {f"test_{k}": v for k, v in losses.items()} | {"test_coco_eval_bbox": stats, "resume": args.resume})
             (folder / "eval" / "table.txt").write_text(f"{evaluator.table}\n{evaluator.per_class()}\n")
         if args.summary:
+            from util.summary import write_summary  # importing matplotlib takes a second
+
             facts = {"checkpoint": args.resume, "config": args.config_file, "data": args.coco_path}
             logger.info("summary\n%s", write_summary(folder, evaluator, dataset.folder, folder / "log.txt", facts))
     return 0

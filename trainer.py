@@ -31,7 +31,6 @@ from util.pretrained import load_pretrained
 from util.run_folder import prepare_folder, record_run, require_space
 from util.signals import StopRequest
 from util.step_cost import Batch, find_batch_size, worst_batch
-from util.summary import write_summary
 from util.train_state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -243,6 +242,8 @@ class Trainer:
         evaluator = CocoEvaluator(self.val_set.coco)
         self._detect(model, None, postprocess, evaluator)
         if is_main():
+            from util.summary import write_summary  # importing matplotlib takes a second
+
             evaluator.summarize()
             facts = {"checkpoint": best, "config": self.folder / "config.py", "data": self.args.coco_path}
             logger.info("%s", write_summary(self.folder, evaluator, self.val_set.folder, self.folder / "log.txt",

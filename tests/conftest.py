@@ -32,14 +32,19 @@ def coco_root(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def tiny_dino():
+    """tiny_dino(**options): a Lite-DINO with about 11 M backbone and 0.1 M other parameters."""
+    return lambda **options: load_config("config/DINO/DINO_4scale.py", TINY | options)
+
+
 @pytest.fixture
-def tiny_config():
-    """Config of a Lite-DINO with about 11 M backbone and 0.1 M other parameters."""
+def tiny_config(tiny_dino):
     torch.manual_seed(0)
-    return load_config("config/DINO/DINO_4scale.py", TINY)
+    return tiny_dino()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_sdetr():
     """tiny_sdetr(name, **options): small config of config/SDETR/<name>.py."""
     return lambda name, **options: load_config(f"config/SDETR/{name}.py", TINY_SDETR | options)
@@ -52,15 +57,18 @@ def config_file(tiny_config, tmp_path):
 
 
 @pytest.fixture
-def call(config_file, coco_root):
-    """Calls main.py in this process; returns the exit code."""
+def call(config_file, coco_root, monkeypatch):
+    """Calls main.py in this process; returns the exit code. The pictures of a summary would take most of the time."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def call(*flags, options=(), data=coco_root):
+    def call(*flags, options=(), data=coco_root, summary=False):
         argv = ["-c", str(config_file), "--device", "cpu", "--num_workers", "0", *map(str, flags)]
         argv += ["--coco_path", str(data)] if data else []
         argv += ["--options", *options] if options else []
-        return program.main(program.parse_args(argv))
+        with monkeypatch.context() as patch:
+            if not summary:
+                patch.setattr("util.summary.write_summary", lambda *args: "")
+            return program.main(program.parse_args(argv))
 
     yield call
     for number, handler in handlers.items():

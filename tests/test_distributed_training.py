@@ -30,19 +30,39 @@ def gradients(config, images, targets, parallel=False):
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
-def worker(rank, config, counts, address, results):
+NO_NOISE = {"dn_box_noise_scale": 0.0, "dn_label_noise_ratio": 0.0}
+
+
+@pytest.fixture(scope="module")
+def cases(tiny_dino, tiny_sdetr):
+    """Configs, and the boxes of the two images. The focal loss counts boxes over all processes; softmax's mean is each
+    process's own."""
+    return {
+        "denoising": (tiny_dino(**NO_NOISE), (3, 3)),
+        "no denoising": (tiny_dino(use_dn=False), (5, 1)),
+        "no box in one process": (tiny_dino(**NO_NOISE), (4, 0)),
+        "sdetr": (tiny_sdetr("sdetr_r50", classification="focal"), (3, 1)),
+        "lite sdetr": (tiny_sdetr("lite_sdetr_r50", classification="focal"), (3, 1)),
+    }
+
+
+def worker(rank, cases, address, results):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=len(counts))
-    images, targets = batch(counts)
-    found = gradients(config, images[rank:rank + 1], targets[rank:rank + 1], parallel=True)
+    dist.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=2)
+    found = {}
+    for name, (config, counts) in cases.items():
+        images, targets = batch(counts)
+        found[name] = gradients(config, images[rank:rank + 1], targets[rank:rank + 1], parallel=True)
     torch.save(found, f"{results}/{rank}.pth")
     dist.destroy_process_group()
 
 
-def spawn(config, counts, tmp_path):
-    """The gradients of every process."""
-    mp.spawn(worker, (config, counts, os.fspath(tmp_path / "meet"), os.fspath(tmp_path)), nprocs=len(counts))
-    return [torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(len(counts))]
+@pytest.fixture(scope="module")
+def found(cases, tmp_path_factory):
+    """Of both processes, the gradients of each case: starting processes takes longer than all cases."""
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(worker, (cases, os.fspath(folder / "meet"), os.fspath(folder)), nprocs=2)
+    return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(2)]
 
 
 def assert_equal_gradients(found, expected):
@@ -51,34 +71,16 @@ def assert_equal_gradients(found, expected):
         assert torch.allclose(found[name], gradient, rtol=1e-8, atol=1e-10), name
 
 
-NO_NOISE = {"dn_box_noise_scale": 0.0, "dn_label_noise_ratio": 0.0}
+@pytest.mark.parametrize("name", ["denoising", "no denoising", "sdetr", "lite sdetr"])
+def test_two_processes_learn_what_one_learns(cases, found, name):
+    config, counts = cases[name]
+    alone = gradients(config, *batch(counts))
+    for gradients_of_process in found:
+        assert_equal_gradients(gradients_of_process[name], alone)
 
 
-def test_with_denoising(tiny_config, tmp_path):
-    config = tiny_config | NO_NOISE
-    alone = gradients(config, *batch((3, 3)))
-    for found in spawn(config, (3, 3), tmp_path):
-        assert_equal_gradients(found, alone)
-
-
-def test_without_denoising_whatever_the_box_counts(tiny_config, tmp_path):
-    config = tiny_config | {"use_dn": False}
-    alone = gradients(config, *batch((5, 1)))
-    for found in spawn(config, (5, 1), tmp_path):
-        assert_equal_gradients(found, alone)
-
-
-@pytest.mark.parametrize("name", ["sdetr_r50", "lite_sdetr_r50"])
-def test_stages(tiny_sdetr, tmp_path, name):
-    """No parameter is unused. The focal loss counts boxes over all processes; softmax's mean is each process's own."""
-    config = tiny_sdetr(name, classification="focal")
-    alone = gradients(config, *batch((3, 1)))
-    for found in spawn(config, (3, 1), tmp_path):
-        assert_equal_gradients(found, alone)
-
-
-def test_one_process_without_boxes_still_gives_every_parameter_a_gradient(tiny_config, tmp_path):
-    first, second = spawn(tiny_config | NO_NOISE, (4, 0), tmp_path)
+def test_one_process_without_boxes_still_gives_every_parameter_a_gradient(found):
+    first, second = (gradients_of_process["no box in one process"] for gradients_of_process in found)
     assert_equal_gradients(first, second)
     assert all(gradient is not None for gradient in first.values())
     assert first["label_enc.weight"].abs().sum() > 0

@@ -141,8 +141,10 @@ def apart(device: torch.device, function: Callable, *arguments: Any) -> Any:
 
 
 def in_child(function: Callable, *arguments: Any) -> Any:
-    """function(*arguments) in a new process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    """function(*arguments) in a new process, forked from one that has done nothing but the slow imports."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["torchvision", "scipy.optimize"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 
 

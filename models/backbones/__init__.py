@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from models.backbones.resnet import build_resnet
 from models.backbones.swin import SWINS, build_swin
-from models.backbones.timm import build_timm
 from models.layers.position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine
 from util.errors import UserError, nearest
 from util.nested_tensor import NestedTensor, resize_mask
@@ -34,7 +33,7 @@ class Backbone(nn.Sequential):
 def build_backbone(options: BackboneOptions, position: PositionOptions, hidden_dim: int, train: bool) -> Backbone:
     """`train` False freezes all of it. Raises UserError for an unknown name or unusable options."""
     if options.backbone.startswith("timm:"):
-        build = build_timm
+        from models.backbones.timm import build_timm as build  # importing timm takes a second
     elif options.backbone in BACKBONES:
         build = BACKBONES[options.backbone]
     else:

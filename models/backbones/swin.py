@@ -2,11 +2,13 @@
 
 B batch, C channels, H W map, M heads, T tokens of a window, V windows.
 """
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
 
 from models.backbones.weights import fetch_weights, load_backbone
 from util.options import BackboneOptions
@@ -31,7 +33,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", _relative_position_index(window))
         self.qkv = nn.Linear(dim, dim * 3)
         self.proj = nn.Linear(dim, dim)
-        trunc_normal_(self.relative_position_bias_table, std=0.02)
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x [B * V, T, C]; mask [V, T, T] is added to the logits of each window."""
@@ -52,9 +54,10 @@ class SwinBlock(nn.Module):
         self.window, self.shift = window, shift
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, window, num_heads)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = StochasticDepth(drop_path, "row")
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, 4 * dim)
+        self.mlp = nn.Sequential(OrderedDict(
+            fc1=nn.Linear(dim, 4 * dim), act=nn.GELU(), fc2=nn.Linear(4 * dim, dim)))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x [B, H, W, C]; mask as in WindowAttention, used if this block shifts."""

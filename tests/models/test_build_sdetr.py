@@ -98,7 +98,7 @@ def test_only_pre_norm_encoders_end_with_a_norm(build_sdetr, pre_norm):
     ("sdetr_r50", {"stage_levels": [[1], [1]]}, "no stage reads level 0"),
     ("sdetr_r50", {"enc_layers": [1, 1, 1]}, "one for each of the 2 stages"),
     ("sdetr_r50", {"dec_layers": [1, 1, 1]}, "dec_layers"),
-    ("sdetr_r50", {"dec_layers": [1, 0]}, "0 decoder layers"),
+    ("sdetr_r50", {"dec_layers": [1, 0]}, r"dec_layers=\[1, 0\] must be at least 1"),
     ("sdetr_r50", {"enc_nheads": [8, 3]}, "multiple of the 3 heads of the encoder"),
     ("sdetr_r50", {"dec_nheads": [8, 0]}, "multiple of the 0 heads of the decoder"),
     ("detr_r50", {"return_interm_indices": [2, 3]}, "DETR reads one map"),

@@ -119,7 +119,7 @@ def test_paths_are_dropped_in_training_only():
 
 
 def test_drop_rates_grow_with_depth():
-    rates = [block.drop_path.drop_prob for layer in make([3], drop_path=0.7).layers for block in layer.blocks]
+    rates = [block.drop_path.p for layer in make([3], drop_path=0.7).layers for block in layer.blocks]
     assert rates == pytest.approx([0.1 * i for i in range(8)])
 
 
