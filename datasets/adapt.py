@@ -20,18 +20,25 @@ def adapt_config(config: Config, root: str | None, split: str, checkpoint: dict[
     options = parse_options(config)
     saved = (checkpoint or {}).get("config", {})
     coco = read_annotations(root, split) if root else None
+    source = f"the {split} set of {root}"
+    if "class_names" in (checkpoint or {}):
+        learned = max(checkpoint["class_names"]) + 1
+    else:
+        learned = saved.get("num_classes")
     if options.data.num_classes == "auto":
-        if "class_names" in (checkpoint or {}):
-            config.num_classes = max(checkpoint["class_names"]) + 1
-        elif "num_classes" in saved:
-            config.num_classes = saved["num_classes"]
+        if learned is not None:
+            config.num_classes = learned
         elif coco is not None:
             config.num_classes = max(class_names(coco)) + 1
         else:
             raise UserError("num_classes='auto' takes the classes from a data set: pass --coco_path, or "
                             "--options num_classes=N")
     if coco is not None:
-        check_num_classes(config.num_classes, coco, f"the {split} set of {root}")
+        if config.num_classes == learned and learned <= max(class_names(coco)):
+            raise UserError(f"the checkpoint was trained for category ids below {learned}, but {source} has the id "
+                            f"{max(class_names(coco))}: evaluate it on data with its classes, or start a training on "
+                            "this data from it with --pretrain_model_path")
+        check_num_classes(config.num_classes, coco, source)
     if options.data.image_size is not None:
         if all(name in saved for name in SIZES):
             config.update({name: saved[name] for name in SIZES})

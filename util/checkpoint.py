@@ -186,12 +186,12 @@ def compare(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[list[str]
     return missing, unexpected, mismatched
 
 
-def describe(kind: str, names: list[str], most: int = 8) -> list[str]:
+def describe(kind: str, names: list[str], most: int = 5) -> list[str]:
     """Lines of an error about tensors."""
     if not names:
         return []
     more = [f"... and {len(names) - most} more"] if len(names) > most else []
-    return [f"  {len(names)} {kind}: " + ", ".join(names[:most] + more)]
+    return [f"  {len(names)} {kind}:", *(f"    {name}" for name in names[:most] + more)]
 
 
 def _advice(other_classes: bool) -> str:

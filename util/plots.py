@@ -62,11 +62,12 @@ def plot_confusion_matrix(matrix: np.ndarray, names: list[str], title: str, path
     bar.outline.set_visible(False)
     step = -(-classes // 100)
     ticks = [*range(0, classes, step), classes]
-    labels = [_name(names[k]) for k in ticks[:-1]] + ["background"]
+    labels = [_name(names[k]) for k in ticks[:-1]]
+    columns, rows = [*labels, "missed"], [*labels, "background"]
     size = 9 if readable else 6
-    wide = 0.09 * max(map(len, labels)) > 0.7 * side / (classes + 1)  # inches of a name, and of a cell
-    axes.set_xticks(ticks, labels, rotation=90 if wide else 0, fontsize=size)
-    axes.set_yticks(ticks, labels, fontsize=size)
+    wide = 0.09 * max(map(len, columns)) > 0.7 * side / (classes + 1)  # inches of a name, and of a cell
+    axes.set_xticks(ticks, columns, rotation=90 if wide else 0, fontsize=size)
+    axes.set_yticks(ticks, rows, fontsize=size)
     axes.tick_params(length=0)
     axes.set(title=title, xlabel="detected as", ylabel="ground truth")
     axes.spines[:].set_visible(False)

@@ -142,7 +142,7 @@ def _error_part(errors: ErrorSplit) -> str:
 
 def _confusion_part(matrix: np.ndarray, names: list[str]) -> str:
     text = (f"## Confusion matrix\n\nDetections with a score of at least {CONFIDENT}; rows: ground truth, columns: "
-            "detected as. Last column: not detected; last row: detected, but nothing is there.\n\n")
+            "detected as. Last column: annotated, but not detected; last row: detected, but not annotated.\n\n")
     if len(names) > READABLE_CELLS:
         pairs = [(count, row, column) for (row, column), count in np.ndenumerate(matrix[:-1, :-1])
                  if row != column and count]
@@ -151,11 +151,11 @@ def _confusion_part(matrix: np.ndarray, names: list[str]) -> str:
         return text + (f"The {len(rows)} classes most often taken for another; all are in confusion_matrix.png.\n\n"
                        + _table(["ground truth", "detected as", "count"], rows, "llr") if rows else
                        "No class is taken for another.")
-    labels = [*names, "background"]
     cells = matrix.astype(str)
     cells[-1, -1] = ""
-    return text + _table(["", *labels], [[f"**{_escaped(label)}**", *row] for label, row in zip(labels, cells)],
-                         "l" + "r" * len(labels))
+    return text + _table(["", *names, "missed"],
+                         [[f"**{_escaped(name)}**", *row] for name, row in zip([*names, "background"], cells)],
+                         "l" + "r" * len(cells))
 
 
 def _picture_part(pictures: list[str]) -> str:

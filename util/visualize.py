@@ -210,7 +210,7 @@ def plot_boxes(by_class: dict[str, dict[str, int]], lengths: dict[str, np.ndarra
         bars.barh(np.arange(len(shown)) + (i - (len(by_class) - 1) / 2) * thickness,
                   [counts.get(name, 0) for name in shown], thickness, color=SPLIT_COLOURS[split], label=split)
     more = f" (the first {MAX_BARS} of {len(names)})" if len(names) > MAX_BARS else ""
-    bars.set(title=f"Boxes by class{more}", xlabel="boxes", yticks=range(len(shown)), xscale="log")
+    bars.set(title=f"Boxes by class{more}", xlabel="boxes (logarithmic)", yticks=range(len(shown)), xscale="log")
     bars.set_xlim(left=0.5)
     bars.xaxis.set_major_formatter("{x:g}")
     bars.minorticks_off()

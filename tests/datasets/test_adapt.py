@@ -63,6 +63,13 @@ def test_too_few_classes_name_the_set(tiny_config, coco_root, tmp_path):
         adapt_config(tiny_config | {"num_classes": 3}, str(tmp_path / "data"), "val", None)
 
 
+@pytest.mark.parametrize("checkpoint", [{"class_names": {1: "a", 3: "b"}}, {"config": {"num_classes": 4}}])
+def test_data_with_other_classes_than_the_checkpoint_is_refused(auto, coco_root, checkpoint):
+    for config in (auto, auto | {"num_classes": 4}):
+        with pytest.raises(UserError, match=f"ids below 4, but the val set of {coco_root} has the id 6: .*--pretrain"):
+            adapt_config(config, str(coco_root), "val", checkpoint)
+
+
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "r50", "swint"])
 def test_the_configs_for_fine_tuning_adapt(name, coco_root):
     config = load_config(f"config/finetune/{name}.py")

@@ -59,7 +59,8 @@ def test_the_summary_of_perfect_detections(coco, coco_root, tmp_path):
     assert sum(int(row[7]) for row in rows) == boxes
     assert len(cells(text, "COCO's twelve numbers")) == 2 + 12
     assert [row[1:3] for row in cells(text, "Errors")[2:]] == [["0.0", "0"]] * 8
-    _, _, *matrix, background = cells(text, "Confusion matrix")
+    header, _, *matrix, background = cells(text, "Confusion matrix")
+    assert header == ["", *[row[0] for row in rows], "missed"]
     assert all(row[1 + i] == rows[i][7] and set(row[1:]) == {"0", rows[i][7]} for i, row in enumerate(matrix))
     assert background == ["**background**", *["0"] * 6, ""]
     assert console.startswith("AP 100.0, AP50 100.0") and "summary.md" in console and len(console.splitlines()) < 6
