@@ -1,7 +1,8 @@
 """Compiles the CUDA kernels and checks their registers: python tools/check_cuda_kernels.py [--record]
 
 A kernel fails if it spills registers to memory, if it uses more registers than models/ops/src/cuda/budget.json allows,
-or if it is missing there. --record rewrites that file. Needs nvcc and c++filt, but no GPU; without nvcc it passes.
+or if it is missing there; so does a budget without its kernel. --record rewrites that file. Needs nvcc and c++filt,
+but no GPU; without nvcc it passes.
 """
 import argparse
 import json
@@ -44,6 +45,8 @@ def main(args: argparse.Namespace) -> None:
     if nvcc is None:
         print("no nvcc: the CUDA kernels are not checked")
         return
+    if shutil.which("c++filt") is None:
+        raise UserError("c++filt is not found: install the package binutils")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         jobs = [(nvcc, file, architecture, Path(folder)) for file in sorted(SOURCE.glob("*.cu"))
                 for architecture in ARCHITECTURES]
@@ -51,8 +54,14 @@ def main(args: argparse.Namespace) -> None:
     if args.record:
         BUDGET.write_text(json.dumps(budget_of(kernels), indent=1, sort_keys=True) + "\n")
         print(f"wrote the registers of {len(kernels)} kernels to {BUDGET}")
-    problems = find_problems(kernels, json.loads(BUDGET.read_text()) if BUDGET.is_file() else {})
+    budget = json.loads(BUDGET.read_text()) if BUDGET.is_file() else {}
+    problems = find_problems(kernels, budget)
     print(report(kernels, problems))
+    found = budget_of(kernels)
+    gone = [name for architecture, names in budget.items() for name in names
+            if name not in found.get(architecture, {})]
+    if gone:
+        raise UserError(f"{BUDGET} has kernels that no longer exist: {', '.join(sorted(gone))}; --record rewrites it")
     if problems:
         raise UserError(f"{len(problems)} kernels do not keep to {BUDGET}; --record accepts registers, but no spills")
 

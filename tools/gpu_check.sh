@@ -90,6 +90,10 @@ sanitize() {  # starts runs of small operators, with every allocation apart so t
             "$python" tools/benchmark_ops.py --device cuda --dtype $dtype --sizes tiny --ops kda kda_keys msda \
             --only native --repeat 1 &
     done
+    # Every kernel on empty maps and on locations that are NaN, infinite or far away.
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 step "memcheck, hostile operands" 150 "$tool" --tool memcheck --error-exitcode 9 \
+        "$python" -m pytest -q -p no:cacheprovider tests/models/ops/test_native.py \
+        -k "cuda_empty or cuda_locations_far_away" &
 }
 
 if [ $device = cuda ]; then

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from models import build_model
-from models.ops import native_available
+from models.ops import cpu_kernels, native_available
 from util.benchmark import device_name
 from util.config import Config, load_config, parse_pairs
 from util.distributed import init_distributed
@@ -150,11 +150,12 @@ def in_child(function: Callable, *arguments: Any) -> Any:
 
 def describe_run(device: torch.device, dtype: str) -> dict[str, str | int]:
     """What the numbers were measured with."""
+    chosen = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("DEFORM_ATTN_")]
     about = {"device": device_name(device), "dtype": dtype, "torch": torch.__version__,
-             "command": shlex.join(["python", *sys.argv])}
+             "command": shlex.join([*chosen, "python", *sys.argv])}
     if device.type == "cuda":
         return about | {"cuda": torch.version.cuda}
-    path = os.environ.get("DEFORM_ATTN_CPU") or torch.backends.cpu.get_cpu_capability().lower()
+    path = cpu_kernels() if native_available("cpu") else torch.backends.cpu.get_cpu_capability().lower()
     return about | {"threads": torch.get_num_threads(), "cpu_path": path}
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-VERSION = 1  # of the interface between these files and the compiled ones
+VERSION = 2  # of the interface between these files and the compiled ones
+MAX_LEVELS = 16  # kMaxLevels of src/problem.h
 BUILD_COMMAND = "pip install --no-build-isolation ./models/ops"
 
 try:
@@ -23,6 +24,22 @@ else:
 def available(device_type: str) -> bool:
     """Whether the compiled operators run on "cpu", "cuda" or (shapes only) "meta"."""
     return problem is None and (device_type in ("cpu", "meta") or (device_type == "cuda" and bool(_library.with_cuda)))
+
+
+def missing(device_type: str) -> str:
+    """Why they do not run on a device, and what to do."""
+    if problem is None and device_type == "cuda":
+        return (f"the compiled operators were built without CUDA. They need nvcc of CUDA {torch.version.cuda}; then "
+                f"build them with: FORCE_CUDA=1 {BUILD_COMMAND}")
+    return f"{problem or f'there are no compiled operators for {device_type}'}; build them with: {BUILD_COMMAND}"
+
+
+def cpu_kernels() -> str:
+    """Which of the CPU kernels run here: "avx512", "avx2" or "portable"; other numbers of channels get narrower ones.
+
+    Raises ValueError if DEFORM_ATTN_CPU is none of these.
+    """
+    return torch.ops.deform_attn.cpu_kernels()
 
 
 def key_aware_deform_attn(query: Tensor, key: Tensor, value: Tensor, spatial_shapes: list[tuple[int, int]],
@@ -69,6 +86,7 @@ def _msda_backward_shapes(grad, value, spatial_shapes, locations, weights, wante
 def _kda_save(ctx, inputs, output):
     query, key, value, ctx.spatial_shapes, locations = inputs
     ctx.save_for_backward(query, key, value, locations, *output)
+    ctx.mark_non_differentiable(output[1])
 
 
 def _kda_backward(ctx, grad_output, _):

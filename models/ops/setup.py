@@ -3,12 +3,15 @@
     python setup.py build install          or          pip install --no-build-isolation ./models/ops
 
 With nvcc and a CUDA build of torch where a GPU is seen, for the CPU and CUDA, otherwise for the CPU. FORCE_CUDA=1
-builds for CUDA where no GPU is seen; TORCH_CUDA_ARCH_LIST picks the GPUs, by default all that this nvcc knows.
+builds for CUDA or fails, also where no GPU is seen, FORCE_CUDA=0 for the CPU alone; TORCH_CUDA_ARCH_LIST picks the
+GPUs, by default the one that is seen, without one all that this nvcc and torch know.
 """
 import glob
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -16,7 +19,8 @@ from setuptools import setup
 from torch.utils import cpp_extension
 
 HERE = Path(__file__).parent.resolve()
-CPU_FLAGS = ["-O3", "-fopenmp", "-ffp-contract=fast", "-Wno-psabi"]
+OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]  # Apple's compiler has none; torch then runs one thread
+CPU_FLAGS = ["-O3", *OPENMP, "-ffp-contract=fast", "-Wno-psabi"]
 
 
 def sources(*patterns: str) -> list[str]:
@@ -35,21 +39,44 @@ def cuda_home() -> str | None:
 
 
 def cuda_architectures(nvcc: str) -> str:
-    """Volta to the newest that nvcc knows, in the form of TORCH_CUDA_ARCH_LIST, with PTX for later ones."""
+    """Volta to the newest that nvcc and torch know, in the form of TORCH_CUDA_ARCH_LIST, with PTX for later ones."""
     listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split()
-    known = sorted(int(name.removeprefix("compute_")) for name in listed if name.removeprefix("compute_").isdigit())
-    wanted = [arch for arch in (70, 75, 80, 86, 89, 90, 100, 120) if arch in known]
+    known = {int(name.removeprefix("compute_")) for name in listed if name.removeprefix("compute_").isdigit()}
+    newest = max(map(int, re.findall(r"code=sm_(\d+)", torch.__config__.show())), default=max(known))
+    wanted = [arch for arch in (70, 75, 80, 86, 89, 90, 100, 120) if arch in known and arch <= newest]
     return ";".join(f"{arch // 10}.{arch % 10}" for arch in wanted) + "+PTX"
 
 
+def why_no_cuda(home: str | None) -> str | None:
+    """What stands in the way of a build for CUDA."""
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA"
+    if home is None:
+        return f"nvcc with its headers is not found: install the toolkit of CUDA {torch.version.cuda}, or set CUDA_HOME"
+    told = subprocess.run([f"{home}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+)", told)
+    if release is None or release[1] != torch.version.cuda.split(".")[0]:
+        return (f"{home}/bin/nvcc is of CUDA {release[1] if release else 'an unknown version'}, torch of CUDA "
+                f"{torch.version.cuda}: install that toolkit, or set CUDA_HOME to it")
+    return None
+
+
 def extension():
-    options = dict(name="lite_detr_ops", extra_link_args=["-fopenmp"])
+    options = dict(name="lite_detr_ops", extra_link_args=OPENMP)
     cpu_sources = sources("*.cpp", "cpu/*.cpp")
-    wanted = os.environ.get("FORCE_CUDA") == "1"
-    home = cuda_home() if torch.version.cuda else None
-    if wanted and home is None:
-        raise SystemExit("FORCE_CUDA=1 needs nvcc with its headers and a torch that was built with CUDA")
-    if home is None or not (wanted or torch.cuda.is_available()):
+    force = os.environ.get("FORCE_CUDA", "")
+    if force not in ("", "0", "1"):
+        raise SystemExit(f"FORCE_CUDA={force} must be 0 or 1")
+    home = cuda_home()
+    problem = why_no_cuda(home)
+    if problem and force == "1":
+        raise SystemExit(f"FORCE_CUDA=1, but {problem}")
+    if force == "0":
+        problem = "FORCE_CUDA=0"
+    elif not force and not torch.cuda.is_available():
+        problem = "torch sees no GPU here; FORCE_CUDA=1 builds for CUDA nevertheless"
+    if problem:
+        print(f"lite_detr_ops is built for the CPU alone: {problem}", file=sys.stderr)
         return cpp_extension.CppExtension(sources=cpu_sources, extra_compile_args=CPU_FLAGS, **options)
     cpp_extension.CUDA_HOME = home
     if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():

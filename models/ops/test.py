@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.ops import implementation, key_aware_deform_attn, ms_deform_attn, native_available
-from models.ops.native import BUILD_COMMAND
+from models.ops.native import BUILD_COMMAND, missing
 
 SHAPES = [(6, 4), (3, 2)]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
@@ -93,6 +93,8 @@ def main() -> int:
                 good = gradient_is_numerical(form, device, channels)
                 results.append(good)
                 print(f"* {good} {form}: {device} D={channels} gradient agrees with differences")
+    if torch.cuda.is_available() and not native_available("cuda"):
+        print(f"Not checked on the GPU: {missing('cuda')}")
     return 0 if all(results) else 1
 
 

@@ -1,10 +1,11 @@
-// The operators as torch sees them: checks, memory, and the way to a processor's kernels. Their fakes, gradients and
-// autocast rules are in models/ops/native.py.
+// The operators as torch sees them: checks, memory, and the way to a processor's kernels. Their fakes and
+// gradients are in models/ops/native.py, the rules of autocast in models/ops/functional.py.
 #include <ATen/ATen.h>
 #include <Python.h>
 #include <torch/library.h>
 
 #include <array>
+#include <string>
 #include <tuple>
 
 #include "cpu/run.h"
@@ -135,6 +136,8 @@ void run_backward(const Operands& operands, const Gradients& gradients) {
   if (operands.empty) return;
   if (operands.value.is_cpu()) return backward_cpu(operands.problem, gradients);
 #ifdef WITH_CUDA
+  if (gradients.grad_key || gradients.grad_value)
+    at::globalContext().alertNotDeterministic("the gradient of deformable attention's keys and values on CUDA");
   const c10::cuda::CUDAGuard guard(operands.value.device());
   const char* error = backward_cuda(operands.problem, gradients, c10::cuda::getCurrentCUDAStream().stream());
   TORCH_CHECK(!error, "deformable attention on CUDA, backward: ", error);
@@ -226,6 +229,7 @@ TORCH_LIBRARY(deform_attn, m) {
         "Tensor attention_weights) -> Tensor");
   m.def("ms_deform_attn_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, "
         "Tensor sampling_locations, Tensor attention_weights, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+  m.def("cpu_kernels", []() -> std::string { return cpu_kernels(); });
 }
 
 void implement(torch::Library& m) {
@@ -253,6 +257,6 @@ extern "C" PyMODINIT_FUNC PyInit_lite_detr_ops() {
 #else
   PyModule_AddIntConstant(module, "with_cuda", 0);
 #endif
-  PyModule_AddIntConstant(module, "version", 1);
+  PyModule_AddIntConstant(module, "version", 2);
   return module;
 }

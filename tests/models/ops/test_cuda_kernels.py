@@ -284,6 +284,11 @@ def test_numbers_of_points(library, queries, points):
     check(library, Case(dtype=torch.bfloat16, shapes=((3, 4), (2, 2), (1, 3)), batch=1, queries=queries, points=points))
 
 
+def test_the_most_points_of_the_fast_kernels(library):
+    """They tell a point's level by a multiplication, which is inexact for many more."""
+    check(library, Case("given", shapes=((2, 3),) * 16, batch=1, queries=1, heads=1, points=1 << 13))
+
+
 @pytest.mark.parametrize("channels", [30, 32])
 @pytest.mark.parametrize("mode", MODES)
 def test_an_empty_map_wider_than_all_tokens(library, mode, channels):

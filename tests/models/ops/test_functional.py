@@ -284,8 +284,11 @@ def zeros(*size):
 
 LOCATIONS = zeros(2, 3, 2, 2, 2, 2)
 MISFITS = {
-    "value": [zeros(2, 17, 2, 4), zeros(2, 16, 8), zeros(2, 16, 2, 4).long(), zeros(2, 16, 2, 4).cfloat()],
-    "spatial_shapes": [SHAPES[:1], [(4, 4), (1, 1)], [(-3, -4), (2, 2)], [(3, 4), (-2, -2)], []],
+    "value": [zeros(2, 17, 2, 4), zeros(2, 16, 8), zeros(2, 16, 2, 0), zeros(2, 16, 2, 4).long(),
+              zeros(2, 16, 2, 4).cfloat()],
+    "spatial_shapes": [SHAPES[:1], [(4, 4), (1, 1)], [(-3, -4), (2, 2)], [(3, 4), (-2, -2)], [], None,
+                       [(3.0, 4.0), (2, 2)], [(3, 4, 1), (2, 2, 1)], [3, 4, 2, 2], torch.tensor(SHAPES),
+                       [torch.tensor((3, 4)), torch.tensor((2, 2))]],
     "sampling_locations": [LOCATIONS[:1], LOCATIONS[:, :, :1], LOCATIONS[:, :, :, :1], LOCATIONS.flatten(3, 4),
                            LOCATIONS[..., :1], LOCATIONS.long(), LOCATIONS.to("meta")],
     "query": [zeros(2, 4, 2, 4), zeros(2, 3, 2, 5), zeros(2, 3, 8), zeros(1, 3, 2, 4), zeros(2, 3, 2, 4).float(),
@@ -364,13 +367,13 @@ def make_operands_without_values(device):
 
 
 def test_native_without_the_device_says_how_to_build_it(built_for_cpu):
-    with implementation("native"), pytest.raises(UserError, match="built without cuda") as error:
+    with implementation("native"), pytest.raises(UserError, match="built without CUDA") as error:
         fake_cuda_call()
     assert BUILD_COMMAND in str(error.value)
 
 
 def test_auto_without_the_device_warns_and_goes_on(built_for_cpu):
-    with pytest.warns(UserWarning, match="built without cuda; build them with: pip install"):
+    with pytest.warns(UserWarning, match="built without CUDA.* nvcc .*: FORCE_CUDA=1 pip install"):
         out = fake_cuda_call()
     assert out.shape == (2, 3, 8) and out.device.type == "cuda"
 
@@ -405,6 +408,9 @@ def test_the_choice_ends_with_its_context():
     with pytest.raises(KeyError), implementation("torch"), implementation("native"):
         assert functional._chosen == "native"
         raise KeyError
+    assert functional._chosen == before
+    with pytest.raises(UserError, match="no implementation 'natve', only auto, native, torch"), implementation("natve"):
+        pass
     assert functional._chosen == before
 
 

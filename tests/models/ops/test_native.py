@@ -1,11 +1,13 @@
 """The compiled operators against the plain ones in float64, on every set of CPU instructions, and on a GPU if one is
 there."""
+import itertools
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.layers.deform_attn import KeyAwareDeformAttn, MSDeformAttn
-from models.ops import implementation, native_available
+from models.ops import cpu_kernels, implementation, native_available
 from tests.models.ops.operands import (
     FORMS,
     Case,
@@ -18,7 +20,7 @@ from tests.models.ops.operands import (
 from util.benchmark import FORMULAS
 
 OPS = torch.ops.deform_attn
-PATHS = {"portable": ("DEFAULT", "AVX2", "AVX512"), "avx2": ("AVX2", "AVX512"), "avx512": ("AVX512",)}
+PATHS = ("portable", "avx2", "avx512")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 HALF = [torch.bfloat16, torch.float16]
 
@@ -42,9 +44,9 @@ def native():
 @pytest.fixture(params=PATHS)
 def path(request, monkeypatch):
     """One set of CPU instructions."""
-    if torch.backends.cpu.get_cpu_capability() not in PATHS[request.param]:
-        pytest.skip(f"this processor has no {request.param}")
     monkeypatch.setenv("DEFORM_ATTN_CPU", request.param)
+    if cpu_kernels() != request.param:
+        pytest.skip(f"this processor has no {request.param}")
 
 
 @pytest.fixture
@@ -112,10 +114,30 @@ def test_a_huge_map(form):
     check(form, Case(((900, 700),), 50, 16, heads=1, batch=1), torch.float32)
 
 
-def test_more_levels_than_the_kernels_hold():
+@each_form
+def test_more_levels_than_the_kernels_hold(form):
     case = Case(((1, 2),) * 17)
-    with pytest.raises((ValueError, RuntimeError), match="at most 16 levels"):
-        run("kda", make_operands(case), case.shapes)
+    with pytest.raises(ValueError, match="spatial_shapes has 17 maps, .* at most 16"):
+        run(form, make_operands(case), case.shapes)
+    with implementation("auto"):
+        check(form, case, torch.float64)
+
+
+@pytest.mark.parametrize("form, name", [("kda", "query"), ("kda_keys", "query"), ("msda", "weights")])
+def test_forward_mode_derivatives_are_those_of_the_plain_operators(form, name):
+    """The compiled ones have none, and say so rather than let it be 0. Nor has torch's grid_sample, for the others."""
+    x = make_operands(MANY)
+    tangent = torch.randn_like(x[name])
+
+    def derivative():
+        return torch.func.jvp(lambda leaf: run(form, x | {name: leaf}, MANY.shapes), (x[name],), (tangent,))[1]
+
+    with pytest.raises(ValueError, match="no forward-mode derivative"):
+        derivative()
+    with implementation("auto"):
+        result = derivative()
+    ahead, behind = (run(form, x | {name: x[name] + step * tangent}, MANY.shapes) for step in (1e-6, -1e-6))
+    assert_near({"output": result}, {"output": (ahead - behind) / 2e-6}, 1e-6)
 
 
 @each_form
@@ -127,12 +149,18 @@ def test_no_gradient_is_lost_where_many_points_meet(path, form):
 def test_paths_differ(monkeypatch):
     """They add up in another order, so equal bits would mean that the variable does nothing."""
     x = make_operands(MANY, torch.float32)
-    outputs = []
-    for name, capabilities in PATHS.items():
-        if torch.backends.cpu.get_cpu_capability() in capabilities:
-            monkeypatch.setenv("DEFORM_ATTN_CPU", name)
-            outputs.append(differentiate("kda", x, MANY.shapes)["query"])
-    assert all(not torch.equal(outputs[0], other) for other in outputs[1:])
+    gradients = {}
+    for name in PATHS:
+        monkeypatch.setenv("DEFORM_ATTN_CPU", name)
+        gradients[cpu_kernels()] = differentiate("kda", x, MANY.shapes)["query"]
+    assert "portable" in gradients
+    assert all(not torch.equal(one, other) for one, other in itertools.combinations(gradients.values(), 2))
+
+
+def test_a_path_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("DEFORM_ATTN_CPU", "AVX2")
+    with pytest.raises(ValueError, match="DEFORM_ATTN_CPU='AVX2' must be one of avx512, avx2, portable"):
+        run("kda", make_operands(MANY), MANY.shapes)
 
 
 @pytest.mark.parametrize("case", [Case(((3, 4), (2, 2)), channels=3), Case(((9, 9), (2, 2)), 2, 2)],
@@ -244,10 +272,10 @@ def test_compiled(form, backend):
         return run(form, x | {"value": 2 * x["value"]}, shapes) + 1
 
     compiled = torch.compile(scaled, fullgraph=True, backend=backend, dynamic=True)
-    for batch, stance in ((7, "default"), (5, "fail_on_recompile")):  # 7: no other size is taken for it
+    for batch in (7, 5):  # 7: no other size is taken for it
         case = Case(MANY.shapes, 11, 8, batch=batch)
         x = make_operands(case, torch.float32)
-        with torch.compiler.set_stance(stance):
+        with torch._dynamo.config.patch(error_on_recompile=batch == 5):
             results = differentiate(form, x, case.shapes, function=compiled)
         torch.testing.assert_close(results, differentiate(form, x, case.shapes, function=scaled))
 
@@ -336,13 +364,25 @@ def test_flops_of_a_module_are_those_of_its_products_too(kind):
 GPU = "cuda"
 on_cuda = pytest.mark.skipif(not (torch.cuda.is_available() and native_available("cuda")),
                              reason="needs a GPU and the operators built for it")
-CUDA_CASES = {"tokens": Case(((14, 21), (7, 11), (4, 6), (2, 3)), 389, 32, heads=8, points=4),
-              "tokens of the last levels": Case(((14, 21), (7, 11), (4, 6), (2, 3)), 107, 32, heads=8, points=4),
+MAPS = ((40, 50), (20, 25), (10, 13), (5, 7))
+CUDA_CASES = {"tokens": Case(MAPS, 2665, 32, heads=8, points=4),
+              "tokens of the last levels": Case(MAPS, 665, 32, heads=8, points=4, batch=7),
+              "many queries": Case(((9, 8),), 40000, 16, heads=1, batch=1),
+              "few tokens": Case(((14, 21), (7, 11), (4, 6), (2, 3)), 401, 32, heads=8, points=4),
               "few": Case(((25, 42), (13, 21)), 9, 32, points=4), "one head": Case(((25, 42),), 300, 64, heads=1),
               "one channel": Case(((9, 8),), 30, 1), "7 channels": Case(((9, 8), (1, 1)), 30, 7, points=3),
               "30 channels": Case(((9, 8), (4, 4)), 80, 30, points=1), "71 channels": Case(((9, 8),), 12, 71),
-              "16 levels": Case(((3, 4),) * 16, 50, 16, points=1), "many points": Case(((9, 8),), 20, 32, points=40),
-              "many queries": Case(((9, 8),), 40000, 16, heads=1, batch=1)}
+              "16 levels": Case(((3, 4),) * 16, 50, 16, points=1), "many points": Case(((9, 8),), 20, 32, points=40)}
+# The kernels for many queries, those for few, and those for any number of channels.
+ONE_OF_EACH = [CUDA_CASES[name] for name in ("tokens", "few", "7 channels")]
+
+
+def test_the_gpu_cases_reach_every_kernel():
+    """FEW_QUERIES of arguments.cuh divides them. Queries that are tokens are visited in tiles."""
+    many = [name for name, case in CUDA_CASES.items() if case.batch * case.queries * case.heads >= 32768]
+    assert many == ["tokens", "tokens of the last levels", "many queries"]
+    sizes = [h * w for h, w in MAPS]
+    assert CUDA_CASES["tokens"].queries == sum(sizes) and CUDA_CASES[many[1]].queries == sum(sizes[1:])
 
 
 @on_cuda
@@ -356,7 +396,7 @@ def test_cuda_agrees_with_float64_on_the_cpu(form, case, dtype):
 @on_cuda
 @each_gradient
 def test_cuda_gradient_alone(form, name):
-    for case in (CUDA_CASES["tokens"], CUDA_CASES["few"], CUDA_CASES["30 channels"]):
+    for case in ONE_OF_EACH:
         x = make_operands(case, torch.float32, GPU)
         alone = differentiate(form, x, case.shapes, wanted=(name,))
         assert_near({name: alone[name]}, {name: in_float64(form, x, case.shapes)[name]}, 1e-5)
@@ -384,7 +424,7 @@ def test_cuda_compiled(form, backend):
 @on_cuda
 @each_form
 def test_cuda_locations_that_heads_share(form):
-    for case in (CUDA_CASES["tokens"], CUDA_CASES["7 channels"]):
+    for case in ONE_OF_EACH:
         x = make_operands(case, torch.float32, GPU)
         x["locations"] = x["locations"][:, :, :1].expand(x["locations"].shape)
         expected = run(form, x | {"locations": x["locations"].contiguous()}, case.shapes)
@@ -393,18 +433,66 @@ def test_cuda_locations_that_heads_share(form):
 
 @on_cuda
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=str)
 @each_form
-def test_cuda_operands_that_start_anywhere_in_memory(form, dtype):
-    case = CUDA_CASES["tokens"]
+def test_cuda_operands_that_start_anywhere_in_memory(form, case, dtype):
+    def shift(t):
+        return torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape)
+
+    def shifted(form, x, shapes):
+        return run(form, {name: shift(t) for name, t in x.items()}, shapes)
+
     x = make_operands(case, dtype, GPU)
-    shifted = {name: torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape) for name, t in x.items()}
-    assert torch.equal(run(form, shifted, case.shapes), run(form, x, case.shapes))
+    assert torch.equal(shifted(form, x, case.shapes), run(form, x, case.shapes))
+    check(form, case, dtype, GPU, shifted)
+
+
+@on_cuda
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=str)
+@each_form
+def test_cuda_gradient_of_another_layout(form, case):
+    """Batch last in memory."""
+    x = make_operands(case, torch.float32, GPU)
+    leaves = [x[name].requires_grad_() for name in FORMS[form]]
+    output = run(form, x, case.shapes)
+    gradient = torch.randn_like(output)
+    turned = gradient.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    assert case.batch == 1 or not turned.is_contiguous()
+    for actual, expected in zip(torch.autograd.grad(output, leaves, turned, retain_graph=True),
+                                torch.autograd.grad(output, leaves, gradient)):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @on_cuda
 @each_form
-def test_cuda_locations_far_away(form):
-    case = CUDA_CASES["tokens"]
+def test_cuda_operators_are_registered_as_torch_wants(form):
+    case = Case(channels=32)
+    name = "ms_deform_attn" if form == "msda" else "key_aware_deform_attn"
+    x = make_operands(case, torch.float32, GPU)
+    backward = operator_arguments(form, x, case.shapes)[1]
+    torch.library.opcheck(getattr(OPS, f"{name}_backward").default, backward)
+    for leaf in FORMS[form]:
+        x[leaf].requires_grad_()
+    torch.library.opcheck(getattr(OPS, name).default, operator_arguments(form, x, case.shapes)[0])
+
+
+@on_cuda
+@each_form
+def test_cuda_gradients_that_atomics_add_up_are_told_to_torch(form):
+    x = make_operands(CUDA_CASES["few"], torch.float32, GPU)
+    torch.use_deterministic_algorithms(True)
+    try:
+        differentiate(form, x, CUDA_CASES["few"].shapes, wanted=("locations",))
+        with pytest.raises(RuntimeError, match="deterministic"):
+            differentiate(form, x, CUDA_CASES["few"].shapes, wanted=("value",))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@on_cuda
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=str)
+@each_form
+def test_cuda_locations_far_away(form, case):
     x = make_operands(case, torch.float32, GPU)
     for i, far in enumerate((float("nan"), float("inf"), -float("inf"), 1e30, -1e9)):
         x["locations"][:, i::7, :, :, 0, i % 2] = far

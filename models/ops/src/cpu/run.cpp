@@ -1,6 +1,7 @@
 #include "run.h"
 
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -27,18 +28,33 @@ Block allocate(size_t bytes) {
   return block;
 }
 
-// The fastest kernels that this machine runs. The environment variable DEFORM_ATTN_CPU = avx512 | avx2 | portable
-// sets an upper limit.
-const CpuKernels& kernels_for(const Problem& problem) {
+enum Path { kPathPortable, kPathAvx2, kPathAvx512 };
+constexpr const char* kPathNames[] = {"portable", "avx2", "avx512"};
+
+Path widest_path() {
+  int path = kPathPortable;
 #if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    path = kPathAvx2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+      path = kPathAvx512;
+  }
+#endif
   const char* limit = std::getenv("DEFORM_ATTN_CPU");
-  const auto limited_to = [limit](const char* name) { return limit && std::strcmp(limit, name) == 0; };
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (problem.dtype != DType::Float64 && !limited_to("portable")) {  // float64 is there to check the others
-    if (avx512 && !limited_to("avx2") && problem.channels % kAvx512.width == 0) return kAvx512;
-    if (avx2 && problem.channels % kAvx2.width == 0) return kAvx2;
+  if (!limit || !*limit) return Path(path);
+  for (int i = kPathPortable; i <= kPathAvx512; ++i)
+    if (std::strcmp(limit, kPathNames[i]) == 0) return Path(std::min(i, path));
+  TORCH_CHECK_VALUE(false, "DEFORM_ATTN_CPU='", limit, "' must be one of avx512, avx2, portable");
+}
+
+// The fastest kernels for a problem.
+const CpuKernels& kernels_for(const Problem& problem) {
+  const Path path = widest_path();
+#if defined(__x86_64__)
+  if (problem.dtype != DType::Float64) {  // float64 is there to check the others
+    if (path >= kPathAvx512 && problem.channels % kAvx512.width == 0) return kAvx512;
+    if (path >= kPathAvx2 && problem.channels % kAvx2.width == 0) return kAvx2;
   }
 #endif
   return kPortable;
@@ -88,6 +104,8 @@ void forward_by_head(const Problem& p, const CpuKernels& kernels) {
 }
 
 }  // namespace
+
+const char* cpu_kernels() { return kPathNames[widest_path()]; }
 
 void forward_cpu(const Problem& problem) {
   const CpuKernels& kernels = kernels_for(problem);

@@ -5,6 +5,10 @@
 
 namespace deform_attn {
 
+// The widest vectors that this processor has and the environment variable DEFORM_ATTN_CPU allows: "avx512", "avx2" or
+// "portable". An error of torch's if the variable is none of these.
+const char* cpu_kernels();
+
 void forward_cpu(const Problem& problem);
 void backward_cpu(const Problem& problem, const Gradients& gradients);
 

@@ -16,9 +16,9 @@ namespace {
 
 using Kernel = void (*)(Arguments);
 
-// What the fast kernels compute in 32 bits must fit.
+// What the fast kernels compute in 32 bits must fit; up to kMaxPoints a point's level is exact (see PointReader).
 inline bool fits_fast_kernels(const Problem& problem) {
-  constexpr int64_t kMax = 0x7fffffff, kMaxPoints = 1 << 14;
+  constexpr int64_t kMax = 0x7fffffff, kMaxPoints = 1 << 13;
   const int64_t location_stride = problem.location_strides[1];
   return problem.tokens <= kMax && problem.queries <= kMax && problem.points <= kMaxPoints &&
          4 * int64_t(problem.heads) * problem.channels <= kMax &&
