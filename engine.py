@@ -62,10 +62,10 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
             values = reduced({"loss": loss, **losses, "grad_norm": grad_norm, "stop": asked,
                               "skipped_images": skipped * world_size()})
             if not state.scaler.is_enabled():  # the scaler skips such steps itself
-                require_finite("gradient norm", values["grad_norm"], previous, state, output_dir)
-            require_finite("loss", values["loss"], targets, state, output_dir, loss.detach())
+                require_finite("gradient norm", values["grad_norm"], previous, state.epoch, state.step - 1, output_dir)
+            require_finite("loss", values["loss"], targets, state.epoch, state.step, output_dir, loss.detach())
             if values.pop("non_finite_costs", 0) > 0:
-                require_finite("matching cost", math.nan, targets, state, output_dir)
+                require_finite("matching cost", math.nan, targets, state.epoch, state.step, output_dir)
             state.scaler.scale(loss / group).backward()
         previous = targets
         if ends_group:
@@ -101,7 +101,7 @@ def note_grad_norm(state: TrainState, grad_norm: Tensor, targets: list[dict], ou
     """Before the state is saved: a step that made it worthless must not get into a checkpoint."""
     state.grad_norm = float(grad_norm)
     if not state.scaler.is_enabled():
-        require_finite("gradient norm", state.grad_norm, targets, state, output_dir)
+        require_finite("gradient norm", state.grad_norm, targets, state.epoch, state.step - 1, output_dir)
 
 
 @torch.no_grad()
@@ -156,15 +156,15 @@ def merged_means(states: list[dict]) -> dict[str, float]:
     return {name: sum(s["sums"].get(name, 0.0) for s in states) / count[name] for name in names}
 
 
-def require_finite(what: str, value: float, targets: list[dict], state: TrainState, output_dir: Path,
+def require_finite(what: str, value: float, targets: list[dict], epoch: int, step: int, output_dir: Path,
                    own_value: Tensor | None = None) -> None:
-    """Every process sees the reduced `value`, so all stop together; each saves the ids of its own batch."""
+    """Every process sees the reduced `value` of a step, so all stop together; each saves the ids of its own batch."""
     if math.isfinite(value):
         return
-    record = {"what": what, "value": str(value if own_value is None else float(own_value)), "epoch": state.epoch,
-              "step": state.step, "image_ids": [int(t["image_id"]) for t in targets]}
+    record = {"what": what, "value": str(value if own_value is None else float(own_value)), "epoch": epoch,
+              "step": step, "image_ids": [int(t["image_id"]) for t in targets]}
     output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / f"non_finite_rank{rank()}.json"
     path.write_text(json.dumps(record, indent=1))
-    raise NonFiniteError(f"the {what} is {value} in epoch {state.epoch}, step {state.step}; the batch's image ids are "
+    raise NonFiniteError(f"the {what} is {value} in epoch {epoch}, step {step}; the batch's image ids are "
                          f"in {path}. The last checkpoint is intact. Lower lr or clip_max_norm, or leave out --amp")

@@ -251,7 +251,7 @@ if __name__ == "__main__":
     except UserError as error:
         # An error in a data-loading process arrives with that process's traceback around it.
         logging.getLogger("main").error("%s", str(error).rsplit("UserError: ", 1)[-1].strip())
-        sys.exit(2)
+        sys.exit(error.exit_code)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

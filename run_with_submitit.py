@@ -3,20 +3,25 @@
     python run_with_submitit.py --nodes 2 --ngpus 8 --partition NAME -- -c CONFIG --coco_path DIR --output_dir OUT
 
 Everything after -- goes to main.py. Every GPU gets a process. When Slurm preempts the job or its time is up, the
-training writes a checkpoint, and the job is queued again and goes on from there. `--cluster local` runs the same on
-this machine.
+training writes a checkpoint, and the job is queued again and goes on from there; so it does from the last checkpoint
+when a node or a process is lost. `--cluster local` runs the same on this machine, where nothing is lost.
 """
 import argparse
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import submitit
 
+from util.errors import LostProcess
+
 ROOT = Path(__file__).resolve().parent
 STOPPED = 128 + signal.SIGTERM  # main.py's exit code after a checkpoint on request
+PATIENCE = 60  # s, within which Slurm ends the processes of a job that it queues again
+MAX_RESTARTS = 10  # after lost processes; who is lost again and again has another problem
 
 
 class Training:
@@ -26,15 +31,23 @@ class Training:
         self.arguments = arguments
 
     def __call__(self) -> int:
-        """Returns main.py's exit code. Raises RuntimeError for a failure, which fails the job."""
+        """Returns main.py's exit code. Raises RuntimeError for a failure, which fails the job, unless Slurm ends this
+        process first because it queues the job again.
+        """
         task = submitit.JobEnvironment()
         environment = os.environ | {
             "RANK": str(task.global_rank), "WORLD_SIZE": str(task.num_tasks), "LOCAL_RANK": str(task.local_rank),
             "MASTER_ADDR": task.hostnames[0],
             "MASTER_PORT": str(20000 + sum(map(ord, task.job_id)) * 37 % 20000)}  # the same in every task
         self.process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), *self.arguments], cwd=ROOT,
-                                        env=environment)
+                                        env=environment, preexec_fn=ignore_warnings)
         code = self.process.wait()
+        lost = code == LostProcess.exit_code or code < 0  # another process is gone, or this one was killed
+        if lost and task.cluster == "slurm" and int(os.environ.get("SLURM_RESTART_COUNT", 0)) < MAX_RESTARTS:
+            # Every process that is left asks for it, since any may be the last; Slurm heeds the first.
+            if subprocess.run(["scontrol", "requeue", task.job_id]).returncode == 0:
+                print(f"main.py ended with exit code {code}: the job is queued again", flush=True)
+            time.sleep(PATIENCE)
         if code not in (0, STOPPED):
             raise RuntimeError(f"main.py ended with exit code {code}; its output is in this log")
         return code
@@ -45,6 +58,13 @@ class Training:
         # A signal handler is what calls this, in the middle of process.wait(), which cannot be called twice.
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Training(self.arguments))
+
+
+def ignore_warnings() -> None:
+    """In a new process before it runs main.py: Slurm's warning may reach every process of the job. It is for submitit,
+    which has main.py write a checkpoint; nobody who was not told about it may die of it."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -80,7 +100,7 @@ def main() -> None:
         **({"gpus_per_node": args.ngpus} if args.cluster == "slurm" else {}),
         **({"mem_gb": args.mem_gb} if args.mem_gb else {}),
         **({"slurm_partition": args.partition} if args.partition else {}),
-        slurm_additional_parameters=dict(pair.split("=", 1) for pair in args.slurm))
+        slurm_additional_parameters={"requeue": True} | dict(pair.split("=", 1) for pair in args.slurm))
     job = executor.submit(Training(arguments))
     print(f"job {job.job_id}; its logs are {args.job_dir}/{job.job_id}_*_log.out and .err", flush=True)
     if args.cluster == "local":

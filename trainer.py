@@ -20,7 +20,7 @@ from engine import evaluate, train_one_epoch
 from util.benchmark import count_parameters
 from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
 from util.config import Config
-from util.distributed import all_gather, barrier, is_main, lost_process_as_user_error, rank, world_size
+from util.distributed import all_gather, barrier, is_main, rank, watch_for_lost_processes, world_size
 from util.errors import UserError
 from util.logger import setup_logging
 from util.measurement import peak_resident
@@ -72,7 +72,7 @@ class Trainer:
             self.loader.batch_sampler.set_epoch(state.epoch, state.step)
             batches = first_batches(self.loader) if self.args.debug else self.loader
             start = time.perf_counter(), state.step
-            with worker_crash_as_user_error(self.loader), lost_process_as_user_error():
+            with worker_crash_as_user_error(self.loader), watch_for_lost_processes():
                 finished = train_one_epoch(wrapped, criterion, batches, state, optim, self.device, self.folder,
                                            amp_dtype=self.amp_dtype, stop=stop, save=self._save)
             self._save(state)  # before the evaluation, so that nothing can take this epoch's work away
@@ -84,7 +84,8 @@ class Trainer:
             self._end_epoch(state, model, criterion, postprocess, cost)
         if self._is_stale(state):
             logger.info("early stop: no better val AP in %d evaluations", state.stale)
-        logger.info("finished in %s; best val AP %.3f", timedelta(seconds=round(time.time() - self.start)), state.best)
+        best = f"; best val AP {state.best:.3f}" if state.best >= 0 else ""
+        logger.info("finished in %s%s", timedelta(seconds=round(time.time() - self.start)), best)
         self._summarize(model, postprocess)
         return 0
 
@@ -201,10 +202,13 @@ class Trainer:
             averaged = state.ema is not None and epoch >= optim.ema_epoch
             record |= self._evaluate(state.ema.module if averaged else model, criterion, postprocess)
             ap = record["test_coco_eval_bbox"][0]
-            state.stale += 1
-            if ap > state.best:
+            if ap < 0:  # no box to measure with: the latest is as good as any
+                copies.append("checkpoint_best.pth")
+            elif ap > state.best:
                 state.best, state.stale = ap, 0
                 copies.append("checkpoint_best.pth")
+            else:
+                state.stale += 1
         if (epoch + 1) % optim.save_checkpoint_interval == 0:
             copies.append(f"checkpoint{epoch:04}.pth")
         if is_main():
@@ -213,7 +217,7 @@ class Trainer:
             self.log.append(record)
             write_scalars(self.board, record, epoch)
             skipped = round(record["train_skipped_images"] * state.step)
-            best = f", best val AP {state.best:.3f}" if state.best > float("-inf") else ""
+            best = f", best val AP {state.best:.3f}" if state.best >= 0 else ""
             logger.info("epoch %d: loss %.3f%s%s", epoch, record["train_loss"], best,
                         f"; {skipped} unreadable images skipped" if skipped else "")
         state.epoch, state.step, state.meters = epoch + 1, 0, Meters()
@@ -228,7 +232,7 @@ class Trainer:
 
     def _detect(self, model: nn.Module, criterion: nn.Module | None, postprocess: nn.Module,
                 evaluator: CocoEvaluator) -> dict[str, float]:
-        with worker_crash_as_user_error(self.val_loader), lost_process_as_user_error():
+        with worker_crash_as_user_error(self.val_loader), watch_for_lost_processes():
             return evaluate(model, criterion, postprocess, self.val_loader, evaluator, self.device,
                             amp_dtype=self.amp_dtype, max_batches=DEBUG_BATCHES if self.args.debug else None)
 

@@ -6,7 +6,7 @@ from typing import Any
 from datasets.coco import check_num_classes, class_names, read_annotations
 from util.config import Config
 from util.errors import UserError
-from util.options import parse_options
+from util.options import DataOptions, parse_options
 
 SIZES = ("data_aug_scales", "data_aug_max_size", "data_aug_scales2_resize", "data_aug_scales2_crop")
 
@@ -15,7 +15,8 @@ def adapt_config(config: Config, root: str | None, split: str, checkpoint: dict[
     """Replaces such values by numbers: the ones that the checkpoint was trained with, where there is one, else those
     of the `split` ("train", "val", "test") of the data in `root`.
 
-    Raises UserError where there is neither, and if num_classes is too small for the data.
+    Raises UserError where there is neither, if num_classes is too small for the data, and if sizes were chosen beside
+    an image_size.
     """
     options = parse_options(config)
     saved = (checkpoint or {}).get("config", {})
@@ -40,11 +41,20 @@ def adapt_config(config: Config, root: str | None, split: str, checkpoint: dict[
                             "this data from it with --pretrain_model_path")
         check_num_classes(config.num_classes, coco, source)
     if options.data.image_size is not None:
+        check_sizes(options.data)
         if all(name in saved for name in SIZES):
             config.update({name: saved[name] for name in SIZES})
         else:
             config.update(fitting_sizes(options.data.image_size, coco.dataset["images"] if coco else []))
         config.image_size = None  # now the sizes say it all
+
+
+def check_sizes(data: DataOptions) -> None:
+    """Raises UserError if sizes were chosen beside an image_size, which would replace them."""
+    chosen = [name for name in SIZES if getattr(data, name) != getattr(DataOptions(), name)]
+    if data.image_size is not None and chosen:
+        raise UserError(f"image_size={data.image_size} would replace {', '.join(chosen)}: add image_size=None, so that "
+                        "they count")
 
 
 def fitting_sizes(image_size: int, images: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -189,7 +190,7 @@ def read_content(root: str | Path, split: str) -> dict[str, Any]:
         raise UserError(f"no annotation file {path}; a COCO folder holds "
                         f"{', '.join(SPLITS['train'] + SPLITS['val'])}")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows begins files with a mark
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     _check_structure(content, path)
@@ -205,6 +206,11 @@ class Problem:
     entry: dict[str, Any]
 
 
+def has_size(image: dict[str, Any]) -> bool:
+    """Whether an image's entry has a width and a height that can be."""
+    return all(_is_number(image.get(side)) and 0 < image[side] < math.inf for side in ("width", "height"))
+
+
 def entry_problems(content: dict[str, Any]) -> Iterator[Problem]:
     """What makes single images and annotations unusable without a look at the pixels."""
     seen = set()
@@ -213,7 +219,7 @@ def entry_problems(content: dict[str, Any]) -> Iterator[Problem]:
         if absent:
             kind = "no_size" if {"id", "file_name"} <= image.keys() else "incomplete"
             yield Problem(kind, f"an entry of 'images' (id {image.get('id')}) has no {absent[0]!r}", image)
-        elif not all(_is_number(image[side]) and image[side] > 0 for side in ("height", "width")):
+        elif not has_size(image):
             yield Problem("no_size", f"image {image['id']} has the width {image['width']!r} and the height "
                                      f"{image['height']!r}: they must be numbers above 0", image)
         if not {"id", "file_name"} <= image.keys():
@@ -244,6 +250,8 @@ def entry_problems(content: dict[str, Any]) -> Iterator[Problem]:
                           annotation)
         elif not _is_number(annotation.get("area", 0)):
             yield Problem("not_a_box", f"{where}: area must be a number, got {annotation['area']!r}", annotation)
+        elif annotation.get("iscrowd", 0) not in (0, 1):
+            yield Problem("not_a_crowd", f"{where}: iscrowd must be 0 or 1, got {annotation['iscrowd']!r}", annotation)
 
 
 def clip_boxes(xywh: Tensor, width: float, height: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -292,6 +300,12 @@ def _check_structure(content: Any, path: Path) -> None:
     categories = [category["id"] for category in content["categories"]]
     if not all(isinstance(i, int) and i >= 0 for i in categories):
         raise UserError(f"{path}: category ids must be integers from 0, got {sorted(categories, key=str)[:5]}")
+    twice = sorted({i for i in categories if categories.count(i) > 1})
+    if twice:
+        raise UserError(f"{path}: 'categories' has the id {twice[0]} more than once")
+    for category in content["categories"]:
+        if not isinstance(category["name"], str) or not category["name"].strip():
+            raise UserError(f"{path}: the category {category['id']} has the name {category['name']!r}: it must be text")
 
 
 def _is_number(value: Any) -> bool:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.coco import SPLITS, Problem, clip_boxes, entry_problems, read_content
+from datasets.coco import SPLITS, Problem, clip_boxes, entry_problems, has_size, read_content
 from util.cpu import available_cpus
 from util.errors import UserError
 
@@ -45,6 +45,7 @@ KINDS = {
     "unknown_category": Kind("annotations of a category that is not listed", BOTH, "left out"),
     "unknown_image": Kind("annotations of an image that is not listed", BOTH, "left out"),
     "not_a_box": Kind("annotations whose bbox or area is not made of numbers", BOTH, "left out"),
+    "not_a_crowd": Kind("annotations whose iscrowd is neither 0 nor 1", BOTH, "left out"),
     "repeated_annotation_id": Kind("annotations with the id of another", remedy="numbered anew"),
     "missing": Kind("images without a file", ("val",), "left out with their boxes"),
     "unreadable": Kind("images that cannot be read", ("val",), "left out with their boxes"),
@@ -63,9 +64,10 @@ KINDS = {
     "repeated_box": Kind("boxes that repeat one of the same class", remedy="one kept"),
     "tiny": Kind("boxes narrower or lower than 1 px"),
     "whole_image": Kind("boxes that cover the whole image"),
-    "area": Kind("areas above that of their box by a tenth or more", remedy="set to the box's"),
+    "area": Kind("areas of 0 or less, or above that of their box by a tenth or more", remedy="set to the box's"),
 }
-USELESS = {"incomplete", "repeated_image_id", "unknown_category", "unknown_image", "not_a_box"}  # entries not to read
+# Entries not to read.
+USELESS = {"incomplete", "repeated_image_id", "unknown_category", "unknown_image", "not_a_box", "not_a_crowd"}
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,10 @@ def _read_files(folder: Path, images: dict[Any, dict], progress: bool) -> dict[A
 
 def _stated_size(image: dict, file: ImageFile | None) -> dict[str, float]:
     """Width and height as annotated, else the file's, else 0."""
-    sides = [image.get("width"), image.get("height")]
-    if not all(isinstance(side, (int, float)) and side > 0 for side in sides):
-        sides = file.size if file is not None else (0, 0)
-    return {"width": sides[0], "height": sides[1]}
+    if has_size(image):
+        return {"width": image["width"], "height": image["height"]}
+    width, height = file.size if file is not None else (0, 0)
+    return {"width": width, "height": height}
 
 
 def file_problems(images: dict[Any, dict], files: dict[Any, ImageFile | None], folder: Path) -> Iterator[Problem]:
@@ -230,7 +232,7 @@ def box_problems(images: dict[Any, dict], annotations: list[dict]) -> Iterator[P
                 yield Problem("whole_image", where, annotation)
             if min(w, h) < 1:
                 yield Problem("tiny", where, annotation)
-            if annotation.get("area", 0) > 1.1 * w * h + 1:
+            if not 0 < annotation.get("area", w * h) <= 1.1 * w * h + 1:
                 yield Problem("area", f"{where}, area {annotation['area']}", annotation)
             if key in seen:
                 yield Problem("repeated_box", where, annotation)

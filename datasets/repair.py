@@ -87,7 +87,8 @@ def _cut(annotation: dict, image: dict) -> None:
     width = image["width"] - left if x + width > image["width"] else width - (left - x)
     height = image["height"] - top if y + height > image["height"] else height - (top - y)
     annotation["bbox"] = [left, top, width, height]
-    annotation["area"] = min(annotation.get("area", width * height), width * height)
+    area = annotation.get("area", 0)
+    annotation["area"] = min(area, width * height) if area > 0 else width * height
 
 
 def _copy(source: Path, target: Path, turned: bool) -> None:

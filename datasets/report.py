@@ -76,8 +76,8 @@ def verdict(stops: list[str]) -> str:
 def listed_cost(cost: dict) -> str:
     limit, peak = cost["limit_bytes"], cost["peak_bytes"]
     height, width = cost["worst_shape"]
-    title = (f"## A training step\n\nBatches of {cost['batch_size']} on {cost['device']}, float32. The largest has "
-             f"{height}x{width} px (height x width) and {cost['most_boxes']} boxes an image.\n")
+    title = (f"## A training step\n\nBatches of {cost['batch_size']} on {cost['device']}, {cost['precision']}. The "
+             f"largest has {height}x{width} px (height x width) and {cost['most_boxes']} boxes an image.\n")
     memory = "more than there is" if peak is None else f"{peak / 2**30:.1f} GiB"
     estimated = "" if cost["seconds"] else ", estimated, so no step was timed"
     lines = [f"- peak memory: {memory} of {limit / 2**30:.1f} GiB{estimated}"]
@@ -86,7 +86,8 @@ def listed_cost(cost: dict) -> str:
                   f"- loading a batch: {cost['loading_seconds']:.3g} s of one process; --num_workers "
                   f"{-(-cost['loading_seconds'] // cost['seconds']):.0f} or more keep up",
                   f"- an epoch: {_duration(cost['epoch_seconds'])}; {cost['epochs']} epochs: "
-                  f"{_duration(cost['training_seconds'])}, without evaluations"]
+                  f"{_duration(cost['training_seconds'])} without evaluations, in which every image is seen "
+                  f"{cost['passes']:.3g} times"]
     if peak is None or peak > TIGHT * limit:
         lines.append(f"- memory is {'tight' if peak and peak <= limit else 'short'}; what helps, the cheapest first:")
         lines += [f"  - {lever}" for lever in cost['levers']]

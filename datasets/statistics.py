@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from datasets.coco import has_size
 from datasets.inspection import SplitInspection
 from datasets.transforms import ResizeShorter, eval_limits, train_limits
 from util.options import DataOptions
@@ -17,7 +18,7 @@ def describe(split: SplitInspection, data: DataOptions, finest_stride: int) -> d
 
     finest_stride: px of the image by place of the finest feature map.
     """
-    sizes = [(i["width"], i["height"]) for i in split.images.values() if i.get("width") and i.get("height")]
+    sizes = [(i["width"], i["height"]) for i in split.images.values() if has_size(i)]
     per_image = Counter(split.box_image)
     counts = [per_image[image_id] for image_id in split.images]
     fullest = max(per_image, key=per_image.get, default=None)
@@ -44,7 +45,7 @@ def seen_sides(split: SplitInspection, size: int, max_size: int) -> np.ndarray:
     resize = ResizeShorter([size], max_size)
     images = split.images
     factors = {i: resize.result(images[i]["width"], images[i]["height"], size)[1] / images[i]["width"]
-               for i in set(split.box_image) if images[i].get("width") and images[i].get("height")}
+               for i in set(split.box_image) if has_size(images[i])}
     return split.box_sides * np.array([factors.get(i, 1.0) for i in split.box_image])[:, None]
 
 
@@ -89,6 +90,10 @@ def warnings(train: SplitInspection, val: SplitInspection, described: dict[str, 
            if 0 < count < FEW]
     if few:
         found.append(f"classes with less than {FEW} boxes in train: {some(few)}")
+    if not described["train"]["boxes"]:
+        found.append("train: no usable box, so that there is nothing to learn")
+    if not described["val"]["boxes"]:
+        found.append("val: no usable box, so that AP cannot be measured, nor the best checkpoint be found")
     for split in ("train", "val"):
         row, most = described[split], described[split]["boxes_an_image"][2]
         if num_queries is not None and most > num_queries:
@@ -99,7 +104,8 @@ def warnings(train: SplitInspection, val: SplitInspection, described: dict[str, 
                        if split == "train" else (seen["below_least"], f"evaluation's size {seen['eval_size'][0]}"))
         if count:
             found.append(f"{split}: {count} of {row['boxes']} boxes have a side below {seen['least']:g} px (half the "
-                         f"finest stride) at the {when} and are hard to find: larger data_aug_scales help")
+                         f"finest stride) at the {when} and are hard to find: larger images help (image_size, or "
+                         "data_aug_scales)")
     found += _shared_images(train, val)
     return found
 

@@ -159,14 +159,13 @@ def test_nan_loss_stops_at_the_step(training, tmp_path):
 
 def test_nan_cost_stops_at_the_step(training, tmp_path, monkeypatch, caplog):
     state, criterion, loader, _ = training()
-    cost, calls = HungarianMatcher._cost, []
+    cost = HungarianMatcher._cost
 
     def poisoned(self, *args):
-        calls.append(1)
-        return cost(self, *args) * float("nan") if len(calls) > 2 else cost(self, *args)  # from the second batch on
+        return cost(self, *args) * float("nan") if state.step == 1 else cost(self, *args)
 
     monkeypatch.setattr(HungarianMatcher, "_cost", poisoned)
-    with pytest.raises(NonFiniteError, match="matching cost"):
+    with pytest.raises(NonFiniteError, match="the matching cost is nan in epoch 0, step 1"):
         run(state, criterion, loader, tmp_path)
     assert "NaN or infinite costs for the images" in caplog.text
 
@@ -202,7 +201,8 @@ def test_nan_gradient_is_reported_with_the_batch_that_made_it(training, tmp_path
     second = [t["image_id"] for t in list(loader)[1][1]]
     with pytest.raises(NonFiniteError, match="gradient norm"):
         run(state, criterion, loader, tmp_path)
-    assert json.loads((tmp_path / "non_finite_rank0.json").read_text())["image_ids"] == second
+    record = json.loads((tmp_path / "non_finite_rank0.json").read_text())
+    assert (record["image_ids"], record["step"]) == (second, 1)
 
 
 def test_evaluation_sees_every_image_and_returns_losses(training, tiny_config, coco_root):

@@ -1,6 +1,7 @@
 """Trainings that are killed, lose a process, meet a broken file or odd data."""
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -12,12 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.adapt import SIZES
 from datasets.coco import CocoDetection
-from util.errors import UserError
+from util.errors import LostProcess, UserError
+from util.options import DataOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["return_interm_indices=[1]", "num_feature_levels=2"]  # two of the backbone's stages: checkpoints of 10 MB
 OPTIONS = [*SMALL, "epochs=3", "batch_size=1", "checkpoint_steps=2", "eval_interval=3", "use_ema=True", "dropout=0.1"]
+
+DETR_SIZES = {name: getattr(DataOptions(), name) for name in SIZES}  # what image_size puts in proportion
 
 # main.py, which kills itself at some call of a function
 DRIVER = textwrap.dedent("""
@@ -51,9 +56,9 @@ def driver(folder, module, name, at, last_words="pass", condition="True"):
     return path
 
 
-def flags(config, data, out, *more):
+def flags(config, data, out, *more, options=OPTIONS):
     return ["-c", str(config), "--coco_path", str(data), "--device", "cpu", "--num_workers", "0", "--output_dir",
-            str(out), "--resume", "auto", *more, "--options", *OPTIONS]
+            str(out), "--resume", "auto", *more, "--options", *options]
 
 
 def start(*command, **environment):
@@ -98,6 +103,27 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_one_never_killed(
     assert not list(out.glob(".*")), "what the killed run left half written is still there"
 
 
+def test_a_run_as_for_fine_tuning_resumes_wherever_it_was_killed(call, config_file, coco_root, tmp_path):
+    """Epochs of some steps of two batches each, one cycle of the rate, a process that loads the data."""
+    options = [*SMALL, "epochs=2", "epoch_steps=3", "batch_size=1", "grad_accum_steps=2", "checkpoint_steps=1",
+               "onecyclelr=True", "eval_interval=2", "use_ema=True", "ema_decay=0.99", "num_classes=auto",
+               "dn_labelbook_size=None", "image_size=96", *(f"{name}={list(size) if isinstance(size, tuple) else size}"
+                                                          for name, size in DETR_SIZES.items())]
+    at = random.SystemRandom().randint(2, 5)
+    print("killed at step", at)
+    out = tmp_path / "killed"
+    killed = start(driver(tmp_path, *STEP[:2], at), *flags(config_file, coco_root, out, "--num_workers", 1,
+                                                            options=options))
+    output, _ = killed.communicate(timeout=240)
+    assert killed.returncode == -signal.SIGKILL, output
+    assert call("--output_dir", out, "--resume", "auto", "--num_workers", 1, options=options) == 0
+    assert call("--output_dir", tmp_path / "whole", options=options) == 0
+    ours, wanted = final(out), final(tmp_path / "whole")
+    for part in ("model", "ema_model"):
+        assert all(torch.equal(ours[part][key], wanted[part][key]) for key in wanted[part])
+    assert [line["train_loss"] for line in log_of(out)] == [line["train_loss"] for line in log_of(tmp_path / "whole")]
+
+
 def test_when_a_process_dies_the_other_ends_with_a_message(config_file, coco_root, tmp_path):
     out, address = tmp_path / "run", f"file://{tmp_path}/meet"
     dying = driver(tmp_path, *STEP[:2], at=6)
@@ -107,7 +133,7 @@ def test_when_a_process_dies_the_other_ends_with_a_message(config_file, coco_roo
     second.communicate(timeout=240)
     output, _ = first.communicate(timeout=120)  # far below --dist_timeout
     assert second.returncode == -signal.SIGKILL
-    assert first.returncode == 2 and "lost contact with another process" in output, output
+    assert first.returncode == LostProcess.exit_code and "lost contact with another process" in output, output
     assert final(out)["epoch"] == 0 and final(out)["step"] == 0  # one epoch of four steps was done
 
 
@@ -182,6 +208,16 @@ def test_odd_sets_train_and_evaluate(call, coco_root, tmp_path, changes):
     lines = log_of(tmp_path / "run")
     assert len(lines) == 2 and all(line["train_loss"] > 0 for line in lines)
     assert (lines[-1]["test_coco_eval_bbox"][0] == -1) == (changes.get("val") is no_boxes)
+
+
+def test_a_val_set_without_boxes_neither_ends_a_training_early_nor_makes_its_start_the_best(call, coco_root, tmp_path):
+    data = changed(coco_root, tmp_path / "data", val=no_boxes)
+    options = [*SMALL, "epochs=4", "epoch_steps=1", "early_stop=2", "num_classes=auto", "dn_labelbook_size=None"]
+    assert call("--output_dir", tmp_path / "run", data=data, options=options) == 0
+    assert len(log_of(tmp_path / "run")) == 4
+    best, latest = (torch.load(tmp_path / "run" / name, weights_only=True)["model"]
+                    for name in ("checkpoint_best.pth", "checkpoint.pth"))
+    assert all(torch.equal(best[key], latest[key]) for key in latest)
 
 
 def test_a_single_image_is_augmented_anew_in_every_pass(coco_root, tmp_path):

@@ -22,8 +22,8 @@ from torchvision.transforms.v2 import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets import train_loader
-from datasets.adapt import fitting_sizes
-from datasets.coco import CocoDetection
+from datasets.adapt import check_sizes, fitting_sizes
+from datasets.coco import CocoDetection, has_size
 from datasets.inspection import BOTH, KINDS, SplitInspection, inspect_split
 from datasets.repair import repair
 from datasets.report import classes, heading, listed_cost, listed_problems, overview, verdict
@@ -52,7 +52,8 @@ def main(args: argparse.Namespace) -> int:
     device = init_distributed(args.device, world_size=1, rank=0, local_rank=0, dist_url="env://")
     train, val = splits = [inspect_split(args.root, split, progress=sys.stderr.isatty()) for split in BOTH]
     if options.data.image_size is not None:  # as adapt_config does for a training, which some of the data would stop
-        sized = [image for image in train.images.values() if image.get("width") and image.get("height")]
+        check_sizes(options.data)
+        sized = [image for image in train.images.values() if has_size(image)]
         config = config | fitting_sizes(options.data.image_size, sized) | {"image_size": None}
         options = parse_options(config)
     described = {split.split: describe(split, options.data, finest_stride(options.backbone)) for split in splits}
@@ -164,9 +165,10 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
                            options.data.num_classes)
 
     limit = memory_limit(device)
-    cost = {"device": device_name(device), "batch_size": batch_size, "limit_bytes": limit, "seconds": None,
+    cost = {"device": device_name(device), "precision": str(precision or torch.float32).removeprefix("torch."),
+            "batch_size": batch_size, "limit_bytes": limit, "seconds": None,
             "worst_shape": list(largest_train_shape(options.data, sizes, batch_size)), "most_boxes": most,
-            "epochs": options.optim.epochs, "levers": memory_levers(options)}
+            "epochs": options.optim.epochs, "levers": memory_levers(options, amp=precision is not None)}
     if device.type == "cpu" and batch_size > 1:  # more than there is would end this process
         before = resident("VmRSS") * 2**20
         one = measure_step(model, criterion, [worst(1)], device, precision).peak_bytes
@@ -186,7 +188,8 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
         return cost | {"peak_bytes": None}
     return cost | {"peak_bytes": largest.peak_bytes, "worst_seconds": largest.seconds, "seconds": seconds,
                    "loading_seconds": loading, "epoch_seconds": seconds * len(loader),
-                   "training_seconds": seconds * len(loader) * options.optim.epochs}
+                   "training_seconds": seconds * len(loader) * options.optim.epochs,
+                   "passes": len(loader) * options.optim.epochs * batch_size / len(dataset)}
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from util.errors import UserError
+from util.errors import LostProcess, UserError
 
 LOST = re.compile(r"gloo|Connection (closed|reset)|Broken pipe")  # gloo's errors have no type of their own
 
@@ -56,15 +56,15 @@ def init_distributed(device: str, world_size: int, rank: int, local_rank: int, d
 
 
 @contextmanager
-def lost_process_as_user_error() -> Iterator[None]:
-    """Tells the loss of another process from a fault of this one."""
+def watch_for_lost_processes() -> Iterator[None]:
+    """Raises LostProcess where another process is gone: tells the loss of another process from a fault of this one."""
     try:
         yield
     except RuntimeError as error:
         if world_size() == 1 or not (isinstance(error, dist.DistError) or LOST.search(str(error))):
             raise
-        raise UserError(f"lost contact with another process, look at its output: {error}. --resume auto goes on from "
-                        "the last checkpoint") from error
+        raise LostProcess(f"lost contact with another process, look at its output: {error}. --resume auto goes on "
+                          "from the last checkpoint") from error
 
 
 def world_size() -> int:

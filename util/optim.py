@@ -7,6 +7,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
+from util.errors import UserError
 from util.options import OptimOptions
 
 
@@ -50,8 +51,13 @@ def build_scheduler(optimizer: AdamW, options: OptimOptions, steps_per_epoch: in
     """Steps with the optimizer, steps_per_epoch times an epoch."""
     if options.onecyclelr:
         total = options.epochs * steps_per_epoch
+        warmup = options.warmup_steps or 0.2 * total
+        if warmup >= total:
+            raise UserError(f"warmup_steps={warmup} must be less than the {total} steps of the whole training: lower "
+                            "it, or raise epochs or epoch_steps")
+        # The rate rises between the first step and the last one of the warm-up: a warm-up of one step does not rise.
         return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=total,
-                          pct_start=options.warmup_steps / total or 0.2)
+                          pct_start=warmup / total if warmup > 1 else 0.0)
 
     def factor(step: int) -> float:
         epoch = step // steps_per_epoch

@@ -19,7 +19,8 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
 
     Those are the ones whose name contains a word of `ignore`, and the class tensors (a row a class) if the classes
     differ: in them the rows of classes that both models know by name are carried over, the others stay fresh.
-    `class_names` (id to name) are the new ones; the old ones are in the checkpoint, and COCO's in a released one.
+    `class_names` (id to name) are the new ones; the old ones are in the checkpoint, and COCO's in a released one with
+    as many rows.
     no_object: the last row of the class heads stands for "no object" (softmax). A table of it all goes to the log.
 
     Raises UserError if anything else does not fit, since that means another architecture.
@@ -29,7 +30,11 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
     state = to_our_layout(model_state(checkpoint, ema=True), own)
     ignored = {key for key in {*own, *state} if any(word in key for word in ignore or [])}
     state = {key: value for key, value in state.items() if key not in ignored}
-    old_names = checkpoint.get("class_names", COCO_CLASSES)
+    old_names = checkpoint.get("class_names")
+    if old_names is None:
+        old_names = COCO_CLASSES if _has_coco_classes(state) else {}
+        if not old_names and class_names is not None:
+            logger.warning("%s does not name its classes and has another number of them than COCO", source)
     same_classes = class_names is None or class_names.items() <= old_names.items()
     by_class = {key for key in own if key in state and CLASS_TENSORS.search(key)
                 and state[key].shape[1:] == own[key].shape[1:]
@@ -53,6 +58,12 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
         logger.info("classes carried over by name: %s; fresh: %s", ", ".join(carried) or "none",
                     ", ".join(others) or "none")
     return sorted(fresh | by_class)
+
+
+def _has_coco_classes(state: dict[str, Tensor]) -> bool:
+    """Whether class heads have a row for each of COCO's ids, or one more for "no object"."""
+    rows = {len(value) for key, value in state.items() if CLASS_TENSORS.search(key) and "class_embed" in key}
+    return rows <= {len(COCO_CLASSES), len(COCO_CLASSES) + 1}
 
 
 def shared_rows(new: dict[int, str], old: dict[int, str]) -> dict[int, int]:

@@ -206,7 +206,6 @@ def memory_levers(options: Options, amp: bool = False) -> list[str]:
             not options.attention.deformable_use_checkpoint,
         "--options batch_size=1 grad_accum_steps=N (the same gradients from smaller batches)":
             options.data.batch_size > 1,
-        f"--options data_aug_max_size=N data_aug_scales=[...] below {options.data.data_aug_max_size} and "
-        f"{max(options.data.data_aug_scales)} (small objects suffer)": True,
+        f"--options image_size=N below {max(options.data.data_aug_scales)} (small objects suffer)": True,
     }
     return [lever for lever, possible in levers.items() if possible]

@@ -14,4 +14,5 @@ lr = 6e-4
 lr_backbone = 1.5e-4
 epochs = 18
 eval_interval = 3
+early_stop = 4
 eval_batch_size = 8

@@ -12,7 +12,8 @@ from util.options import DataOptions
 
 @pytest.fixture
 def auto(tiny_config):
-    return tiny_config | {"num_classes": "auto", "dn_labelbook_size": None, "image_size": 640}
+    published = {name: getattr(DataOptions(), name) for name in SIZES}
+    return tiny_config | published | {"num_classes": "auto", "dn_labelbook_size": None, "image_size": 640}
 
 
 def images(*sides):
@@ -70,7 +71,16 @@ def test_data_with_other_classes_than_the_checkpoint_is_refused(auto, coco_root,
             adapt_config(config, str(coco_root), "val", checkpoint)
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "r50", "swint"])
+def test_sizes_that_image_size_would_replace_are_an_error(auto, coco_root):
+    chosen = {"data_aug_scales": [480, 512], "data_aug_max_size": 800}
+    with pytest.raises(UserError, match="image_size=640 would replace data_aug_scales, data_aug_max_size: .*=None"):
+        adapt_config(auto | chosen, str(coco_root), "train", None)
+    config = auto | chosen | {"image_size": None}
+    adapt_config(config, str(coco_root), "train", None)
+    assert config.data_aug_scales == [480, 512] and config.data_aug_max_size == 800
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite0_640", "r50", "swint"])
 def test_the_configs_for_fine_tuning_adapt(name, coco_root):
     config = load_config(f"config/finetune/{name}.py")
     adapt_config(config, str(coco_root), "train", None)

@@ -296,7 +296,7 @@ def test_an_entry_that_lacks_a_key_is_refused(root, entries, key):
 
 @pytest.mark.parametrize("change", [
     {"category_id": 99}, {"image_id": 99}, {"bbox": [1, 2, 3]}, {"bbox": "1 2 3 4"}, {"bbox": [1, 2, 3, None]},
-    {"bbox": None}])
+    {"bbox": None}, {"iscrowd": "0"}, {"area": "9"}])
 def test_an_annotation_with_foreign_values_is_refused(root, change):
     with edited(root) as content:
         content["annotations"][2] |= change
@@ -312,6 +312,22 @@ def test_category_ids_are_whole_numbers_from_0(root, number):
         content["categories"][0]["id"] = number
         content["annotations"] = []
     assert "category ids" in refusal(opened, root)
+
+
+def test_category_ids_are_unique_and_names_are_text(root):
+    with edited(root) as content:
+        content["categories"].append(content["categories"][0] | {"name": "another"})
+    assert "'categories' has the id 1 more than once" in refusal(opened, root)
+    with edited(root) as content:
+        content["categories"].pop()
+        content["categories"][0]["name"] = 7
+    assert "the category 1 has the name 7" in refusal(opened, root)
+
+
+def test_a_byte_order_mark_is_no_matter(root):
+    before = len(opened(root))
+    file_of(root, "train").write_bytes(b"\xef\xbb\xbf" + file_of(root, "train").read_bytes())
+    assert len(opened(root)) == before
 
 
 def test_an_image_id_given_twice_is_refused(root):

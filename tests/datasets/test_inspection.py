@@ -103,6 +103,8 @@ DAMAGES = {  # name: damage, kind, text that names it
     "repeated box": (box(10, 20, 30, 40, category_id=1), "repeated_box", "annotation 77"),
     "area": (box(5, 5, 10, 10, area=400), "area", "area 400"),
     "area of no number": (box(5, 5, 10, 10, area="400"), "not_a_box", "annotation 77"),
+    "area of nothing": (box(5, 5, 10, 10, area=0), "area", "area 0"),
+    "crowd of a wrong type": (box(5, 5, 10, 10, iscrowd="0"), "not_a_crowd", "annotation 77"),
     "unknown image": (box(5, 5, 10, 10, image_id=99), "unknown_image", "99"),
     "image id of a wrong type": (box(5, 5, 10, 10, image_id=[3]), "unknown_image", "[3]"),
     "unknown category": (box(5, 5, 10, 10, category_id=99), "unknown_category", "99"),
@@ -111,6 +113,7 @@ DAMAGES = {  # name: damage, kind, text that names it
     "no file name": (edit(lambda content: content["images"][2].pop("file_name")), "incomplete", "'file_name'"),
     "no width": (edit(lambda content: content["images"][2].pop("width")), "no_size", "id 3"),
     "width of no number": (image(width="100"), "no_size", "image 3"),
+    "width that is not finite": (image(width=float("nan")), "no_size", "image 3"),
     "annotation id": (box(5, 5, 10, 10, id=10), "repeated_annotation_id", "annotation 10"),
     "image id, same file": (repeated_id("train3.png"), "repeated_image_id", "id 3"),
     "image id, other file": (repeated_id("train4.png"), "repeated_image_id", "id 3"),
@@ -292,7 +295,9 @@ def test_a_set_without_boxes_can_be_described(root):
     edit(lambda content: content.pop("annotations"))(root)
     row = describe(inspect_split(root, "train"), DATA, 8)
     assert row["boxes"] == 0 and row["images_without_boxes"] == 4 and row["fullest_image"] is None
-    assert "boxes in val but none in train" in told(root)
+    assert "boxes in val but none in train" in told(root) and "train: no usable box" in told(root)
+    edit(lambda content: content.pop("annotations"), "val")(root)
+    assert "val: no usable box" in told(root)
 
 
 def test_the_rounding_of_clipping_is_not_reported(root, tmp_path):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.adapt import SIZES
 from tools.inspect_dataset import finest_stride, get_args_parser, main
 from util.errors import UserError
-from util.options import BackboneOptions
+from util.options import BackboneOptions, DataOptions
 
 
 def run(*arguments):
@@ -76,8 +77,11 @@ def test_with_a_config_a_step_is_measured(coco_root, tmp_path, tiny_config, caps
     assert run(coco_root, "-c", tmp_path / "config.py", *counted) == 0
     step = json.loads((tmp_path / "counted/report.json").read_text())["step"]
     assert step["training_seconds"] == pytest.approx(2 * 5 * 2 * step["seconds"])
+    assert step["passes"] == pytest.approx(2 * 5 * 2 * 2 / 8)
+    tiny_config.update({name: getattr(DataOptions(), name) for name in SIZES})
+    tiny_config.dump(tmp_path / "detr_sizes.py")
     small = ("--options", "image_size=48", "--output_dir", tmp_path / "small", "--samples", 1)
-    assert run(coco_root, "-c", tmp_path / "config.py", *small) == 0
+    assert run(coco_root, "-c", tmp_path / "detr_sizes.py", *small) == 0
     assert "at size 48" in capsys.readouterr().out
     assert max(json.loads((tmp_path / "small/report.json").read_text())["step"]["worst_shape"]) <= 80  # 48 * 1333 / 800
     few = ("--options", "num_classes=3", "--output_dir", tmp_path / "few")

@@ -6,6 +6,7 @@ import torch
 
 from models import build_model
 from util.config import load_config
+from util.errors import UserError
 from util.optim import MovingAverage, advance_scheduler, build_optimizer, build_scheduler, param_groups
 from util.options import OptimOptions
 
@@ -94,6 +95,20 @@ def test_an_advanced_schedule_keeps_the_rate_of_the_restored_optimizer():
 def test_one_cycle_schedule_rises_to_lr_and_ends_near_zero():
     found = rates(OptimOptions(lr=1.0, onecyclelr=True, epochs=2), 20)
     assert max(found) == pytest.approx(1.0, rel=0.05) and found[0] < 0.1 and found[-1] < 1e-3
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 5, 10])
+@pytest.mark.parametrize("warmup", [0, 1, 2])
+def test_one_cycle_of_few_steps(total, warmup):
+    """So that a quick trial of any config runs."""
+    options = OptimOptions(lr=1.0, onecyclelr=True, epochs=1, warmup_steps=warmup)
+    if warmup >= total:
+        with pytest.raises(UserError, match=f"warmup_steps={warmup} must be less than the {total} steps"):
+            rates(options, total, steps_per_epoch=total)
+    else:
+        found = rates(options, total, steps_per_epoch=total)
+        assert len(found) == total and all(0 <= rate <= 1 for rate in found)
+        assert max(found) > 0.5 or total <= 2
 
 
 def averaged_weight(decay, updates):

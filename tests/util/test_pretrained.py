@@ -97,6 +97,15 @@ def test_a_released_checkpoint_knows_the_classes_of_coco(build, save):
     assert COCO_CLASSES[24] == "zebra" and torch.equal(snapshot(model)["class_embed.0.bias"][1:], wanted[[24, 1]])
 
 
+def test_classes_of_another_number_are_not_taken_for_those_of_coco(build, save, caplog):
+    source, model = build(1, num_classes=366, dn_labelbook_size=366), build(2, num_classes=3, dn_labelbook_size=3)
+    before = snapshot(model)
+    fresh = load_pretrained(model, save({"model": source.state_dict()}), class_names={1: "person", 2: "car"})
+    assert "does not name its classes" in caplog.text
+    assert fresh == sorted(key for key in before if fitting(key, "class_embed", "label_enc"))
+    assert all(torch.equal(snapshot(model)[key], before[key]) for key in fresh)
+
+
 def test_the_row_for_no_object_stays_the_last():
     fresh, saved = torch.zeros(4, 2), torch.arange(12.0).reshape(6, 2)
     assert carry_rows(fresh, saved, {1: 3}, keep_last=True).tolist() == [[0, 0], [6, 7], [0, 0], [10, 11]]
