@@ -9,7 +9,7 @@ from models.features import multi_scale_features
 from models.heads import Heads, by_suffix, layer_predictions
 from models.structures import Queries
 from models.transformer import LearnedQueryTransformer, ProposalQueryTransformer
-from util.nested_tensor import NestedTensor
+from util.nested_tensor import Images, NestedTensor
 from util.precision import at_least_float32
 
 
@@ -43,14 +43,14 @@ class DeformableDETR(nn.Module):
                 "query selection": proposals, "decoder": ["transformer.decoder"],
                 "heads": ["class_embed", "bbox_embed"]}
 
-    def forward(self, samples: NestedTensor | list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> dict:
+    def forward(self, samples: Images, targets: list[dict[str, Tensor]] | None = None) -> dict:
         """samples: images [3, H, W], normalised; targets are not used.
 
         Returns "pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh in [0, 1], "aux_outputs" (the same of each layer
         before the last), with two stages "enc_outputs" (of all N tokens), and in training with a one-to-many branch
         "one2many_outputs", its predictions by the suffixes of their losses.
         """
-        if isinstance(samples, list):
+        if not isinstance(samples, NestedTensor):
             samples = NestedTensor.from_list(samples)
         features = multi_scale_features(samples, self.backbone, self.input_proj, self.transformer.level_embed)
         memory = self.transformer.encoder(features)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models.stage import Stage
 from models.structures import FlatFeatures
-from util.nested_tensor import NestedTensor
+from util.nested_tensor import Images, NestedTensor
 from util.precision import at_least_float32
 
 
@@ -27,9 +27,9 @@ class DETR(nn.Module):
         self.bbox_embed = bbox_embed
         self.aux_loss = aux_loss
 
-    def forward(self, samples: NestedTensor | list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> dict:
+    def forward(self, samples: Images, targets: list[dict[str, Tensor]] | None = None) -> dict:
         """samples: images [3, H, W], normalised; targets have no say. Returns what `predictions` does."""
-        if isinstance(samples, list):
+        if not isinstance(samples, NestedTensor):
             samples = NestedTensor.from_list(samples)
         maps, positions = self.backbone(samples)
         projected = NestedTensor(self.input_proj(maps[-1].tensors), maps[-1].mask)

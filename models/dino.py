@@ -11,7 +11,7 @@ from models.features import multi_scale_features
 from models.heads import Heads, by_suffix, layer_predictions
 from models.structures import DecoderOutput, FlatFeatures
 from models.transformer import TwoStageTransformer
-from util.nested_tensor import NestedTensor
+from util.nested_tensor import Images, NestedTensor
 from util.precision import at_least_float32
 
 
@@ -47,14 +47,14 @@ class DINO(nn.Module):
         self.denoising = denoising
         self.aux_loss = aux_loss
 
-    def forward(self, samples: NestedTensor | list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> dict:
+    def forward(self, samples: Images, targets: list[dict[str, Tensor]] | None = None) -> dict:
         """samples: images [3, H, W], normalised; targets (training only) with "labels" [n], "boxes" [n, 4] cxcywh.
 
         Returns "pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh in [0, 1], "aux_outputs" (the same of each
         layer before the last), "interm_outputs" (of the encoder's proposals), and when training on targets
         "dn_outputs" with "dn_meta" for the denoising queries.
         """
-        if isinstance(samples, list):
+        if not isinstance(samples, NestedTensor):
             samples = NestedTensor.from_list(samples)
         memory = self.transformer.encoder(self.features(samples))
         proposals = self.transformer.select(memory)

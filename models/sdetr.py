@@ -8,7 +8,7 @@ from models.detr import predictions
 from models.features import multi_scale_features
 from models.stage import Stage
 from models.structures import FlatFeatures
-from util.nested_tensor import NestedTensor
+from util.nested_tensor import Images, NestedTensor
 
 
 class SDETR(nn.Module):
@@ -45,11 +45,11 @@ class SDETR(nn.Module):
             parts[f"decoder, stage {i + 1}"] = [f"stages.{i}.decoder"]
         return parts | {"heads": ["class_embed", "bbox_embed"]}
 
-    def forward(self, samples: NestedTensor | list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> dict:
+    def forward(self, samples: Images, targets: list[dict[str, Tensor]] | None = None) -> dict:
         """samples: images [3, H, W], normalised; targets have no say. Returns what `predictions` does, for the layers
         of all stages in turn.
         """
-        if isinstance(samples, list):
+        if not isinstance(samples, NestedTensor):
             samples = NestedTensor.from_list(samples)
         features = self.features(samples)
         memory = features if self.encoder is None else self.encoder(features)

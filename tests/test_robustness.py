@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,23 @@ def test_when_a_process_dies_the_other_ends_with_a_message(config_file, coco_roo
     assert second.returncode == -signal.SIGKILL
     assert first.returncode == LostProcess.exit_code and "lost contact with another process" in output, output
     assert final(out)["epoch"] == 0 and final(out)["step"] == 0  # one epoch of four steps was done
+
+
+def test_a_process_that_only_falls_silent_is_lost_after_the_timeout(config_file, coco_root, tmp_path):
+    """As on a node without power, no connection is closed."""
+    out, address = tmp_path / "run", f"file://{tmp_path}/meet"
+    command = flags(config_file, coco_root, out, "--world_size", "2", "--dist_url", address, "--dist_timeout", "0.2")
+    first = start("main.py", "--rank", 0, *command)
+    silent = start("main.py", "--rank", 1, *command)
+    while not (out / "log.txt").exists() and first.poll() is None:
+        time.sleep(0.05)
+    silent.send_signal(signal.SIGSTOP)
+    try:
+        output, _ = first.communicate(timeout=120)
+    finally:
+        silent.kill()
+    assert first.returncode == LostProcess.exit_code and "lost contact with another process" in output, output
+    silent.communicate(timeout=30)
 
 
 def test_torchrun_restarts_a_training_that_lost_a_process(config_file, coco_root, tmp_path):

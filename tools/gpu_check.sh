@@ -112,7 +112,7 @@ if [ $device = cuda ]; then
     ops bfloat16 60 --repeat 5 --picture "$out/ops_bfloat16.png"
     models "inference" inference 120 --dtype float32 bfloat16 --batch 1 8 --seconds 0.3 --rounds 2
     models "training, 60 steps" training 90 --models --dtype bfloat16 --train 60 --impl native
-    levers float32 120 --batch 2 --steps 8
+    levers float32 120 --batch 2 --steps 24
 else
     tiny=(backbone=resnet18 hidden_dim=32 nheads=2 dim_feedforward=64 enc_layers=3 dec_layers=1 num_queries=20
           dn_number=4 num_select=20)

@@ -13,8 +13,8 @@ class NestedTensor:
     mask: Tensor
 
     @classmethod
-    def from_list(cls, images: list[Tensor], multiple: int = 1) -> "NestedTensor":
-        """Pads [C, H_i, W_i] images to the largest height and width among them, rounded up to `multiple`."""
+    def from_list(cls, images: list[Tensor] | Tensor, multiple: int = 1) -> "NestedTensor":
+        """Pads [C, H_i, W_i] images, or a batch of them, to the largest height and width, rounded up to `multiple`."""
         height, width = (-(-max(image.shape[side] for image in images) // multiple) * multiple for side in (-2, -1))
         tensors = images[0].new_zeros(len(images), images[0].shape[0], height, width)
         mask = torch.ones(len(images), height, width, dtype=torch.bool, device=images[0].device)
@@ -29,6 +29,9 @@ class NestedTensor:
 
     def pin_memory(self) -> "NestedTensor":
         return NestedTensor(self.tensors.pin_memory(), self.mask.pin_memory())
+
+
+Images = NestedTensor | list[Tensor] | Tensor  # of any size each, or [B, C, H, W]
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:

@@ -10,7 +10,7 @@ batch_size = 4
 image_size = 640
 num_queries = 300
 
-amp = 'cuda'  # half precision pays on GPUs alone
+amp = 'cuda'  # half precision on GPUs alone, where it saves memory
 onecyclelr = True  # warm-up, peak, and down to zero
 epoch_steps = 100
 epochs = 30

@@ -54,6 +54,12 @@ def test_outputs(build):
         assert layer["pred_boxes"].min() >= 0 and layer["pred_boxes"].max() <= 1
 
 
+def test_a_batch_of_images_of_one_size(build):
+    model, batch = build()[0].eval(), torch.stack(images((64, 96), (64, 96)))
+    with torch.no_grad():
+        assert_close(model(batch), model(list(batch)))
+
+
 def test_training_outputs_have_denoising_queries(build, make_targets):
     model = build(dec_layers=3)[0].train()
     out = model(images(*SIZES), make_targets(2, 1))

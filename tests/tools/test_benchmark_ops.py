@@ -41,9 +41,12 @@ def test_writes_table_numbers_and_picture(tmp_path):
 
 def test_ratios_are_those_of_the_numbers(tmp_path):
     done = benchmark("--sizes", "tiny", "--ops", "msda", "--repeat", 1, "--dtype", "bfloat16", "--json",
-                     tmp_path / "ops.json", "--picture", tmp_path / "ops.png")
+                     tmp_path / "ops.json", "--picture", tmp_path / "ops.png", DEFORM_ATTN_CPU="portable")
     assert done.returncode == 0, done.stderr
-    for case in json.loads((tmp_path / "ops.json").read_text())["cases"]:
+    result = json.loads((tmp_path / "ops.json").read_text())
+    assert result["cpu_path"] == "portable"
+    assert result["command"].startswith("DEFORM_ATTN_CPU=portable python tools/benchmark_ops.py")
+    for case in result["cases"]:
         assert case["ratio_ms"] == pytest.approx(case["torch"]["ms"] / case["native"]["ms"])
         assert case["ratio_mb"] is None or case["ratio_mb"] == pytest.approx(case["torch"]["mb"] / case["native"]["mb"])
 
