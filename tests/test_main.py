@@ -361,12 +361,15 @@ def test_sigterm_ends_with_a_checkpoint_and_the_resumed_run_equals_one_never_sto
     assert losses_of(stopped) == losses_of(whole)
 
 
-def test_two_processes_train_and_evaluate_each_image_once(config_file, coco_root, tmp_path):
-    run = spawn("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29621", "main.py",
-                "-c", config_file, "--coco_path", coco_root, "--device", "cpu", "--output_dir", tmp_path / "run",
-                "--num_workers", 0, "--options", "epochs=1", "batch_size=1")
-    output, _ = run.communicate(timeout=240)
-    assert run.returncode == 0, output
+def test_two_nodes_train_and_evaluate_each_image_once(config_file, coco_root, tmp_path):
+    first, second = (
+        spawn("-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={node}", "--nproc_per_node=1",
+              "--master_addr=127.0.0.1", "--master_port=29621", "main.py", "-c", config_file, "--coco_path", coco_root,
+              "--device", "cpu", "--output_dir", tmp_path / "run", "--num_workers", 0, "--options", "epochs=1",
+              "batch_size=1") for node in (0, 1))
+    output, _ = first.communicate(timeout=240)
+    assert first.returncode == 0, output
+    assert second.wait(timeout=60) == 0
     (line,) = log_of(tmp_path / "run")
     assert len(line[AP]) == 12
     assert "COCO evaluation of 8 images" in output and output.count("COCO evaluation") == 1

@@ -5,7 +5,7 @@ B batch, Q queries, N tokens of all levels, M heads, D channels a head, L levels
 """
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 VERSION = 2  # of the interface between these files and the compiled ones
 MAX_LEVELS = 16  # kMaxLevels of src/problem.h
@@ -144,8 +144,9 @@ def _register() -> None:
     library.register_autograd("deform_attn::ms_deform_attn", _msda_backward, setup_context=_msda_save)
     for name in ("key_aware_deform_attn_backward", "ms_deform_attn_backward"):
         library.register_autograd(f"deform_attn::{name}", _no_second_derivative)
-    register_flop_formula(ops.key_aware_deform_attn)(_kda_flops)
-    register_flop_formula(ops.ms_deform_attn)(_msda_flops)
+    for operator, formula in ((ops.key_aware_deform_attn, _kda_flops), (ops.ms_deform_attn, _msda_flops)):
+        # torch 2.4 registers the formula where it does not look for it.
+        flop_registry[operator] = register_flop_formula(operator)(formula)
 
 
 if problem is None:

@@ -372,6 +372,7 @@ def test_native_without_the_device_says_how_to_build_it(built_for_cpu):
     assert BUILD_COMMAND in str(error.value)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.5", reason="its fake tensors need the device")
 def test_auto_without_the_device_warns_and_goes_on(built_for_cpu):
     with pytest.warns(UserWarning, match="built without CUDA.* nvcc .*: FORCE_CUDA=1 pip install"):
         out = fake_cuda_call()
@@ -383,10 +384,10 @@ def test_auto_takes_the_compiled_operators():
     x = make_operands(CASE)
     x["value"].requires_grad_()
     with implementation("native"):
-        expected = run("kda", x, SHAPES).grad_fn.name()
+        expected = type(run("kda", x, SHAPES).grad_fn)
     with implementation("torch"):
-        other = run("kda", x, SHAPES).grad_fn.name()
-    assert run("kda", x, SHAPES).grad_fn.name() == expected != other
+        other = type(run("kda", x, SHAPES).grad_fn)
+    assert type(run("kda", x, SHAPES).grad_fn) is expected is not other
 
 
 def test_the_environment_chooses(monkeypatch):
@@ -396,7 +397,7 @@ def test_the_environment_chooses(monkeypatch):
     operator = runpy.run_path(functional.__file__)["ms_deform_attn"]
     chosen = operator(x["value"], SHAPES, x["locations"], x["weights"])
     with implementation("torch"):
-        assert run("msda", x, SHAPES).grad_fn.name() == chosen.grad_fn.name()
+        assert type(run("msda", x, SHAPES).grad_fn) is type(chosen.grad_fn)
     monkeypatch.setenv("DEFORM_ATTN_IMPL", "fast")
     operator = runpy.run_path(functional.__file__)["ms_deform_attn"]
     with pytest.raises(UserError, match="DEFORM_ATTN_IMPL='fast' must be one of auto, native, torch"):

@@ -269,7 +269,7 @@ def test_compiled(form, backend):
     torch.compiler.reset()
 
     def scaled(form, x, shapes):
-        return run(form, x | {"value": 2 * x["value"]}, shapes) + 1
+        return run(form, {**x, "value": 2 * x["value"]}, shapes) + 1
 
     compiled = torch.compile(scaled, fullgraph=True, backend=backend, dynamic=True)
     for batch in (7, 5):  # 7: no other size is taken for it
@@ -285,7 +285,7 @@ def test_compiled_with_a_key_that_is_a_copy_of_the_value():
     torch.compiler.reset()
 
     def twice(form, x, shapes):
-        return run("kda_keys", x | {"key": x["value"].clone(), "value": x["value"].clone()}, shapes)
+        return run("kda_keys", {**x, "key": x["value"].clone(), "value": x["value"].clone()}, shapes)
 
     x = make_operands(MANY)
     for backend in ("aot_eager", "inductor"):
