@@ -14,37 +14,26 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.ops import box_convert
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.transforms import val_transforms
-from models import build_model
 from models.attention_maps import Attended, record_attention
-from util.checkpoint import load_weights, read_checkpoint
-from util.config import load_config, parse_pairs
+from util.detector import Detector, read_image
 from util.errors import UserError
-from util.options import DataOptions, parse_options
 
 COLOURS = "inferno"
 
 
 def main(args: argparse.Namespace) -> None:
-    checkpoint = read_checkpoint(args.resume)
-    config = load_config(args.config_file, parse_pairs(args.options))
-    names = checkpoint.get("class_names", {})
-    if config.get("num_classes") == "auto" and names:
-        config.num_classes = max(names) + 1
-    model, _, postprocessors = build_model(config | {"pretrained_backbone": False})
-    load_weights(model, checkpoint)
+    detector = Detector.from_files(args.config_file, args.resume, args.options)
     picture = read_image(args.image)
-    with torch.no_grad(), record_attention(model.eval()) as records:
-        outputs = model([model_input(picture, parse_options(config).data)])
+    with torch.no_grad(), record_attention(detector.model) as records:
+        outputs = detector.model([detector.prepared(picture)])
 
-    scores, labels, queries = (x[0] for x in postprocessors["bbox"].classification.best(
+    scores, labels, queries = (x[0] for x in detector.postprocess.classification.best(
         outputs["pred_logits"], outputs["pred_logits"][0].numel()))
     num_queries = outputs["pred_boxes"].shape[1]
     if args.query is not None and not 0 <= args.query < num_queries:
@@ -52,22 +41,9 @@ def main(args: argparse.Namespace) -> None:
     mine = queries == args.query if args.query is not None else torch.ones_like(queries, dtype=torch.bool)
     best = torch.where(mine, scores, -1).argmax()
     query, label = int(queries[best]), int(labels[best])
-    title = f"query {query}: {names.get(label, f'class {label}')}, score {scores[best]:.2f}"
+    title = f"query {query}: {detector.class_names.get(label, f'class {label}')}, score {scores[best]:.2f}"
     draw(picture, records, query, outputs["pred_boxes"][0, query], title, args.heads).savefig(args.output)
     print(f"{title}; wrote {args.output}")
-
-
-def read_image(path: Path) -> Image.Image:
-    try:
-        return Image.open(path).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"cannot read the image {path}: {error}") from error
-
-
-def model_input(picture: Image.Image, options: DataOptions) -> Tensor:
-    """Resized and normalised as in an evaluation."""
-    boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=picture.size[::-1])
-    return val_transforms(options)(picture, {"boxes": boxes, "area": torch.zeros(0)})[0]
 
 
 def draw(picture: Image.Image, records: list[Attended], query: int, box: Tensor, title: str, heads: bool) -> Figure:

@@ -1,0 +1,95 @@
+"""Detects objects in images: python tools/detect.py IMAGE_OR_FOLDER ... -c CONFIG --resume CHECKPOINT
+
+Writes each image with its boxes into --output_dir, and detections.json: for every image file_name,
+width, height, and its detections from the best on, each with class, category_id, score, and bbox [x, y, width, height]
+in px. An image that cannot be read is named and left out; the exit code is then 1.
+"""
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision.ops import box_convert
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from util.detector import Detector, read_image
+from util.errors import UserError
+from util.visualize import draw_detections, truth_tensors
+
+WRITTEN = (".jpg", ".jpeg", ".png")  # images of another kind get a picture of the last one
+
+
+def main(args: argparse.Namespace) -> int:
+    """Returns the exit code."""
+    if not 0 <= args.score <= 1:
+        raise UserError(f"--score {args.score} must be from 0 to 1")
+    files = find_images(args.images)
+    detector = Detector.from_files(args.config_file, args.resume, args.options, args.device)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    records, failed = [], 0
+    for file in files:
+        try:
+            image = read_image(file)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        found = detector(image)
+        found = {name: value[found["scores"] >= args.score] for name, value in found.items()}
+        picture = draw_detections(image, truth_tensors([]), found, detector.class_names, args.score)
+        picture.save(args.output_dir / (file.name if file.suffix.lower() in WRITTEN else f"{file.name}.png"))
+        records.append({"file_name": file.name, "width": image.width, "height": image.height,
+                        "detections": as_rows(found, detector.class_names)})
+        counts = Counter(row["class"] for row in records[-1]["detections"])
+        print(f"{file}: " + (", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"))
+    (args.output_dir / "detections.json").write_text(json.dumps(records, indent=1) + "\n")
+    print(f"wrote {len(records)} images and detections.json to {args.output_dir}")
+    return 1 if failed else 0
+
+
+def find_images(paths: list[Path]) -> list[Path]:
+    """Files, and the images in folders, by name. Raises UserError where there is none, or two of one name."""
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    files = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"no file or folder {path}")
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in known) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"no image in the folder {path}")
+        files += inside
+    name, count = Counter(file.name for file in files).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{count} images have the name {name}: detect in their folders one by one, each with an "
+                        "--output_dir of its own")
+    return files
+
+
+def as_rows(found: dict[str, torch.Tensor], class_names: dict[int, str]) -> list[dict]:
+    boxes = box_convert(found["boxes"], "xyxy", "xywh").tolist()
+    return [{"class": class_names.get(label, f"class {label}"), "category_id": label, "score": round(score, 4),
+             "bbox": [round(x, 2) for x in box]}
+            for label, score, box in zip(found["labels"].tolist(), found["scores"].tolist(), boxes)]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--config_file", "-c", required=True)
+    parser.add_argument("--resume", required=True, metavar="FILE|URL", help="the detector's weights")
+    parser.add_argument("--score", type=float, default=0.3, help="least score of a detection")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/detect"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:N or cpu")
+    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(parse_args()))
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,69 @@
+"""A trained detector for single images."""
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor, nn
+from torchvision import tv_tensors
+
+from datasets.adapt import adapt_config
+from datasets.transforms import val_transforms
+from models import build_model
+from models.postprocess import PostProcess
+from util.checkpoint import load_weights, read_checkpoint
+from util.config import load_config, parse_pairs
+from util.errors import UserError
+from util.options import DataOptions, parse_options
+from util.precision import place
+from util.pretrained import COCO_CLASSES
+
+
+@dataclass
+class Detector:
+    """class_names: category id to name, as far as they are known."""
+
+    model: nn.Module
+    postprocess: PostProcess
+    class_names: dict[int, str]
+    data: DataOptions
+    device: torch.device
+
+    @classmethod
+    def from_files(cls, config_file: str | os.PathLike, checkpoint: str | os.PathLike, options: list[str] | None = None,
+                   device: str | torch.device = "cpu") -> "Detector":
+        """options: KEY=VALUE over the config's. The classes' names are in the checkpoint; one with COCO's number of
+        classes and no names has COCO's. Raises UserError where files are missing or do not fit each other.
+        """
+        content = read_checkpoint(checkpoint)
+        config = load_config(config_file, parse_pairs(options or []))
+        adapt_config(config, None, "val", content)
+        parsed = parse_options(config)
+        model, _, postprocessors = build_model(config | {"pretrained_backbone": False})
+        load_weights(model, content, ema=parsed.optim.use_ema)
+        place(model, torch.device(device))
+        names = content.get("class_names", COCO_CLASSES if parsed.data.num_classes == len(COCO_CLASSES) else {})
+        return cls(model.eval(), postprocessors["bbox"], names, parsed.data, torch.device(device))
+
+    def prepared(self, image: Image.Image) -> Tensor:
+        """[3, H, W] on the device, resized and normalised as in an evaluation."""
+        boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=image.size[::-1])
+        return val_transforms(self.data)(image, {"boxes": boxes, "area": torch.zeros(0)})[0].to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
+        """"scores" [n] in descending order, "labels" [n] category ids, "boxes" [n, 4] xyxy px of the image."""
+        size = torch.tensor([[image.height, image.width]], device=self.device)
+        (found,) = self.postprocess(self.model([self.prepared(image)]), size)
+        order = found["scores"].argsort(descending=True)
+        return {name: value[order].cpu() for name, value in found.items()}
+
+
+def read_image(path: str | os.PathLike) -> Image.Image:
+    """An RGB image, upright. Raises UserError, with the file's name, if it cannot be read."""
+    try:
+        with Image.open(Path(path)) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"cannot read the image {path}: {error}") from error
