@@ -195,7 +195,7 @@ def test_a_batch_size_is_found(monkeypatch):
 
 def test_levers_are_those_not_pulled_yet(tiny_config):
     text = "\n".join(memory_levers(parse_options(tiny_config)))
-    for word in ("--amp", " use_checkpoint", "deformable_use_checkpoint", "batch_size=1", "data_aug_max_size"):
+    for word in ("--amp", " use_checkpoint", "deformable_use_checkpoint", "batch_size=1", "image_size"):
         assert word in text
     pulled = tiny_config | {"use_checkpoint": True, "deformable_use_checkpoint": True, "batch_size": 1}
     assert len(memory_levers(parse_options(pulled), amp=True)) == 1
