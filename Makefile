@@ -15,7 +15,7 @@ demo: $(ENVIRONMENT)
 env: $(OPERATORS)
 
 test: $(ENVIRONMENT) lint
-	$(PYTHON) -m pytest -q -n 2 tests
+	$(PYTHON) -m pytest -q -n 2 --dist worksteal tests
 
 lint: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check .
