@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from datasets import eval_loader
+from datasets import eval_loader, worker_crash_as_user_error
 from datasets.adapt import adapt_config
 from datasets.coco import CocoDetection
 from datasets.coco_eval import CocoEvaluator
@@ -29,7 +29,7 @@ from util.benchmark import benchmark
 from util.checkpoint import load_weights, read_checkpoint
 from util.config import load_config, parse_pairs
 from util.cpu import available_cpus, keep_freed_memory
-from util.distributed import init_distributed, is_main, rank
+from util.distributed import init_distributed, is_main, rank, watch_for_lost_processes
 from util.errors import UserError, nearest
 from util.logger import setup_logging
 from util.metrics import LogFile
@@ -148,6 +148,7 @@ def check_args(args: argparse.Namespace) -> None:
             raise UserError(message)
 
 
+@watch_for_lost_processes()
 def main(args: argparse.Namespace) -> int:
     """Returns the exit code."""
     check_args(args)
@@ -221,9 +222,10 @@ def run_evaluation(args: argparse.Namespace, options: Options, folder: Path, mod
         prepare_folder(folder)
     loader = eval_loader(dataset, options.data.eval_batch_size, args.num_workers)
     evaluator = CocoEvaluator(dataset.coco)
-    losses = evaluate(model, None if args.test else criterion, postprocess, loader, evaluator, device,
-                      amp_dtype=amp_dtype(options.optim, args.amp, device),
-                      max_batches=DEBUG_BATCHES if args.debug else None)
+    with worker_crash_as_user_error(loader):
+        losses = evaluate(model, None if args.test else criterion, postprocess, loader, evaluator, device,
+                          amp_dtype=amp_dtype(options.optim, args.amp, device),
+                          max_batches=DEBUG_BATCHES if args.debug else None)
     if not is_main():
         return 0
     if args.test or args.save_results:

@@ -20,7 +20,7 @@ from engine import evaluate, train_one_epoch
 from util.benchmark import count_parameters
 from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
 from util.config import Config
-from util.distributed import all_gather, barrier, is_main, rank, watch_for_lost_processes, world_size
+from util.distributed import all_gather, barrier, is_main, rank, world_size
 from util.errors import UserError
 from util.logger import setup_logging
 from util.measurement import peak_resident
@@ -72,7 +72,7 @@ class Trainer:
             self.loader.batch_sampler.set_epoch(state.epoch, state.step)
             batches = first_batches(self.loader) if self.args.debug else self.loader
             start = time.perf_counter(), state.step
-            with worker_crash_as_user_error(self.loader), watch_for_lost_processes():
+            with worker_crash_as_user_error(self.loader):
                 finished = train_one_epoch(wrapped, criterion, batches, state, optim, self.device, self.folder,
                                            amp_dtype=self.amp_dtype, stop=stop, save=self._save)
             self._save(state)  # before the evaluation, so that nothing can take this epoch's work away
@@ -232,7 +232,7 @@ class Trainer:
 
     def _detect(self, model: nn.Module, criterion: nn.Module | None, postprocess: nn.Module,
                 evaluator: CocoEvaluator) -> dict[str, float]:
-        with worker_crash_as_user_error(self.val_loader), watch_for_lost_processes():
+        with worker_crash_as_user_error(self.val_loader):
             return evaluate(model, criterion, postprocess, self.val_loader, evaluator, self.device,
                             amp_dtype=self.amp_dtype, max_batches=DEBUG_BATCHES if self.args.debug else None)
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ OPTIONS = [*SMALL, "epochs=3", "batch_size=1", "checkpoint_steps=2", "eval_inter
 
 DETR_SIZES = {name: getattr(DataOptions(), name) for name in SIZES}  # what image_size puts in proportion
 
-# main.py, which kills itself at some call of a function
+# main.py, which sends itself a signal at some call of a function
 DRIVER = textwrap.dedent("""
     import os, signal, sys
     sys.path.insert(0, {root!r})
@@ -40,7 +39,7 @@ DRIVER = textwrap.dedent("""
             calls += 1
             if calls == at:
                 {last_words}
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.{signal})
             return function(*args, **kwargs)
         return dying
 
@@ -50,10 +49,10 @@ DRIVER = textwrap.dedent("""
 """)
 
 
-def driver(folder, module, name, at, last_words="pass", condition="True"):
+def driver(folder, module, name, at, last_words="pass", condition="True", signal="SIGKILL"):
     path = folder / "driver.py"
     path.write_text(DRIVER.format(root=str(ROOT), module=module, name=name, at=at, last_words=last_words,
-                                  condition=condition))
+                                  condition=condition, signal=signal))
     return path
 
 
@@ -138,17 +137,19 @@ def test_when_a_process_dies_the_other_ends_with_a_message(config_file, coco_roo
     assert final(out)["epoch"] == 0 and final(out)["step"] == 0  # one epoch of four steps was done
 
 
-def test_a_process_that_only_falls_silent_is_lost_after_the_timeout(config_file, coco_root, tmp_path):
+@pytest.mark.parametrize("module, name, at", [
+    ("torch.optim.AdamW", "step", 3), ("sys.modules['util.train_state'].TrainState", "state_dict", 3),
+    ("program.CocoEvaluator", "synchronize", 1)], ids=["in a step", "at a checkpoint", "in an evaluation"])
+def test_a_process_that_only_falls_silent_is_lost_after_the_timeout(
+        config_file, coco_root, tmp_path, module, name, at):
     """As on a node without power, no connection is closed."""
-    out, address = tmp_path / "run", f"file://{tmp_path}/meet"
-    command = flags(config_file, coco_root, out, "--world_size", "2", "--dist_url", address, "--dist_timeout", "0.2")
+    command = flags(config_file, coco_root, tmp_path / "run", "--world_size", "2", "--dist_url",
+                    f"file://{tmp_path}/meet", "--dist_timeout", "0.2", options=[*OPTIONS, "eval_interval=1"])
     first = start("main.py", "--rank", 0, *command)
-    silent = start("main.py", "--rank", 1, *command)
-    while not (out / "log.txt").exists() and first.poll() is None:
-        time.sleep(0.05)
-    silent.send_signal(signal.SIGSTOP)
+    silent = start(driver(tmp_path, module, name, at, signal="SIGSTOP"), "--rank", 1, *command)
     try:
         output, _ = first.communicate(timeout=120)
+        assert silent.poll() is None  # stopped, not dead
     finally:
         silent.kill()
     assert first.returncode == LostProcess.exit_code and "lost contact with another process" in output, output
@@ -166,8 +167,13 @@ def test_torchrun_restarts_a_training_that_lost_a_process(config_file, coco_root
     assert "resumed" in output and [line["epoch"] for line in log_of(out)] == [0, 1, 2]
 
 
-def test_a_dead_data_loading_process_is_reported_with_its_file(call, coco_root, tmp_path, monkeypatch):
-    wanted = sorted((coco_root / "train2017").iterdir())[3]
+@pytest.mark.parametrize("split", ["train2017", "val2017"], ids=["in training", "with --eval"])
+def test_a_dead_data_loading_process_is_reported_with_its_file(call, coco_root, tmp_path, monkeypatch, split):
+    arguments = ["--output_dir", tmp_path / "run"]
+    if split == "val2017":
+        call(*arguments, options=["epochs=1"])
+        arguments = ["--eval", "--resume", tmp_path / "run/checkpoint.pth"]
+    wanted = sorted((coco_root / split).iterdir())[1]
     original = Image.open
 
     def deadly(path, *args, **kwargs):
@@ -177,7 +183,7 @@ def test_a_dead_data_loading_process_is_reported_with_its_file(call, coco_root, 
 
     monkeypatch.setattr("datasets.coco.Image.open", deadly)
     with pytest.raises(UserError, match=f"died while it was reading .*{wanted.name}"):
-        call("--output_dir", tmp_path / "run", "--num_workers", 1)
+        call(*arguments, "--num_workers", 1)
 
 
 # odd data
