@@ -89,7 +89,7 @@ def main() -> int:
                     results.append(good)
                     name = str(dtype).removeprefix("torch.")
                     print(f"* {good} {form}: {device} {name} D={channels} agrees with PyTorch, error {error:.1e}")
-            for channels in (8, 30, 32):
+            for channels in (8, 30):
                 good = gradient_is_numerical(form, device, channels)
                 results.append(good)
                 print(f"* {good} {form}: {device} D={channels} gradient agrees with differences")
