@@ -18,7 +18,7 @@ from util.errors import UserError
 from util.logger import Progress
 from util.metrics import Meters
 from util.nested_tensor import NestedTensor
-from util.options import OptimOptions
+from util.options import TrainingOptions
 from util.signals import StopRequest
 from util.train_state import TrainState
 
@@ -29,8 +29,9 @@ class NonFiniteError(UserError):
     """A loss or gradient is NaN or infinite; nothing that follows would be worth saving."""
 
 
-def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, state: TrainState, options: OptimOptions,
-                    device: torch.device, output_dir: Path, *, amp_dtype: torch.dtype | None = None,
+def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, state: TrainState,
+                    options: TrainingOptions, device: torch.device, output_dir: Path, *,
+                    amp_dtype: torch.dtype | None = None,
                     stop: StopRequest | None = None, save: Callable[[TrainState], None] | None = None) -> bool:
     """Trains from batch `state.step` to the end of the epoch; means of the losses gather in `state.meters`.
 
@@ -92,7 +93,7 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
     return state.step == total
 
 
-def is_due(steps: int, options: OptimOptions) -> bool:
+def is_due(steps: int, options: TrainingOptions) -> bool:
     """Whether a checkpoint within an epoch is due after so many optimizer steps of it."""
     return options.checkpoint_steps > 0 and steps % options.checkpoint_steps == 0
 

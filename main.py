@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from datasets import eval_loader, worker_crash_as_user_error
 from datasets.adapt import adapt_config
 from datasets.coco import CocoDetection
 from datasets.coco_eval import CocoEvaluator
+from datasets.loaders import eval_loader, worker_crash_as_user_error
 from datasets.transforms import val_transforms
 from engine import evaluate
+from measure.model_cost import benchmark
 from models import build_model, compile_parts
 from trainer import DEBUG_BATCHES, Trainer, report
-from util.benchmark import benchmark
 from util.checkpoint import load_weights, read_checkpoint
 from util.config import load_config, parse_pairs
 from util.cpu import available_cpus, keep_freed_memory
@@ -175,7 +175,7 @@ def main(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed + rank())
 
     if checkpoint is not None:
-        load_weights(model, checkpoint, ema=options.optim.use_ema)
+        load_weights(model, checkpoint, ema=options.training.use_ema)
     if args.benchmark:
         if is_main():
             run_benchmark(args, options, model, device)
@@ -186,7 +186,7 @@ def main(args: argparse.Namespace) -> int:
         return run_evaluation(args, options, folder, model, criterion, postprocessors["bbox"], device)
     if args.compile:
         compile_parts(model, args.compile)
-    trainer = Trainer(args, config, options, folder, device, amp_dtype(options.optim, args.amp, device))
+    trainer = Trainer(args, config, options, folder, device, amp_dtype(options.training, args.amp, device))
     return trainer.run(model, criterion, postprocessors["bbox"])
 
 
@@ -210,7 +210,7 @@ def run_benchmark(args: argparse.Namespace, options: Options, model: nn.Module, 
     else:
         generator = torch.Generator().manual_seed(args.seed)
         images = [torch.randn(3, *(args.benchmark_size or (800, 1066)), generator=generator)]
-    print(benchmark(model, images, device, amp_dtype(options.optim, args.amp, device)), flush=True)
+    print(benchmark(model, images, device, amp_dtype(options.training, args.amp, device)), flush=True)
 
 
 def run_evaluation(args: argparse.Namespace, options: Options, folder: Path, model: nn.Module, criterion: nn.Module,
@@ -224,7 +224,7 @@ def run_evaluation(args: argparse.Namespace, options: Options, folder: Path, mod
     evaluator = CocoEvaluator(dataset.coco)
     with worker_crash_as_user_error(loader):
         losses = evaluate(model, None if args.test else criterion, postprocess, loader, evaluator, device,
-                          amp_dtype=amp_dtype(options.optim, args.amp, device),
+                          amp_dtype=amp_dtype(options.training, args.amp, device),
                           max_batches=DEBUG_BATCHES if args.debug else None)
     if not is_main():
         return 0
@@ -240,7 +240,7 @@ def run_evaluation(args: argparse.Namespace, options: Options, folder: Path, mod
                 {f"test_{k}": v for k, v in losses.items()} | {"test_coco_eval_bbox": stats, "resume": args.resume})
             (folder / "eval" / "table.txt").write_text(f"{evaluator.table}\n{evaluator.per_class()}\n")
         if args.summary:
-            from util.summary import write_summary  # importing matplotlib takes a second
+            from reports.summary import write_summary  # importing matplotlib takes a second
 
             facts = {"checkpoint": args.resume, "config": args.config_file, "data": args.coco_path}
             logger.info("summary\n%s", write_summary(folder, evaluator, dataset.folder, folder / "log.txt", facts))

@@ -12,25 +12,26 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from datasets import eval_loader, train_loader, worker_crash_as_user_error
 from datasets.coco import CocoDetection, check_num_classes, class_names
 from datasets.coco_eval import STATS, CocoEvaluator
+from datasets.loaders import eval_loader, train_loader, worker_crash_as_user_error
 from datasets.transforms import largest_train_shape, padding_for, train_transforms, val_transforms
 from engine import evaluate, train_one_epoch
-from util.benchmark import count_parameters
+from measure.memory import peak_memory
+from measure.model_cost import count_parameters
+from measure.step_cost import Batch, find_batch_size, worst_batch
 from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
 from util.config import Config
 from util.distributed import all_gather, barrier, is_main, rank, world_size
 from util.errors import UserError
+from util.integers import ceil_div
 from util.logger import setup_logging
-from util.measurement import peak_resident
 from util.metrics import LogFile, Meters
 from util.optim import MovingAverage, advance_scheduler, build_optimizer, build_scheduler
 from util.options import Options
 from util.pretrained import load_pretrained
 from util.run_folder import prepare_folder, record_run, require_space
 from util.signals import StopRequest
-from util.step_cost import Batch, find_batch_size, worst_batch
 from util.train_state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Trainer:
 
     def run(self, model: nn.Module, criterion: nn.Module, postprocess: nn.Module) -> int:
         """Trains to the last epoch. Returns the exit code: 0, or 128 + signal if one asked to stop."""
-        optim = self.options.optim
+        optim = self.options.training
         self._prepare_folder(model)
         self._open_data()
         if self.args.find_batch_size:
@@ -104,7 +105,7 @@ class Trainer:
     def _prepare_folder(self, model: nn.Module) -> None:
         if is_main():
             prepare_folder(self.folder)
-            optim = self.options.optim
+            optim = self.options.training
             numbered = optim.epochs // optim.save_checkpoint_interval
             require_space(self.folder, checkpoint_size(model, optim.use_ema), numbered + 3)  # latest, best, the next
             setup_logging(rank(), self.folder)
@@ -120,7 +121,7 @@ class Trainer:
 
     def _fit_batches(self, model: nn.Module, criterion: nn.Module) -> None:
         """Splits the images of an optimizer step into the largest batches that fit into memory."""
-        data, optim = self.options.data, self.options.optim
+        data, optim = self.options.data, self.options.training
         images = data.batch_size * optim.grad_accum_steps
         sizes = [(image["width"], image["height"]) for image in self.train_set.coco.dataset["images"]]
         boxes = max(len(target["boxes"]) for target in self.train_set.boxes.values())
@@ -138,20 +139,20 @@ class Trainer:
 
     def _build_loaders(self) -> None:
         args, data = self.args, self.options.data
-        optim = self.options.optim
+        optim = self.options.training
         self.loader = train_loader(self.train_set, data.batch_size, args.num_workers, args.seed,
                                    optim.epoch_steps and optim.epoch_steps * optim.grad_accum_steps,
                                    data.pad_multiple)
         self.val_loader = eval_loader(self.val_set, data.eval_batch_size, args.num_workers)
 
     def _build_state(self, model: nn.Module) -> TrainState:
-        optim = self.options.optim
+        optim = self.options.training
         if self.args.pretrain_model_path and self.resume is None:
             load_pretrained(model, self.args.pretrain_model_path, self.args.finetune_ignore, self.class_names,
                             no_object=self.options.loss.classification == "softmax")
         optimizer = build_optimizer(model, optim)
         accumulate = optim.grad_accum_steps
-        steps_per_epoch = -(-len(self.loader) // accumulate)
+        steps_per_epoch = ceil_div(len(self.loader), accumulate)
         state = TrainState(model, optimizer, build_scheduler(optimizer, optim, steps_per_epoch),
                            GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16),
                            MovingAverage(model, optim.ema_decay) if optim.use_ema else None,
@@ -163,7 +164,7 @@ class Trainer:
             logger.info("resumed %s: epoch %d, step %d", self.resume, state.epoch, state.step)
         else:
             state.epoch = self.args.start_epoch
-        advance_scheduler(state.scheduler, state.epoch * steps_per_epoch + -(-state.step // accumulate))
+        advance_scheduler(state.scheduler, state.epoch * steps_per_epoch + ceil_div(state.step, accumulate))
         return state
 
     def _compare_config(self, checkpoint: dict) -> None:
@@ -171,7 +172,7 @@ class Trainer:
         saved = checkpoint.get("config", {})
         changed = {key: (saved[key], value) for key, value in self.config.to_dict().items()
                    if key in saved and saved[key] != value}
-        if "epochs" in changed and self.options.optim.onecyclelr:
+        if "epochs" in changed and self.options.training.onecyclelr:
             old, new = changed["epochs"]
             raise UserError(f"{self.resume}: a one-cycle schedule of {old} epochs cannot be resumed with {new}; keep "
                             f"epochs={old}, or start another training from it with --pretrain_model_path")
@@ -195,7 +196,7 @@ class Trainer:
     def _end_epoch(self, state: TrainState, model: nn.Module, criterion: nn.Module, postprocess: nn.Module,
                    cost: dict[str, float]) -> None:
         """Evaluation, log and checkpoints; then the next epoch is in progress."""
-        optim, epoch = self.options.optim, state.epoch
+        optim, epoch = self.options.training, state.epoch
         record = {"train_" + name: value for name, value in state.meters.means().items()}
         copies = []
         if (epoch + 1) % optim.eval_interval == 0 or epoch + 1 == optim.epochs:
@@ -242,11 +243,11 @@ class Trainer:
         barrier()  # the main process may still be writing it
         if not all(all_gather(best.is_file())):  # a run that was resumed elsewhere, and found no better one
             return
-        load_weights(model, read_checkpoint(best), ema=self.options.optim.use_ema)
+        load_weights(model, read_checkpoint(best), ema=self.options.training.use_ema)
         evaluator = CocoEvaluator(self.val_set.coco)
         self._detect(model, None, postprocess, evaluator)
         if is_main():
-            from util.summary import write_summary  # importing matplotlib takes a second
+            from reports.summary import write_summary  # importing matplotlib takes a second
 
             evaluator.summarize()
             facts = {"checkpoint": best, "config": self.folder / "config.py", "data": self.args.coco_path}
@@ -254,7 +255,7 @@ class Trainer:
                                             facts))
 
     def _is_stale(self, state: TrainState) -> bool:
-        patience = self.options.optim.early_stop
+        patience = self.options.training.early_stop
         return patience is not None and state.stale >= patience
 
     def _save(self, state: TrainState, copies: list[str] | None = None) -> None:
@@ -280,8 +281,7 @@ def step_cost(start: float, first: int, last: int, device: torch.device) -> dict
     """Log entries on the batches first .. last of an epoch, which began at `start`: mean seconds of one, and the peak
     memory of this process so far (CPU) or of its tensors (GPU)."""
     seconds = (time.perf_counter() - start) / max(last - first, 1)
-    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_resident()
-    return {"step_seconds": round(seconds, 4), "peak_memory_mb": round(peak)}
+    return {"step_seconds": round(seconds, 4), "peak_memory_mb": round(peak_memory(device))}
 
 
 def checkpoint_size(model: nn.Module, ema: bool) -> int:

@@ -14,6 +14,7 @@ from torchvision.ops import box_convert
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from util.integers import round_up
 from util.options import DataOptions
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
@@ -129,7 +130,7 @@ def largest_train_shape(options: DataOptions, sizes: Iterable[tuple[int, int]], 
     """
     height, width = _largest_shape(options, sizes, batch_size, fix_size)
     multiple = options.pad_multiple or 1
-    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+    return round_up(height, multiple), round_up(width, multiple)
 
 
 def padding_for(options: DataOptions, device: torch.device) -> int:

@@ -14,7 +14,7 @@ from util.options import DeformableDETROptions, Options
 
 
 def build_deformable_detr(options: Options) -> tuple[DeformableDETR, SetCriterion, dict]:
-    form, attention, loss = options.deformable_detr, options.attention, options.loss
+    form, attention, loss = options.deformable_detr, options.transformer, options.loss
     _check(form, loss.aux_loss)
     dim, levels, depth = attention.hidden_dim, attention.num_feature_levels, options.decoder.dec_layers
     backbone = make_backbone(options)
@@ -43,7 +43,7 @@ def build_deformable_detr(options: Options) -> tuple[DeformableDETR, SetCriterio
 
 
 def _query_embed(options: Options) -> nn.Embedding | None:
-    form, dim = options.deformable_detr, options.attention.hidden_dim
+    form, dim = options.deformable_detr, options.transformer.hidden_dim
     if form.two_stage and not form.mixed_selection:
         return None
     # Content alone where the proposals give the positions.

@@ -18,17 +18,17 @@ from models.postprocess import PostProcess
 from models.transformer import TwoStageTransformer
 from util.errors import UserError
 from util.options import (
-    AttentionOptions,
     DecoderOptions,
     DeformableDETROptions,
     EncoderOptions,
     LossOptions,
     Options,
+    TransformerOptions,
 )
 
 
 def build_dino(options: Options) -> tuple[DINO, SetCriterion, dict]:
-    attention, decoder_options, denoising = options.attention, options.decoder, options.denoising
+    attention, decoder_options, denoising = options.transformer, options.decoder, options.denoising
     dim, num_classes, levels = attention.hidden_dim, options.data.num_classes, attention.num_feature_levels
     labels = num_classes if denoising.dn_labelbook_size is None else denoising.dn_labelbook_size
     if labels < num_classes:
@@ -64,32 +64,32 @@ def build_dino(options: Options) -> tuple[DINO, SetCriterion, dict]:
 
 def make_backbone(options: Options) -> Backbone:
     """The backbone of a detector with a deformable transformer. Raises UserError for options that fit no such one."""
-    if (options.attention.pre_norm or options.loss.classification != "focal"
+    if (options.transformer.pre_norm or options.loss.classification != "focal"
             or options.stages.stage_levels is not None):
         raise UserError("pre_norm=True, classification='softmax' and stage_levels are for DETR and SDETR, not for "
                         f"modelname={options.modelname!r}")
-    backbone = build_backbone(options.backbone, options.position, options.attention.hidden_dim,
-                              train=options.optim.lr_backbone > 0)
-    levels = options.attention.num_feature_levels
+    backbone = build_backbone(options.backbone, options.position, options.transformer.hidden_dim,
+                              train=options.training.lr_backbone > 0)
+    levels = options.transformer.num_feature_levels
     if levels < len(backbone.num_channels):
         raise UserError(f"num_feature_levels={levels} is fewer than the {len(backbone.num_channels)} maps of "
                         f"return_interm_indices={options.backbone.return_interm_indices}")
     return backbone
 
 
-def make_decoder_layers(attention: AttentionOptions, options: DecoderOptions) -> list[DeformableDecoderLayer]:
+def make_decoder_layers(attention: TransformerOptions, options: DecoderOptions) -> list[DeformableDecoderLayer]:
     return [DeformableDecoderLayer(make_attention(attention, options.dec_n_points), attention.hidden_dim,
                                    attention.nheads, attention.dim_feedforward, attention.dropout,
                                    ACTIVATIONS[attention.transformer_activation])
             for _ in range(options.dec_layers)]
 
 
-def make_attention(options: AttentionOptions, num_points: int) -> DeformableAttention:
+def make_attention(options: TransformerOptions, num_points: int) -> DeformableAttention:
     shape = (options.hidden_dim, options.num_feature_levels, options.nheads, num_points, options.same_loc)
     return KeyAwareDeformAttn(*shape, options.proj_key) if options.key_aware else MSDeformAttn(*shape)
 
 
-def make_encoder(attention: AttentionOptions, options: EncoderOptions, finest_read: int = 0) -> DeformableEncoder:
+def make_encoder(attention: TransformerOptions, options: EncoderOptions, finest_read: int = 0) -> DeformableEncoder:
     """The deformable encoder, or the interleaved one where num_expansion is set, for readers of the tokens from level
     `finest_read` on.
     """

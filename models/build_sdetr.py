@@ -21,13 +21,13 @@ from models.postprocess import PostProcess
 from models.sdetr import SDETR
 from models.stage import Stage
 from util.errors import UserError
-from util.options import AttentionOptions, Options
+from util.options import Options, TransformerOptions
 
 Built = tuple[nn.Module, SetCriterion, dict]
 
 
 def build_detr(options: Options) -> Built:
-    attention = options.attention
+    attention = options.transformer
     if len(options.backbone.return_interm_indices) != 1:
         raise UserError(f"return_interm_indices={options.backbone.return_interm_indices}: DETR reads one map, [3]")
     if options.stages.stage_levels is not None:
@@ -42,7 +42,7 @@ def build_detr(options: Options) -> Built:
 
 
 def build_sdetr(options: Options) -> Built:
-    attention, backbone = options.attention, _backbone(options)
+    attention, backbone = options.transformer, _backbone(options)
     levels = _stage_levels(options, len(backbone.num_channels))
     unread = set(range(len(backbone.num_channels))) - {level for stage in levels for level in stage}
     if unread:
@@ -59,7 +59,7 @@ def build_sdetr(options: Options) -> Built:
 
 def build_lite_sdetr(options: Options) -> Built:
     """The encoder of Lite-DINO in front of SDETR's stages."""
-    attention, backbone = options.attention, _backbone(options)
+    attention, backbone = options.transformer, _backbone(options)
     if isinstance(options.encoder.enc_layers, list) or options.stages.enc_nheads is not None:
         raise UserError("Lite-SDETR has one encoder for all stages: enc_layers is a number, and enc_nheads stays unset")
     if attention.num_feature_levels < len(backbone.num_channels):
@@ -76,8 +76,8 @@ def build_lite_sdetr(options: Options) -> Built:
 def _build_stacked(options: Options, backbone: Backbone, input_proj: nn.ModuleList, levels: list[list[int]],
                    encoders: list[GlobalEncoder | None], **common: nn.Module | nn.Parameter | None) -> Built:
     depths = _each_stage("dec_layers", options.decoder.dec_layers, len(levels))
-    heads = _each_stage("dec_nheads", options.stages.dec_nheads or options.attention.nheads, len(levels))
-    stages = [Stage(read, encoder, _decoder(options.attention, depth, num_heads))
+    heads = _each_stage("dec_nheads", options.stages.dec_nheads or options.transformer.nheads, len(levels))
+    stages = [Stage(read, encoder, _decoder(options.transformer, depth, num_heads))
               for read, encoder, depth, num_heads in zip(levels, encoders, depths, heads)]
     model = SDETR(backbone, input_proj, stages, [_queries(options) for _ in stages], **_heads(options), **common,
                   aux_loss=options.loss.aux_loss)
@@ -104,22 +104,22 @@ def _each_stage(name: str, value: int | list[int], num_stages: int) -> list[int]
 
 
 def _backbone(options: Options) -> Backbone:
-    return build_backbone(options.backbone, options.position, options.attention.hidden_dim,
-                          train=options.optim.lr_backbone > 0)
+    return build_backbone(options.backbone, options.position, options.transformer.hidden_dim,
+                          train=options.training.lr_backbone > 0)
 
 
-def _encoder(options: AttentionOptions, depth: int, num_heads: int) -> GlobalEncoder:
+def _encoder(options: TransformerOptions, depth: int, num_heads: int) -> GlobalEncoder:
     norm = nn.LayerNorm(options.hidden_dim) if options.pre_norm else None
     return GlobalEncoder(_layers(GlobalEncoderLayer, "encoder", options, depth, num_heads), norm,
                          options.deformable_use_checkpoint)
 
 
-def _decoder(options: AttentionOptions, depth: int, num_heads: int) -> GlobalDecoder:
+def _decoder(options: TransformerOptions, depth: int, num_heads: int) -> GlobalDecoder:
     return GlobalDecoder(_layers(GlobalDecoderLayer, "decoder", options, depth, num_heads),
                          nn.LayerNorm(options.hidden_dim), options.deformable_use_checkpoint)
 
 
-def _layers(kind: type[GlobalAttentionLayer], part: str, options: AttentionOptions, depth: int,
+def _layers(kind: type[GlobalAttentionLayer], part: str, options: TransformerOptions, depth: int,
             num_heads: int) -> list[GlobalAttentionLayer]:
     if num_heads < 1 or options.hidden_dim % num_heads:
         raise UserError(f"hidden_dim={options.hidden_dim} is not a multiple of the {num_heads} heads of the {part}")
@@ -134,11 +134,11 @@ def _level_embed(num_levels: int, dim: int) -> nn.Parameter:
 
 
 def _queries(options: Options) -> nn.Embedding:
-    return nn.Embedding(options.decoder.num_queries, options.attention.hidden_dim)
+    return nn.Embedding(options.decoder.num_queries, options.transformer.hidden_dim)
 
 
 def _heads(options: Options) -> dict[str, nn.Module]:
-    dim, classification = options.attention.hidden_dim, _classification(options)
+    dim, classification = options.transformer.hidden_dim, _classification(options)
     classes = nn.Linear(dim, classification.num_logits(options.data.num_classes))
     if isinstance(classification, FocalClassification):
         nn.init.constant_(classes.bias, -math.log(99))  # prior probability 0.01

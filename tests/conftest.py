@@ -67,7 +67,7 @@ def call(config_file, coco_root, monkeypatch):
         argv += ["--options", *options] if options else []
         with monkeypatch.context() as patch:
             if not summary:
-                patch.setattr("util.summary.write_summary", lambda *args: "")
+                patch.setattr("reports.summary.write_summary", lambda *args: "")
             return program.main(program.parse_args(argv))
 
     yield call

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from measure.model_cost import count_flops
 from models import build_model
 from models.encoders.interleaved import InterleavedEncoder
 from models.layers.deform_attn import DeformableAttention, KeyAwareDeformAttn
-from util.benchmark import count_flops
 from util.config import load_config
 
 BASES = {"coco_transformer.py", "schedule.py"}  # values for other configs, and no model

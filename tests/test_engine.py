@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch.amp import GradScaler
 
-from datasets import eval_loader, train_loader
 from datasets.coco import CocoDetection
 from datasets.coco_eval import CocoEvaluator
+from datasets.loaders import eval_loader, train_loader
 from datasets.transforms import train_transforms, val_transforms
 from engine import NonFiniteError, evaluate, train_one_epoch
 from models import build_model
 from models.matcher import HungarianMatcher
 from util.metrics import Meters
 from util.optim import MovingAverage, build_optimizer, build_scheduler
-from util.options import OptimOptions, parse_options
+from util.options import TrainingOptions, parse_options
 from util.train_state import TrainState
 
 CPU = torch.device("cpu")
@@ -31,10 +31,10 @@ def training(tiny_config, coco_root):
         model, criterion, post = build_model(config)
         dataset = CocoDetection(coco_root, "train", train_transforms(parsed.data))
         loader = train_loader(dataset, parsed.data.batch_size, 0, seed=0)
-        optimizer = build_optimizer(model, parsed.optim)
-        state = TrainState(model, optimizer, build_scheduler(optimizer, parsed.optim, len(loader)),
+        optimizer = build_optimizer(model, parsed.training)
+        state = TrainState(model, optimizer, build_scheduler(optimizer, parsed.training, len(loader)),
                            GradScaler("cpu", enabled=False),
-                           MovingAverage(model, parsed.optim.ema_decay) if parsed.optim.use_ema else None)
+                           MovingAverage(model, parsed.training.ema_decay) if parsed.training.use_ema else None)
         return state, criterion, loader, post["bbox"]
     return make
 
@@ -43,7 +43,7 @@ def run(state, criterion, loader, folder, epochs=1, amp_dtype=None, save=None, *
     for epoch in range(epochs):
         state.epoch, state.step = epoch, 0
         loader.batch_sampler.set_epoch(epoch)
-        rule = OptimOptions(**({"clip_max_norm": 0} | options))
+        rule = TrainingOptions(**({"clip_max_norm": 0} | options))
         train_one_epoch(state.model, criterion, loader, state, rule, CPU, folder, amp_dtype=amp_dtype, save=save)
 
 
@@ -99,7 +99,7 @@ def test_accumulated_gradient_is_the_mean_of_the_batches(training, tmp_path):
         grads = []
         state.optimizer.step = lambda *a, **k: grads.append(
             [p.grad.clone() for p in state.model.parameters() if p.grad is not None])
-        rule = OptimOptions(clip_max_norm=0, grad_accum_steps=accumulate)
+        rule = TrainingOptions(clip_max_norm=0, grad_accum_steps=accumulate)
         train_one_epoch(state.model, criterion, batches, state, rule, CPU, tmp_path)
         return grads
     (together,), (one, other) = first_gradient(2), first_gradient(1)

@@ -338,7 +338,7 @@ def test_a_released_checkpoint_cannot_be_resumed_as_a_training(call, tmp_path):
 
 
 def test_benchmark_needs_no_data(call, capsys, monkeypatch):
-    monkeypatch.setattr("util.benchmark.SECONDS", 0.1)
+    monkeypatch.setattr("measure.model_cost.SECONDS", 0.1)
     assert call("--benchmark", "--benchmark_only", "--benchmark_size", 64, 96, data=None) == 0
     table = capsys.readouterr().out
     for row in ("64x96", "parameters (M)", "GFLOPs", "backbone", "input projection", "encoder", "query selection",
@@ -394,7 +394,7 @@ def test_the_published_sdetr_command(tiny_sdetr, coco_root, tmp_path):
 
 @pytest.mark.parametrize("name", ["sdetr_r50", "detr_r50", "lite_sdetr_r50"])
 def test_models_of_config_sdetr_train_evaluate_resume_and_benchmark(call, tiny_sdetr, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("util.benchmark.SECONDS", 0.0)
+    monkeypatch.setattr("measure.model_cost.SECONDS", 0.0)
     config, out = tmp_path / "small.py", tmp_path / "run"
     tiny_sdetr(name, lr=1e-3, lr_drop=100).dump(config)
     assert call("-c", config, "--output_dir", out, options=["epochs=1"]) == 0

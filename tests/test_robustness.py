@@ -245,7 +245,7 @@ def test_a_val_set_without_boxes_neither_ends_a_training_early_nor_makes_its_sta
 
 
 def test_a_single_image_is_augmented_anew_in_every_pass(coco_root, tmp_path):
-    from datasets import train_loader
+    from datasets.loaders import train_loader
     from datasets.transforms import train_transforms
     from util.options import DataOptions
     data = changed(coco_root, tmp_path / "data", train=one_image)

@@ -16,14 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from models.ops import implementation
-from util.benchmark import measure_speed
-from util.config import parse_pairs
-from util.cpu import keep_freed_memory
-from util.errors import UserError
-from util.measurement import (
+from common import run_tool
+from measure.memory import measure_memory
+from measure.model_cost import measure_speed
+from measuring import (
     DTYPES,
     IMPLEMENTATIONS,
     Setting,
@@ -31,12 +27,13 @@ from util.measurement import (
     apart,
     check_device,
     describe_run,
-    measure_memory,
-    number,
     random_batch,
-    table,
     title,
 )
+from models.ops import implementation
+from util.config import parse_pairs
+from util.cpu import keep_freed_memory
+from util.markdown import number, table
 from util.metrics import Meters
 from util.options import parse_options
 
@@ -90,7 +87,7 @@ def train(setting: Setting, name: str, steps: int) -> dict:
         """Mean loss, and seconds a step."""
         state.step, state.meters = 0, Meters()
         begin = time.perf_counter()
-        train_one_epoch(model, criterion, [batches[i % BATCHES] for i in range(count)], state, options.optim,
+        train_one_epoch(model, criterion, [batches[i % BATCHES] for i in range(count)], state, options.training,
                         setting.device, Path(folder), amp_dtype=setting.amp_dtype)
         return state.meters.means()["loss"], (time.perf_counter() - begin) / count
 
@@ -190,7 +187,4 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parse_args()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, parse_args())

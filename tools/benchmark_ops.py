@@ -20,23 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from common import run_tool
+from measure.memory import measure_memory
+from measuring import DTYPES, IMPLEMENTATIONS, add_common_arguments, apart, check_device, describe_run, title
 from models.ops import implementation, key_aware_deform_attn, ms_deform_attn
 from util.cpu import keep_freed_memory
-from util.errors import UserError
-from util.measurement import (
-    DTYPES,
-    IMPLEMENTATIONS,
-    add_common_arguments,
-    apart,
-    check_device,
-    describe_run,
-    measure_memory,
-    number,
-    table,
-    title,
-)
+from util.markdown import number, table
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
 OFFSET = 3.0  # px, standard deviation of a token's sampling offsets on each level
@@ -273,7 +262,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, parse_args())

@@ -26,19 +26,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import common  # first: it puts the project on the path
 import engine
-from datasets import train_loader
 from datasets.coco import SPLITS, CocoDetection
+from datasets.loaders import train_loader
 from datasets.transforms import train_transforms
-from models import compile_parts
-from models.ops import implementation
-from util.config import parse_pairs
-from util.cpu import keep_freed_memory
-from util.errors import UserError
-from util.logger import Progress
-from util.measurement import (
+from measure.memory import measure_memory
+from measuring import (
     DTYPES,
     IMPLEMENTATIONS,
     Setting,
@@ -47,12 +41,16 @@ from util.measurement import (
     check_device,
     describe_run,
     in_child,
-    measure_memory,
-    number,
     random_batch,
-    table,
     title,
 )
+from models import compile_parts
+from models.ops import implementation
+from util.config import parse_pairs
+from util.cpu import keep_freed_memory
+from util.errors import UserError
+from util.logger import Progress
+from util.markdown import number, table
 from util.metrics import Meters
 from util.optim import MovingAverage
 from util.options import parse_options
@@ -183,7 +181,7 @@ def prepare(recipe: Recipe, steps: int, loads: torch.device) -> tuple[nn.Module,
     (model, criterion), options = recipe.build(), parse_options(recipe.config())
     state = recipe.train_state(model, WARM_UP + steps, recipe.fused)
     half = replace(recipe, batch=recipe.batch // recipe.accumulate, device=loads)
-    optim = replace(options.optim, grad_accum_steps=recipe.accumulate)
+    optim = replace(options.training, grad_accum_steps=recipe.accumulate)
     batches = [random_batch(half, options.data.num_classes, seed, BOXES) for seed in range(BATCHES)]
 
     def run(loader: Iterable) -> None:
@@ -221,7 +219,7 @@ def measure_parts(recipe: Recipe, steps: int, workers: int) -> dict:
     if recipe.device.type == "cuda":
         batches = [(samples.pin_memory(), targets) for samples, targets in batches]
     options = parse_options(recipe.config())
-    state.ema = MovingAverage(state.model, options.optim.ema_decay)
+    state.ema = MovingAverage(state.model, options.training.ema_decay)
     clock = Clock(recipe.device)
     wrap_parts(clock, state, criterion)
     with tempfile.TemporaryDirectory() as folder:
@@ -414,7 +412,4 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parse_args()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    common.run_tool(main, parse_args())

@@ -10,15 +10,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from common import run_tool
 from util.errors import UserError
 
 SOURCE = Path(__file__).resolve().parents[1] / "models/ops/src/cuda"
@@ -137,7 +135,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="write the registers to budget.json")
     parser.add_argument("--jobs", type=int, default=2, help="compilers at a time")
-    try:
-        main(parser.parse_args())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, parser.parse_args())

@@ -3,15 +3,12 @@
 One image; a multiply-add counts as one. Shapes alone are computed: no data, no weights, and any machine gives the same.
 """
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from common import run_tool
+from measure.model_cost import count_flops, count_part_parameters
 from models import build_model
-from util.benchmark import count_flops, count_part_parameters
 from util.config import load_config, parse_pairs
-from util.errors import UserError
 
 
 def count(config: str, options: dict, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
@@ -48,7 +45,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, parse_args())

@@ -5,11 +5,8 @@ checkpoint, and leaves pictures, curves and tables in outputs/demo. A second cal
 """
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
+from common import ROOT, run_tool
 from datasets.synthetic import generate
 
 DATA, OUTPUT, CONFIG = "data/demo", "outputs/demo", "config/demo/lite_dino.py"
@@ -41,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

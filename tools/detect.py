@@ -14,11 +14,10 @@ import torch
 from PIL import Image
 from torchvision.ops import box_convert
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from util.detector import Detector, read_image
+from common import run_tool
+from inference.predictor import Predictor, read_image
+from reports.drawing import draw_detections, truth_tensors
 from util.errors import UserError
-from util.visualize import draw_detections, truth_tensors
 
 WRITTEN = (".jpg", ".jpeg", ".png")  # images of another kind get a picture of the last one
 
@@ -28,7 +27,7 @@ def main(args: argparse.Namespace) -> int:
     if not 0 <= args.score <= 1:
         raise UserError(f"--score {args.score} must be from 0 to 1")
     files = find_images(args.images)
-    detector = Detector.from_files(args.config_file, args.resume, args.options, args.device)
+    detector = Predictor.from_files(args.config_file, args.resume, args.options, args.device)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     records, failed = [], 0
     for file in files:
@@ -89,7 +88,4 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parse_args()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, parse_args())

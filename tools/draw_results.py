@@ -5,17 +5,16 @@ detections.png, a grid of val images with ground truth and detections, and curve
 """
 import argparse
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from common import run_tool
 from datasets.coco import SPLITS, class_names, read_annotations
+from reports.curves import plot_log
+from reports.drawing import detection_tensors, draw_detections, save_grid, truth_tensors
 from util.errors import UserError
-from util.visualize import detection_tensors, draw_detections, plot_log, save_grid, truth_tensors
 
 
 def main(args: argparse.Namespace) -> None:
@@ -42,7 +41,4 @@ if __name__ == "__main__":
     parser.add_argument("--coco_path", required=True, metavar="DIR")
     parser.add_argument("--images", type=int, default=16, help="how many val images")
     parser.add_argument("--score", type=float, default=0.3, help="least score of a detection")
-    try:
-        main(parser.parse_args())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, parser.parse_args())

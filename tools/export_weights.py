@@ -5,14 +5,12 @@ rest as it is. Class names are stored with them, and the config goes to OUT.py b
 """
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from common import run_tool
 from util.checkpoint import model_state, read_checkpoint
 from util.config import Config
 from util.errors import UserError
@@ -47,7 +45,4 @@ if __name__ == "__main__":
     parser.add_argument("source", type=Path, metavar="CHECKPOINT")
     parser.add_argument("target", type=Path, metavar="OUT.safetensors")
     args = parser.parse_args()
-    try:
-        export(args.source, args.target)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(export, args.source, args.target)

@@ -14,7 +14,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from common import ROOT, run_tool
+
 FIELDS = ["name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit"]
 BUILD_TOOLS = ["setuptools", "wheel", "ninja"]
 
@@ -76,4 +77,4 @@ def main(task: str, out: Path, parts: Path | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], *map(Path, sys.argv[2:])))
+    run_tool(main, sys.argv[1], *map(Path, sys.argv[2:]))

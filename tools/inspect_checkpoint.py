@@ -8,19 +8,16 @@ on the first N val images, and they are ranked by AP.
 """
 import argparse
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from datasets import eval_loader
+from common import ROOT, run_tool
 from datasets.coco import CocoDetection
 from datasets.coco_eval import CocoEvaluator
+from datasets.loaders import eval_loader
 from datasets.transforms import val_transforms
 from engine import evaluate
 from models import build_model
@@ -200,7 +197,7 @@ def rank_scales(model: nn.Module, postprocess: nn.Module, options: Options, coco
     encoder = _interleaved(model)
     dataset = CocoDetection(coco_path, "val", val_transforms(options.data, False))
     ranking = []
-    for scale in range(1, options.attention.num_feature_levels):
+    for scale in range(1, options.transformer.num_feature_levels):
         encoder.enc_scale = scale
         evaluator = CocoEvaluator(dataset.coco)
         evaluate(model, None, postprocess, eval_loader(dataset, 1, 0), evaluator, device, max_batches=images)
@@ -250,7 +247,4 @@ if __name__ == "__main__":
     parser.add_argument("--coco_path", metavar="DIR", help="try what shapes do not tell on val images of this data set")
     parser.add_argument("--images", type=int, default=50, help="how many val images")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        sys.exit(main(parser.parse_args()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, parser.parse_args())

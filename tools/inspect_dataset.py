@@ -19,27 +19,26 @@ from PIL import Image
 from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from datasets import train_loader
+from common import run_tool
 from datasets.adapt import check_sizes, fitting_sizes
 from datasets.coco import CocoDetection, has_size
-from datasets.inspection import BOTH, KINDS, SplitInspection, inspect_split
-from datasets.repair import repair
-from datasets.report import classes, heading, listed_cost, listed_problems, overview, verdict
-from datasets.statistics import describe, seen_sides, warnings
+from datasets.inspection.repair import repair
+from datasets.inspection.report import classes, heading, listed_cost, listed_problems, overview, verdict
+from datasets.inspection.split import BOTH, KINDS, SplitInspection, inspect_split
+from datasets.inspection.statistics import describe, seen_sides, warnings
+from datasets.loaders import train_loader
 from datasets.transforms import MEAN, STD, eval_limits, largest_train_shape, padding_for, train_transforms
+from measure.memory import resident
+from measure.model_cost import device_name
+from measure.step_cost import measure_step, memory_levers, memory_limit, worst_batch
 from models import build_model
-from util.benchmark import device_name
+from reports.data_plots import plot_boxes
+from reports.drawing import draw_targets, save_grid
 from util.config import Config, load_config, parse_pairs
 from util.cpu import keep_freed_memory
 from util.distributed import init_distributed
-from util.errors import UserError
-from util.measurement import resident
 from util.options import BackboneOptions, Options, parse_options
 from util.precision import amp_dtype, place
-from util.step_cost import measure_step, memory_levers, memory_limit, worst_batch
-from util.visualize import draw_targets, plot_boxes, save_grid
 
 EXAMPLES = 5  # of each problem that are named
 STEP_BATCHES = 3  # of the training, that a step's time is the median of
@@ -156,7 +155,7 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
     place(model, device)
     criterion.to(device)
     options.data.pad_multiple = padding_for(options.data, device)
-    precision = amp_dtype(options.optim, False, device)
+    precision = amp_dtype(options.training, False, device)
     batch_size, most = options.data.batch_size, int(described["boxes_an_image"][2])
     sizes = [(image["width"], image["height"]) for image in train.images.values()]
 
@@ -168,7 +167,7 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
     cost = {"device": device_name(device), "precision": str(precision or torch.float32).removeprefix("torch."),
             "batch_size": batch_size, "limit_bytes": limit, "seconds": None,
             "worst_shape": list(largest_train_shape(options.data, sizes, batch_size)), "most_boxes": most,
-            "epochs": options.optim.epochs, "levers": memory_levers(options, amp=precision is not None)}
+            "epochs": options.training.epochs, "levers": memory_levers(options, amp=precision is not None)}
     if device.type == "cpu" and batch_size > 1:  # more than there is would end this process
         before = resident("VmRSS") * 2**20
         one = measure_step(model, criterion, [worst(1)], device, precision).peak_bytes
@@ -177,9 +176,9 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
             return cost
     try:
         largest = measure_step(model, criterion, [worst(batch_size)], device, precision)
-        steps = options.optim.epoch_steps
+        steps = options.training.epoch_steps
         loader = train_loader(dataset, batch_size, num_workers=0, seed=0, pad_multiple=options.data.pad_multiple,
-                              epoch_batches=steps and steps * options.optim.grad_accum_steps)
+                              epoch_batches=steps and steps * options.training.grad_accum_steps)
         start = time.perf_counter()
         batches = [batch for batch, _ in zip(loader, range(STEP_BATCHES))]
         loading = (time.perf_counter() - start) / len(batches)
@@ -188,8 +187,8 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
         return cost | {"peak_bytes": None}
     return cost | {"peak_bytes": largest.peak_bytes, "worst_seconds": largest.seconds, "seconds": seconds,
                    "loading_seconds": loading, "epoch_seconds": seconds * len(loader),
-                   "training_seconds": seconds * len(loader) * options.optim.epochs,
-                   "passes": len(loader) * options.optim.epochs * batch_size / len(dataset)}
+                   "training_seconds": seconds * len(loader) * options.training.epochs,
+                   "passes": len(loader) * options.training.epochs * batch_size / len(dataset)}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -205,7 +204,4 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(get_args_parser().parse_args()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, get_args_parser().parse_args())

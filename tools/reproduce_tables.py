@@ -13,12 +13,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
+from common import ROOT, run_tool
+from measure.model_cost import count_flops, count_parameters
 from models import build_model
 from models.ops import native
-from util.benchmark import count_flops, count_parameters
 from util.config import load_config
 from util.errors import UserError
 
@@ -213,7 +211,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", metavar="DIR")
     parser.add_argument("--rows", nargs="+", default=[], metavar="WORD", help="only configs that have all these words")
-    try:
-        sys.exit(main(parser.parse_args()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, parser.parse_args())

@@ -6,7 +6,6 @@ query's box attends to, of the coarsest map: there is the cross. Global attentio
 attention is its sampled points, coloured by weight. The query's box is drawn in white.
 """
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -18,17 +17,16 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from common import run_tool
+from inference.predictor import Predictor, read_image
 from models.attention_maps import Attended, record_attention
-from util.detector import Detector, read_image
 from util.errors import UserError
 
 COLOURS = "inferno"
 
 
 def main(args: argparse.Namespace) -> None:
-    detector = Detector.from_files(args.config_file, args.resume, args.options)
+    detector = Predictor.from_files(args.config_file, args.resume, args.options)
     picture = read_image(args.image)
     with torch.no_grad(), record_attention(detector.model) as records:
         outputs = detector.model([detector.prepared(picture)])
@@ -126,7 +124,4 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, parse_args())

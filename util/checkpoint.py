@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -17,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from util.errors import UserError
+from util.files import atomic_write
 
 logger = logging.getLogger(__name__)
 torch.serialization.add_safe_globals([argparse.Namespace])  # released files hold their arguments
@@ -87,22 +87,13 @@ def write_checkpoint(content: dict[str, Any], path: str | os.PathLike) -> None:
 
     Raises UserError if it cannot be written (full disk); an earlier file of that name is then still whole.
     """
-    path = Path(path)
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, (OSError, RuntimeError)):  # torch's writer turns OSErrors into RuntimeErrors
-            raise UserError(f"cannot write {path}: {error}. An earlier checkpoint of that name is intact") from error
-        raise
+    except (OSError, RuntimeError) as error:  # torch's writer turns OSErrors into RuntimeErrors
+        raise UserError(f"cannot write {path}: {error}. An earlier checkpoint of that name is intact") from error
 
 
 def copy_checkpoint(source: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -110,16 +101,13 @@ def copy_checkpoint(source: str | os.PathLike, target: str | os.PathLike) -> Non
 
     Later checkpoints do not change the copy: write_checkpoint replaces files and never writes into them.
     """
-    temporary = Path(target).with_name(f".{Path(target).name}.copy")
-    temporary.unlink(missing_ok=True)
-    try:
+    if os.path.exists(target) and os.path.samefile(source, target):
+        return
+    with atomic_write(target) as temporary:
         try:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)  # also where both names are one file already: a rename does nothing then
 
 
 def model_state(checkpoint: dict[str, Any], ema: bool = False) -> dict[str, Tensor]:

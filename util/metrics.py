@@ -1,10 +1,10 @@
 """Running means, and the log file of a training."""
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from util.files import atomic_write
 
 
 class Meters:
@@ -38,10 +38,8 @@ class LogFile:
             text = path.read_text()
             whole = text[: text.rfind("\n") + 1]
             if whole != text:
-                handle, temporary = tempfile.mkstemp(dir=path.parent)
-                with os.fdopen(handle, "w") as file:
-                    file.write(whole)
-                os.replace(temporary, path)
+                with atomic_write(path) as temporary:
+                    temporary.write_text(whole)
 
     def append(self, record: dict[str, Any]) -> None:
         """Values that are not finite are written as null: the line stays valid JSON."""

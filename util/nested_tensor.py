@@ -4,6 +4,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from util.integers import round_up
+
 
 @dataclass
 class NestedTensor:
@@ -15,7 +17,7 @@ class NestedTensor:
     @classmethod
     def from_list(cls, images: list[Tensor] | Tensor, multiple: int = 1) -> "NestedTensor":
         """Pads [C, H_i, W_i] images, or a batch of them, to the largest height and width, rounded up to `multiple`."""
-        height, width = (-(-max(image.shape[side] for image in images) // multiple) * multiple for side in (-2, -1))
+        height, width = (round_up(max(image.shape[side] for image in images), multiple) for side in (-2, -1))
         tensors = images[0].new_zeros(len(images), images[0].shape[0], height, width)
         mask = torch.ones(len(images), height, width, dtype=torch.bool, device=images[0].device)
         for i, image in enumerate(images):

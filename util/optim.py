@@ -8,10 +8,10 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
 from util.errors import UserError
-from util.options import OptimOptions
+from util.options import TrainingOptions
 
 
-def param_groups(model: nn.Module, options: OptimOptions) -> list[dict]:
+def param_groups(model: nn.Module, options: TrainingOptions) -> list[dict]:
     """Trainable parameters by learning rate and weight decay. `param_dict_type` chooses among the published forms:
 
     default: the backbone apart. ddetr_in_mmdet: also the parameters in lr_linear_proj_names (sampling offsets).
@@ -41,13 +41,13 @@ def param_groups(model: nn.Module, options: OptimOptions) -> list[dict]:
     return [{"params": [p for n, p in named if belongs(n)], "lr": lr, "weight_decay": wd} for belongs, lr, wd in groups]
 
 
-def build_optimizer(model: nn.Module, options: OptimOptions, fused: bool = True) -> AdamW:
+def build_optimizer(model: nn.Module, options: TrainingOptions, fused: bool = True) -> AdamW:
     """fused: one kernel for many parameters; otherwise torch chooses among its other forms."""
     return AdamW(param_groups(model, options), lr=options.lr, weight_decay=options.weight_decay,
                  fused=True if fused else None)
 
 
-def build_scheduler(optimizer: AdamW, options: OptimOptions, steps_per_epoch: int) -> LRScheduler:
+def build_scheduler(optimizer: AdamW, options: TrainingOptions, steps_per_epoch: int) -> LRScheduler:
     """Steps with the optimizer, steps_per_epoch times an epoch."""
     if options.onecyclelr:
         total = options.epochs * steps_per_epoch

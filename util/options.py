@@ -42,7 +42,7 @@ class PositionOptions:
 
 
 @dataclass
-class AttentionOptions:
+class TransformerOptions:
     hidden_dim: int = key(256, "channels of the transformer", least=1)
     nheads: int = key(8, "attention heads", least=1)
     num_feature_levels: int = key(4, "levels the transformer reads; those the backbone lacks are made by convolution",
@@ -155,7 +155,7 @@ class DataOptions:
 
 
 @dataclass
-class OptimOptions:
+class TrainingOptions:
     lr: float = key(1e-4, "learning rate", least=0)
     lr_backbone: float = key(1e-5, "learning rate of the backbone; 0 freezes it", least=0)
     param_dict_type: Literal["default", "ddetr_in_mmdet", "large_wd"] = key("default", "how parameters are grouped")
@@ -195,7 +195,7 @@ class Options:
     modelname: str
     backbone: BackboneOptions
     position: PositionOptions
-    attention: AttentionOptions
+    transformer: TransformerOptions
     encoder: EncoderOptions
     decoder: DecoderOptions
     stages: StageOptions
@@ -204,7 +204,7 @@ class Options:
     loss: LossOptions
     postprocess: PostprocessOptions
     data: DataOptions
-    optim: OptimOptions
+    training: TrainingOptions
 
 
 # Keys of the published configs that choose something which is not built here: accepted at the value that means "off".
@@ -254,8 +254,8 @@ def parse_options(config: Config) -> Options:
         for name, layers in (("enc_layers", options.encoder.enc_layers), ("dec_layers", options.decoder.dec_layers)):
             if isinstance(layers, list):
                 raise UserError(f"config key {name}={layers!r} must be int: only stages (stage_levels) have one each")
-    if options.attention.key_aware is None:
-        options.attention.key_aware = options.encoder.num_expansion is not None
+    if options.transformer.key_aware is None:
+        options.transformer.key_aware = options.encoder.num_expansion is not None
     return options
 
 

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor, nn
 
-from util.options import OptimOptions
+from util.options import TrainingOptions
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -10,7 +10,7 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def amp_dtype(options: OptimOptions, flag: bool, device: torch.device) -> torch.dtype | None:
+def amp_dtype(options: TrainingOptions, flag: bool, device: torch.device) -> torch.dtype | None:
     """The half precision of autocast, or None for full precision. flag: whether --amp was given."""
     if not (flag or options.amp == "cuda" and device.type == "cuda"):
         return None

@@ -11,6 +11,7 @@ from models.backbones.weights import load_backbone
 from models.layers.frozen_batch_norm import freeze_batch_norm
 from util.checkpoint import model_state, read_checkpoint
 from util.errors import UserError, nearest
+from util.integers import ceil_div
 from util.options import BackboneOptions
 
 
@@ -58,7 +59,7 @@ class TimmBackbone(nn.Module):
         maps = self.body(F.pad(x, (0, -width % max(self.strides), 0, -height % max(self.strides))))
         if self.channels_last_maps:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
-        return [m[..., :-(-height // s), :-(-width // s)] for m, s in zip(maps, self.strides)]
+        return [m[..., : ceil_div(height, s), : ceil_div(width, s)] for m, s in zip(maps, self.strides)]
 
 
 def build_timm(options: BackboneOptions) -> TimmBackbone:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import train_loader
 from datasets.coco import CocoDetection, check_num_classes, class_names, collate, read_annotations
 from datasets.coco_eval import CocoEvaluator
+from datasets.loaders import train_loader
 from datasets.transforms import train_transforms, val_transforms
 from util.errors import UserError
 from util.options import DataOptions

@@ -2,9 +2,9 @@
 import pytest
 import torch
 
-import datasets
-from datasets import TrainBatches, eval_loader, train_loader
+from datasets import loaders
 from datasets.coco import CocoDetection
+from datasets.loaders import TrainBatches, eval_loader, train_loader
 from datasets.synthetic import generate
 from datasets.transforms import train_transforms, val_transforms
 from util.options import DataOptions
@@ -34,8 +34,8 @@ class Numbers:
 def as_process(monkeypatch):
     """Makes the loaders that are built next those of one process of several."""
     def as_process(rank, world_size):
-        monkeypatch.setattr(datasets, "rank", lambda: rank)
-        monkeypatch.setattr(datasets, "world_size", lambda: world_size)
+        monkeypatch.setattr(loaders, "rank", lambda: rank)
+        monkeypatch.setattr(loaders, "world_size", lambda: world_size)
     return as_process
 
 

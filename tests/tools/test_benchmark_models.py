@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tools.benchmark_models import MODELS, train
-from util.measurement import Setting
+from tools.measuring import Setting
 from util.options import parse_options
 
 TINY = {"backbone": "resnet18", "hidden_dim": 32, "nheads": 2, "dim_feedforward": 64, "enc_layers": 3, "dec_layers": 1,
@@ -40,7 +40,7 @@ def test_the_default_models_are_three_lite_forms_and_dino():
     options = [parse_options(Setting(model).config()) for model in MODELS]
     assert [(o.encoder.num_expansion, o.encoder.enc_scale) for o in options[:3]] == [(3, 3), (1, 3), (3, 2)]
     assert options[3].encoder.num_expansion is None
-    assert [o.attention.key_aware for o in options] == [True, True, True, False]
+    assert [o.transformer.key_aware for o in options] == [True, True, True, False]
     assert not any(o.backbone.pretrained_backbone for o in options)
 
 

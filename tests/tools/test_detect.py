@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from inference.predictor import Predictor
 from models import build_model
 from tools.detect import main, parse_args
 from util.config import Config
-from util.detector import Detector
 from util.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +100,7 @@ def test_classes_that_the_checkpoint_does_not_name_are_those_of_coco(tiny_config
     config = tiny_config | {"num_classes": 91, "dn_labelbook_size": 91}
     Config(config).dump(tmp_path / "config.py")
     torch.save({"model": build_model(config)[0].state_dict()} | names, tmp_path / "weights.pth")
-    detector = Detector.from_files(tmp_path / "config.py", tmp_path / "weights.pth")
+    detector = Predictor.from_files(tmp_path / "config.py", tmp_path / "weights.pth")
     assert detector.class_names[1] == wanted
 
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from states import differing, refusal, snapshot
 from torch import nn
 
 from models import build_model
+from tests.util.states import differing, refusal, snapshot
 from util import checkpoint as module
 from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
 from util.errors import UserError

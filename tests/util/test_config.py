@@ -320,10 +320,10 @@ def test_lite_configs_are_what_their_names_say(path):
     high, low, updates, blocks = map(int, re.search(r"h(\d)l(\d)_(\d)p1x(\d)", path).groups())
     options = group_options(load_config(path))
     assert options.encoder.enc_scale == high
-    assert options.attention.num_feature_levels == high + low
+    assert options.transformer.num_feature_levels == high + low
     assert options.encoder.num_expansion == blocks
     assert options.encoder.enc_layers == updates * blocks
-    assert options.attention.key_aware
+    assert options.transformer.key_aware
 
 
 def test_both_backbones_of_the_paper_have_all_three_forms():
@@ -338,10 +338,10 @@ def test_a_published_config_is_accepted(write):
     assert len(config) > 95
     options = group_options(config)
     assert options.denoising.dn_box_noise_scale == 0.4
-    assert options.encoder.num_expansion is None and options.attention.key_aware is False
+    assert options.encoder.num_expansion is None and options.transformer.key_aware is False
     assert options.data.data_aug_scales[-1] == 800 and options.data.data_aug_scale_overlap is None
     lite = load_config(write("DINO_4scale.py", PUBLISHED), parse_pairs(["num_expansion=3", "enc_scale=1"]))
-    assert group_options(lite).attention.key_aware is True
+    assert group_options(lite).transformer.key_aware is True
 
 
 @pytest.mark.parametrize("change", ["two_stage_type=no", "masks=True", "num_patterns=3", "decoder_sa_type=ca_label",

@@ -8,7 +8,7 @@ from models import build_model
 from util.config import load_config
 from util.errors import UserError
 from util.optim import MovingAverage, advance_scheduler, build_optimizer, build_scheduler, param_groups
-from util.options import OptimOptions
+from util.options import TrainingOptions
 
 RECORDED = json.loads((Path(__file__).parents[1] / "golden/param_groups.json").read_text())["groups"]
 
@@ -21,7 +21,7 @@ def lite_dino():
 
 @pytest.mark.parametrize("form", sorted(RECORDED))
 def test_groups_of_lite_dino_r50_are_the_published_ones(lite_dino, form):
-    groups = param_groups(lite_dino, OptimOptions(param_dict_type=form))
+    groups = param_groups(lite_dino, TrainingOptions(param_dict_type=form))
     found = [{"count": len(g["params"]), "numel": sum(p.numel() for p in g["params"]), "lr": g["lr"],
               "weight_decay": g["weight_decay"]} for g in groups]
     for ours, published in zip(found, RECORDED[form], strict=True):
@@ -30,7 +30,7 @@ def test_groups_of_lite_dino_r50_are_the_published_ones(lite_dino, form):
 
 @pytest.mark.parametrize("form", sorted(RECORDED))
 def test_every_trainable_parameter_is_in_one_group(lite_dino, form):
-    grouped = [id(p) for g in param_groups(lite_dino, OptimOptions(param_dict_type=form)) for p in g["params"]]
+    grouped = [id(p) for g in param_groups(lite_dino, TrainingOptions(param_dict_type=form)) for p in g["params"]]
     assert sorted(grouped) == sorted(id(p) for p in lite_dino.parameters() if p.requires_grad)
 
 
@@ -46,28 +46,28 @@ def rates(options, steps, steps_per_epoch=10):
 
 
 def test_step_schedule_drops_once():
-    assert rates(OptimOptions(lr=1.0, lr_drop=2), 6, steps_per_epoch=2) == pytest.approx([1] * 4 + [0.1] * 2)
+    assert rates(TrainingOptions(lr=1.0, lr_drop=2), 6, steps_per_epoch=2) == pytest.approx([1] * 4 + [0.1] * 2)
 
 
 def test_multi_step_schedule_drops_at_each_milestone():
-    options = OptimOptions(lr=1.0, multi_step_lr=True, lr_drop_list=[1, 3])
+    options = TrainingOptions(lr=1.0, multi_step_lr=True, lr_drop_list=[1, 3])
     assert rates(options, 8, steps_per_epoch=2) == pytest.approx([1] * 2 + [0.1] * 4 + [0.01] * 2)
 
 
 def test_the_rate_rises_in_the_warm_up():
-    options = OptimOptions(lr=1.0, lr_drop=3, warmup_steps=3)
+    options = TrainingOptions(lr=1.0, lr_drop=3, warmup_steps=3)
     assert rates(options, 8, steps_per_epoch=2) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1])
 
 
 def test_one_cycle_peaks_after_the_warm_up():
-    found = rates(OptimOptions(lr=1.0, onecyclelr=True, epochs=2, warmup_steps=12), 20)
+    found = rates(TrainingOptions(lr=1.0, onecyclelr=True, epochs=2, warmup_steps=12), 20)
     assert found.index(max(found)) in (11, 12)
 
 
 @pytest.mark.parametrize("schedule", [{"lr_drop": 2}, {"multi_step_lr": True, "lr_drop_list": [1, 3]},
                                       {"onecyclelr": True}, {"lr_drop": 3, "warmup_steps": 15}])
 def test_a_schedule_can_start_anywhere(schedule):
-    options = OptimOptions(lr=1.0, epochs=4, **schedule)
+    options = TrainingOptions(lr=1.0, epochs=4, **schedule)
     whole = rates(options, 40)
     for start in (0, 7, 10, 25, 39):
         optimizer = build_optimizer(torch.nn.Linear(2, 2), options)
@@ -82,9 +82,9 @@ def test_a_schedule_can_start_anywhere(schedule):
 
 
 def test_an_advanced_schedule_keeps_the_rate_of_the_restored_optimizer():
-    saved = build_optimizer(torch.nn.Linear(2, 2), OptimOptions(lr=1.0))
-    build_scheduler(saved, OptimOptions(lr=1.0), 1)
-    options = OptimOptions(lr=5.0, lr_drop=2)
+    saved = build_optimizer(torch.nn.Linear(2, 2), TrainingOptions(lr=1.0))
+    build_scheduler(saved, TrainingOptions(lr=1.0), 1)
+    options = TrainingOptions(lr=5.0, lr_drop=2)
     optimizer = build_optimizer(torch.nn.Linear(2, 2), options)
     scheduler = build_scheduler(optimizer, options, 1)
     optimizer.load_state_dict(saved.state_dict())
@@ -93,7 +93,7 @@ def test_an_advanced_schedule_keeps_the_rate_of_the_restored_optimizer():
 
 
 def test_one_cycle_schedule_rises_to_lr_and_ends_near_zero():
-    found = rates(OptimOptions(lr=1.0, onecyclelr=True, epochs=2), 20)
+    found = rates(TrainingOptions(lr=1.0, onecyclelr=True, epochs=2), 20)
     assert max(found) == pytest.approx(1.0, rel=0.05) and found[0] < 0.1 and found[-1] < 1e-3
 
 
@@ -101,7 +101,7 @@ def test_one_cycle_schedule_rises_to_lr_and_ends_near_zero():
 @pytest.mark.parametrize("warmup", [0, 1, 2])
 def test_one_cycle_of_few_steps(total, warmup):
     """So that a quick trial of any config runs."""
-    options = OptimOptions(lr=1.0, onecyclelr=True, epochs=1, warmup_steps=warmup)
+    options = TrainingOptions(lr=1.0, onecyclelr=True, epochs=1, warmup_steps=warmup)
     if warmup >= total:
         with pytest.raises(UserError, match=f"warmup_steps={warmup} must be less than the {total} steps"):
             rates(options, total, steps_per_epoch=total)

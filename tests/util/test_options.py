@@ -173,9 +173,9 @@ def test_list_defaults_are_not_shared():
 def test_published_keys():
     options = parse_options(PUBLISHED)
     assert options.modelname == "dino"
-    assert options.encoder.num_expansion == 3 and options.attention.key_aware
+    assert options.encoder.num_expansion == 3 and options.transformer.key_aware
     assert options.denoising.dn_labelbook_size == 91
-    assert options.optim.lr_backbone_names == ["backbone.0"]
+    assert options.training.lr_backbone_names == ["backbone.0"]
 
 
 @pytest.mark.parametrize("path", sorted(Path("config").rglob("*.py")), ids=str)
@@ -196,4 +196,4 @@ def test_the_config_is_not_changed():
     ({"key_aware": True}, True),
 ])
 def test_key_aware_follows_the_encoder(given, expected):
-    assert parse_options(given).attention.key_aware is expected
+    assert parse_options(given).transformer.key_aware is expected

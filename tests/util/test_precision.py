@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from util.options import OptimOptions
+from util.options import TrainingOptions
 from util.precision import amp_dtype, at_least_float32, place
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -20,14 +20,14 @@ def test_half_precision_becomes_single(dtype, wanted):
                                                      ("cuda", False, GPU, True)])
 def test_mixed_precision_where_it_is_asked_for(amp, flag, device, half):
     wanted = torch.float16 if half else None
-    assert amp_dtype(OptimOptions(amp=amp, amp_dtype="float16"), flag, device) == wanted
+    assert amp_dtype(TrainingOptions(amp=amp, amp_dtype="float16"), flag, device) == wanted
 
 
 @pytest.mark.parametrize("capability, wanted", [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
 def test_bfloat16_where_the_gpu_computes_with_it(monkeypatch, capability, wanted):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert amp_dtype(OptimOptions(), True, GPU) == wanted
-    assert amp_dtype(OptimOptions(), True, CPU) == torch.bfloat16
+    assert amp_dtype(TrainingOptions(), True, GPU) == wanted
+    assert amp_dtype(TrainingOptions(), True, CPU) == torch.bfloat16
 
 
 class Convolution(nn.Module):

@@ -3,8 +3,8 @@ import logging
 
 import pytest
 import torch
-from states import differing, fitting, refusal, snapshot
 
+from tests.util.states import differing, fitting, refusal, snapshot
 from util.pretrained import COCO_CLASSES, carry_rows, load_pretrained, shared_rows
 
 

@@ -38,6 +38,6 @@ def test_the_flags_reach_every_model(config):
     args = parse_args(["-c", f"config/{config}.py", "--hidden_dim", "64", "--enc_layers", "3", "--num_queries", "7",
                        "--dropout", "0", "--set_cost_giou", "3", "--position_embedding", "learned"])
     options = parse_options(load_config(args.config_file, parse_pairs(expand_short_forms(args))))
-    assert (options.attention.hidden_dim, options.encoder.enc_layers, options.decoder.num_queries) == (64, 3, 7)
-    assert (options.attention.dropout, options.loss.set_cost_giou) == (0.0, 3.0)
+    assert (options.transformer.hidden_dim, options.encoder.enc_layers, options.decoder.num_queries) == (64, 3, 7)
+    assert (options.transformer.dropout, options.loss.set_cost_giou) == (0.0, 3.0)
     assert options.position.position_embedding == "learned"

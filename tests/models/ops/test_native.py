@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from measure.model_cost import FORMULAS
 from models.layers.deform_attn import KeyAwareDeformAttn, MSDeformAttn
 from models.ops import cpu_kernels, implementation, native_available
 from tests.models.ops.operands import (
@@ -17,7 +18,6 @@ from tests.models.ops.operands import (
     make_operands,
     run,
 )
-from util.benchmark import FORMULAS
 
 OPS = torch.ops.deform_attn
 PATHS = ("portable", "avx2", "avx512")

@@ -1,9 +1,10 @@
 """The text of tools/inspect_dataset.py: Markdown that is legible as it is. `found` is what report.json holds."""
+import math
 from datetime import timedelta
 
-from datasets.inspection import BOTH
-from datasets.statistics import some
-from util.measurement import table
+from datasets.inspection.split import BOTH
+from datasets.inspection.statistics import some
+from util.markdown import table
 
 TIGHT = 0.8  # of the memory; above it the levers are told
 
@@ -84,7 +85,7 @@ def listed_cost(cost: dict) -> str:
     if cost["seconds"]:
         lines += [f"- a step: {cost['seconds']:.3g} s (median); the largest batch {cost['worst_seconds']:.3g} s",
                   f"- loading a batch: {cost['loading_seconds']:.3g} s of one process; --num_workers "
-                  f"{-(-cost['loading_seconds'] // cost['seconds']):.0f} or more keep up",
+                  f"{math.ceil(cost['loading_seconds'] / cost['seconds'])} or more keep up",
                   f"- an epoch: {_duration(cost['epoch_seconds'])}; {cost['epochs']} epochs: "
                   f"{_duration(cost['training_seconds'])} without evaluations, in which every image is seen "
                   f"{cost['passes']:.3g} times"]

@@ -4,15 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from measure.model_cost import FORMULAS, count_flops, count_parameters, count_part_parameters, mean_flops, measure_speed
 from models import build_model
-from util.benchmark import (
-    FORMULAS,
-    count_flops,
-    count_parameters,
-    count_part_parameters,
-    mean_flops,
-    measure_speed,
-)
 from util.config import load_config
 
 
@@ -72,7 +65,7 @@ def test_counting_leaves_the_model_as_it_is():
 
 
 def test_speed_runs_batches_of_the_images(monkeypatch):
-    monkeypatch.setattr("util.benchmark.SECONDS", 0.0)
+    monkeypatch.setattr("measure.model_cost.SECONDS", 0.0)
     model, sizes = TwoParts(), []
     model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     speed = measure_speed(model, [torch.zeros(3, 8, 8)] * 3, 4, torch.device("cpu"), torch.bfloat16)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.coco import has_size
-from datasets.inspection import SplitInspection
+from datasets.inspection.split import SplitInspection
 from datasets.transforms import ResizeShorter, eval_limits, train_limits
 from util.options import DataOptions
 

@@ -10,7 +10,9 @@ from pycocotools.coco import COCO
 
 from datasets.coco import class_names
 from datasets.coco_eval import CLASS_STATS, STATS, CocoEvaluator
-from datasets.error_analysis import (
+from reports.curves import plot_log, read_log
+from reports.drawing import detection_tensors, draw_closely, save_grid, truth_tensors
+from reports.error_analysis import (
     CONFIDENT,
     KINDS,
     ErrorSplit,
@@ -22,8 +24,7 @@ from datasets.error_analysis import (
     operating_points,
     tide_errors,
 )
-from util.plots import READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
-from util.visualize import detection_tensors, draw_closely, plot_log, read_log, save_grid, truth_tensors
+from reports.plots import READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
 
 logger = logging.getLogger(__name__)
 

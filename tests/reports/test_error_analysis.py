@@ -7,7 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from datasets.coco_eval import CocoEvaluator
-from datasets.error_analysis import KINDS, confusion_matrix, match_detections, operating_points, tide_errors
+from reports.error_analysis import KINDS, confusion_matrix, match_detections, operating_points, tide_errors
 from util.errors import UserError
 
 HALF = 51 / 101  # AP of a class of which one in two boxes is found: the recalls 0, 0.01 .. 0.5 of 101

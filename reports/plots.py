@@ -6,7 +6,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from util.visualize import plain_axes, save_figure
+from reports.style import plain_axes, save_figure
+from util.integers import ceil_div
 
 FEW_CLASSES = 10  # up to which every curve has its own colour and name
 READABLE_CELLS = 20  # classes up to which a confusion matrix has room for its numbers
@@ -60,7 +61,7 @@ def plot_confusion_matrix(matrix: np.ndarray, names: list[str], title: str, path
     bar = figure.colorbar(picture, ax=axes, shrink=0.7, aspect=30, pad=0.02)
     bar.set_label("share of the row [%]")
     bar.outline.set_visible(False)
-    step = -(-classes // 100)
+    step = ceil_div(classes, 100)
     ticks = [*range(0, classes, step), classes]
     labels = [_name(names[k]) for k in ticks[:-1]]
     columns, rows = [*labels, "missed"], [*labels, "background"]

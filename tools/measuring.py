@@ -1,11 +1,7 @@
 """What the benchmarks in tools/ share: the model that is measured and batches to train it on, peak memory, child
 processes, tables and what a run was measured with."""
 import argparse
-import ctypes
-import gc
-import math
 import os
-import resource
 import shlex
 import sys
 from collections.abc import Callable
@@ -19,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from measure.model_cost import device_name
 from models import build_model
 from models.ops import cpu_kernels, native_available
-from util.benchmark import device_name
 from util.config import Config, load_config, parse_pairs
 from util.distributed import init_distributed
 from util.errors import UserError
@@ -69,7 +65,7 @@ class Setting:
 
     def train_state(self, model: nn.Module, steps: int, fused: bool = True) -> TrainState:
         """A training of so many steps that is about to begin. fused: see build_optimizer."""
-        optim = parse_options(self.config()).optim
+        optim = parse_options(self.config()).training
         optimizer = build_optimizer(model, optim, fused)
         scaler = GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
         return TrainState(model, optimizer, build_scheduler(optimizer, optim, steps), scaler)
@@ -88,51 +84,6 @@ def random_batch(setting: Setting, num_classes: int, seed: int, boxes: tuple[int
                         "boxes": torch.cat([size / 2 + centre * (1 - size), size], -1)})
     moved = [{k: v.to(setting.device) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets]
     return NestedTensor.from_list(list(samples)).to(setting.device), moved
-
-
-def measure_memory(call: Callable[[], Any], device: torch.device) -> tuple[float | None, float | None]:
-    """Peak during `call` in MB: beyond what was there before it, and in all.
-
-    On CUDA the allocator keeps count. On a CPU the kernel does: VmHWM is the highest that the resident memory of this
-    process ever was, and writing 5 to clear_refs sets it back to what it is now. Memory that was freed but not given
-    back would take the call's allocations in unseen, so it is given back first. Where clear_refs is not allowed, VmHWM
-    is still right if the call raises it, and otherwise too high. None where there is no /proc.
-    """
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device) / 2**20
-        call()
-        torch.cuda.synchronize(device)
-        peak = torch.cuda.max_memory_allocated(device) / 2**20
-        return peak - before, peak
-    if not Path("/proc/self/status").is_file():
-        call()
-        return None, None
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-    if trim is not None:
-        trim(0)
-    before = resident("VmRSS")
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-    call()
-    peak = resident("VmHWM")
-    return max(0.0, peak - before), peak
-
-
-def resident(field: str) -> float:
-    """A field of /proc/self/status in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith(field + ":"))
-
-
-def peak_resident() -> float:
-    """The most memory that this process has had so far, MB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def apart(device: torch.device, function: Callable, *arguments: Any) -> Any:
@@ -162,22 +113,6 @@ def describe_run(device: torch.device, dtype: str) -> dict[str, str | int]:
 def title(about: dict) -> str:
     path = f", CPU path {about['cpu_path']}" if "cpu_path" in about else f", CUDA {about['cuda']}"
     return f"{about['device']}, {about['dtype']}, torch {about['torch']}{path}"
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table that is legible as text: text left, numbers right, as the first row has them."""
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows)]
-    numeric = [cell == "-" or cell.replace(".", "", 1).isdigit() for cell in rows[0]]
-    lines = [[c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric)] for cells in [columns, *rows]]
-    lines.insert(1, ["-" * (w - 1) + ":" if n else "-" * w for w, n in zip(widths, numeric)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def number(x: float | None) -> str:
-    """Three digits that count."""
-    if x is None:
-        return "-"
-    return f"{x:.{max(0, 2 - math.floor(math.log10(x)))}f}" if 0 < x < 100 else f"{x:.0f}"
 
 
 def check_device(text: str, names: list[str], without: str) -> torch.device:

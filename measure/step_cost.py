@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from measure.memory import measure_memory, resident
 from models.criterion import weighted_sum
 from util.distributed import world_size
 from util.errors import UserError
-from util.measurement import measure_memory, resident
 from util.nested_tensor import NestedTensor
 from util.options import Options
 
@@ -203,7 +203,7 @@ def memory_levers(options: Options, amp: bool = False) -> list[str]:
         "--options use_checkpoint=True (the backbone computes its activations again)":
             not options.backbone.use_checkpoint,
         "--options deformable_use_checkpoint=True (the transformer does)":
-            not options.attention.deformable_use_checkpoint,
+            not options.transformer.deformable_use_checkpoint,
         "--options batch_size=1 grad_accum_steps=N (the same gradients from smaller batches)":
             options.data.batch_size > 1,
         f"--options image_size=N below {max(options.data.data_aug_scales)} (small objects suffer)": True,

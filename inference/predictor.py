@@ -21,7 +21,7 @@ from util.pretrained import COCO_CLASSES
 
 
 @dataclass
-class Detector:
+class Predictor:
     """class_names: category id to name, as far as they are known."""
 
     model: nn.Module
@@ -32,7 +32,7 @@ class Detector:
 
     @classmethod
     def from_files(cls, config_file: str | os.PathLike, checkpoint: str | os.PathLike, options: list[str] | None = None,
-                   device: str | torch.device = "cpu") -> "Detector":
+                   device: str | torch.device = "cpu") -> "Predictor":
         """options: KEY=VALUE over the config's. The classes' names are in the checkpoint; one with COCO's number of
         classes and no names has COCO's. Raises UserError where files are missing or do not fit each other.
         """
@@ -41,7 +41,7 @@ class Detector:
         adapt_config(config, None, "val", content)
         parsed = parse_options(config)
         model, _, postprocessors = build_model(config | {"pretrained_backbone": False})
-        load_weights(model, content, ema=parsed.optim.use_ema)
+        load_weights(model, content, ema=parsed.training.use_ema)
         place(model, torch.device(device))
         names = content.get("class_names", COCO_CLASSES if parsed.data.num_classes == len(COCO_CLASSES) else {})
         return cls(model.eval(), postprocessors["bbox"], names, parsed.data, torch.device(device))

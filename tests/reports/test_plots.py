@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from util.plots import MAX_SIDE, plot_confusion_matrix, plot_errors, plot_precision_recall
+from reports.plots import MAX_SIDE, plot_confusion_matrix, plot_errors, plot_precision_recall
 
 AWKWARD = ["a$b$ \\frac{", "_hidden", "a name that is far too long to be written out"]
 BLUE, GREY = "#2563eb", "#737373"

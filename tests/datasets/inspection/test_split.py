@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from datasets.coco import CocoDetection, read_annotations
-from datasets.inspection import KINDS, inspect_split
-from datasets.repair import repair
-from datasets.statistics import describe, seen_sides, spread, warnings
+from datasets.inspection.repair import repair
+from datasets.inspection.split import KINDS, inspect_split
+from datasets.inspection.statistics import describe, seen_sides, spread, warnings
 from util.errors import UserError
 from util.options import DataOptions
 

@@ -1,20 +1,14 @@
-"""Pictures for people: detections over ground truth, the curves of a training log, and the boxes of a data set."""
-import json
+"""Boxes drawn on images: detections over ground truth, targets, grids of pictures."""
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from util.errors import UserError
+from util.files import atomic_write
+from util.integers import ceil_div
 
 # Bright, so that black text is legible on them. Black and white are kept for the ground truth.
 PALETTE = ("#ff3b6b", "#00b4ff", "#ffb000", "#2ee66b", "#b06bff", "#ff7a1a", "#00d5c8", "#f7e733", "#ff7ae0", "#8fb8ff")
@@ -115,129 +109,16 @@ def save_grid(pictures: list[Image.Image], path: str | os.PathLike, columns: int
     gap = text_size // 2
     header = _header(title, text_size, legend)
     width = max(columns * (cell[0] + gap) - gap, header.width)
-    rows = -(-len(pictures) // columns)
+    rows = ceil_div(len(pictures), columns)
     page = Image.new("RGB", (width + 2 * gap, header.height + rows * (cell[1] + gap) + 2 * gap), "white")
     page.paste(header, (gap, gap))
     for i, picture in enumerate(pictures):
         row, column = divmod(i, columns)
         tile = ImageOps.pad(picture.convert("RGB"), cell, color="#eeeeee")
         page.paste(tile, (gap + column * (cell[0] + gap), header.height + 2 * gap + row * (cell[1] + gap)))
-    with _atomic(path) as temporary:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
         page.save(temporary, "PNG")
-
-
-def read_log(path: str | os.PathLike) -> list[dict]:
-    """The records of a log.txt (one json object per line) in the order of their "epoch".
-
-    Of two lines for one epoch the later counts, for a resumed run. A broken last line is skipped, for a killed one.
-    Raises FileNotFoundError for a missing file, UserError (a ValueError) with file and line for any other bad line.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no training log at {path}")
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
-    records = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path}, line {number}: not json ({error})") from None
-        if not isinstance(record, dict) or "epoch" not in record:
-            raise UserError(f'{path}, line {number}: not a json object with an "epoch"')
-        records[record["epoch"]] = record
-    return [records[epoch] for epoch in sorted(records)]
-
-
-def plot_log(log: list[dict] | str | os.PathLike, path: str | os.PathLike) -> None:
-    """Writes a PNG of loss, learning rate and AP in percent by epoch. `log` is what `read_log` returns, or its path.
-
-    A record that lacks a key has no point in that curve. Raises UserError for a log without records.
-    """
-    records = log if isinstance(log, list) else read_log(log)
-    if not records:
-        raise UserError(f"{path} is not written: the log has no finished epoch")
-    figure = Figure(figsize=(11, 4.6), dpi=130, layout="constrained")
-    panels = figure.subplot_mosaic([["loss", "AP"], ["rate", "AP"]], height_ratios=[3, 1])
-    for axes in panels.values():
-        axes.set_xlim(records[0]["epoch"] - 0.5, records[-1]["epoch"] + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        plain_axes(axes)
-    _plot_curve(panels["loss"], _series(records, "train_loss"), "train", "#2563eb")
-    _plot_curve(panels["loss"], _series(records, "test_loss"), "test", "#ea580c")
-    panels["loss"].set(title="Loss", ylabel="loss")
-    panels["loss"].tick_params(labelbottom=False)  # the panel below has the same epochs
-    if panels["loss"].lines:
-        panels["loss"].legend(frameon=False)
-    _plot_curve(panels["rate"], _series(records, "train_lr"), "learning rate", "#525252")
-    panels["rate"].set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
-    panels["rate"].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    _plot_average_precision(panels["AP"], _series(records, "test_coco_eval_bbox"))
-    save_figure(figure, path)
-
-
-def plain_axes(axes: Axes) -> None:
-    """The look of all plots: a light grid, no frame."""
-    axes.grid(color="#e3e3e3", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Writes a PNG, whole or not at all."""
-    with _atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
-
-
-def plot_boxes(by_class: dict[str, dict[str, int]], lengths: dict[str, np.ndarray], by_image: dict[str, Sequence[int]],
-               size: int, path: str | os.PathLike) -> None:
-    """Writes a PNG of three histograms, each argument by split: boxes by class (the most frequent MAX_BARS), lengths
-    (the root of a box's area, px, in images resized to `size`), and boxes an image.
-    """
-    boxes = {name: [counts.get(name, 0) for counts in by_class.values()] for counts in by_class.values()
-             for name in counts}
-    names = sorted((name for name in boxes if any(boxes[name])), key=boxes.get, reverse=True)
-    shown = names[:MAX_BARS]
-    figure = Figure(figsize=(14, max(4.2, 0.22 * len(shown) + 1.2)), dpi=110, layout="constrained")
-    bars, sizes, images = figure.subplots(1, 3)
-    for axes in (bars, sizes, images):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e3e3e3", linewidth=0.8)
-        axes.set_axisbelow(True)
-    thickness = 0.8 / len(by_class)
-    for i, (split, counts) in enumerate(by_class.items()):
-        bars.barh(np.arange(len(shown)) + (i - (len(by_class) - 1) / 2) * thickness,
-                  [counts.get(name, 0) for name in shown], thickness, color=SPLIT_COLOURS[split], label=split)
-    more = f" (the first {MAX_BARS} of {len(names)})" if len(names) > MAX_BARS else ""
-    bars.set(title=f"Boxes by class{more}", xlabel="boxes (logarithmic)", yticks=range(len(shown)), xscale="log")
-    bars.set_xlim(left=0.5)
-    bars.xaxis.set_major_formatter("{x:g}")
-    bars.minorticks_off()
-    bars.set_yticklabels([name if len(name) <= 20 else name[:19] + "…" for name in shown])
-    bars.set_ylim(len(shown) - 0.5, -0.5)
-    bars.grid(axis="y", visible=False)
-    bars.legend(frameon=False, loc="lower right")
-    _plot_shares(sizes, lengths, np.geomspace(1, 2048, 45))
-    sizes.set(title=f"Size of boxes in images of {size} px", xlabel="√area, px", ylabel="share of the boxes, %",
-              xscale="log")
-    sizes.set_xticks([1, 4, 16, 64, 256, 1024], labels=[1, 4, 16, 64, 256, 1024])
-    sizes.minorticks_off()
-    largest = max((max(counts) for counts in by_image.values() if len(counts)), default=0)
-    _plot_shares(images, by_image, np.arange(-0.5, largest + 1.5, max(1, largest // 30)))
-    images.set(title="Boxes an image", xlabel="boxes", ylabel="share of the images, %")
-    images.xaxis.set_major_locator(MaxNLocator(integer=True))
-    with _atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
-
-
-def _plot_shares(axes: Axes, values: dict[str, Sequence[float]], edges: np.ndarray) -> None:
-    """Histograms in percent, filled and over each other; what lies beyond the edges counts at them."""
-    for split, numbers in values.items():
-        if len(numbers):
-            heights, _ = np.histogram(np.clip(numbers, edges[0], edges[-1]), edges)
-            axes.stairs(100 * heights / len(numbers), edges, fill=True, color=SPLIT_COLOURS[split], alpha=0.25)
-            axes.stairs(100 * heights / len(numbers), edges, color=SPLIT_COLOURS[split], linewidth=1.4)
 
 
 def _canvas(image: Image.Image) -> tuple[Image.Image, ImageDraw.ImageDraw, ImageFont.FreeTypeFont, int]:
@@ -336,52 +217,3 @@ def _header(title: str | None, size: int, legend: bool) -> Image.Image:
         draw.text((x + 2.5 * size, middle), meaning, fill="#222222", font=font, anchor="lm")
         x += round(font.getlength(meaning)) + 4 * size
     return header
-
-
-def _series(records: list[dict], key: str) -> tuple[list[int], list]:
-    """The epochs that have the key, and its values there."""
-    present = [record for record in records if key in record]
-    return [record["epoch"] for record in present], [record[key] for record in present]
-
-
-def _plot_curve(axes: Axes, series: tuple[list[int], list[float]], name: str, colour: str) -> None:
-    """A line with some forty markers at most: they show a lone point and do not hide a long curve."""
-    epochs, values = series
-    if epochs:
-        axes.plot(epochs, values, color=colour, label=name, linewidth=1.6, marker="o", markersize=3.5,
-                  markevery=max(1, len(epochs) // 40))
-
-
-def _plot_average_precision(axes: Axes, series: tuple[list[int], list[list[float]]]) -> None:
-    """METRICS in percent, with their last values to the right. COCO's -1 (nothing to find) counts as no value."""
-    epochs = [epoch for epoch, metrics in zip(*series) if metrics[0] >= 0]
-    curves = {name: [100 * metrics[i] for metrics in series[1] if metrics[0] >= 0] for i, name in enumerate(METRICS)}
-    axes.set(title="Average precision", xlabel="epoch", ylabel="AP [%]")
-    if not epochs:
-        axes.text(0.5, 0.5, "no average precision in this log", transform=axes.transAxes, ha="center", color="#737373")
-        axes.set_yticks([])
-        return
-    for name, values in curves.items():
-        _plot_curve(axes, (epochs, values), name, METRICS[name])
-    axes.legend(frameon=False)
-    top = 1.08 * max(1, *map(max, curves.values()))
-    axes.set_ylim(0, top)
-    height = 0
-    for name, values in sorted(curves.items(), key=lambda curve: curve[1][-1]):
-        height = max(height, values[-1])
-        axes.text(1.01, height, f"{values[-1]:.1f}", color=METRICS[name], transform=axes.get_yaxis_transform(),
-                  va="center")
-        height += 0.045 * top  # the next number stays clear of this one
-
-
-@contextmanager
-def _atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside `path`, in a folder that exists, that replaces it once it is completely written."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

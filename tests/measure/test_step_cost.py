@@ -5,11 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import build_model
-from util import step_cost
-from util.errors import UserError
-from util.options import parse_options
-from util.step_cost import (
+from measure import step_cost
+from measure.step_cost import (
     StepCost,
     extrapolated_batch_size,
     find_batch_size,
@@ -19,6 +16,9 @@ from util.step_cost import (
     memory_limit,
     worst_batch,
 )
+from models import build_model
+from util.errors import UserError
+from util.options import parse_options
 
 CPU = torch.device("cpu")
 GB = 10**9

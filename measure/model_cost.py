@@ -2,14 +2,15 @@
 import contextlib
 import copy
 import logging
-import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from measure.memory import peak_memory
 
 logger = logging.getLogger(__name__)
 
@@ -115,34 +116,22 @@ def measure_speed(model: nn.Module, images: list[Tensor], batch: int, device: to
     return Speed(batch, len(times) * batch / sum(times))
 
 
-@contextlib.contextmanager
-def peak_memory(device: torch.device) -> Iterator[list[float]]:
-    """Appends the peak in MB: of the GPU's allocations, or of the whole process on a CPU."""
-    result: list[float] = []
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    yield result
-    if device.type == "cuda":
-        result.append(torch.cuda.max_memory_allocated(device) / 2**20)
-    else:
-        result.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
-
-
 def benchmark(model: nn.Module, images: list[Tensor], device: torch.device, amp_dtype: torch.dtype | None) -> str:
     """The table that --benchmark prints, for images [3, H, W]."""
     flops = mean_flops(model, [tuple(image.shape[1:]) for image in images])
     total, trained = count_parameters(model)
     logger.info("%.1f GFLOPs, %.2f M parameters; timing batches of 1 and 4, each for %d s or three passes",
                 flops["total"], total / 1e6, SECONDS)
-    with peak_memory(device) as peak:
-        speeds = [measure_speed(model, images, batch, device, amp_dtype) for batch in (1, 4)]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    speeds = [measure_speed(model, images, batch, device, amp_dtype) for batch in (1, 4)]
     sizes = sorted({tuple(image.shape[1:]) for image in images})
     which = f"one image of {sizes[0][0]}x{sizes[0][1]} px" if len(sizes) == 1 else f"mean of {len(images)} images"
     rows = [("parameters (M)", f"{total / 1e6:.2f}"), ("  of these trained (M)", f"{trained / 1e6:.2f}"),
             ("GFLOPs", f"{flops.pop('total'):.1f}")]
     rows += [(f"  {part}", f"{value:.1f}") for part, value in flops.items() if part != "other" or value >= 0.05]
     rows += [(f"images/s, batch {speed.batch}", f"{speed.fps:.2f}") for speed in speeds]
-    rows += [("peak memory (MB)", f"{peak[0]:.0f}")]
+    rows += [("peak memory (MB)", f"{peak_memory(device):.0f}")]
     dtype = "float32" if amp_dtype is None else f"autocast {str(amp_dtype).removeprefix('torch.')}"
     title = f"{which}; {device_name(device)}, {dtype}"
     return "\n".join([title, "-" * len(title), *(f"{name:<28}{value:>12}" for name, value in rows)])

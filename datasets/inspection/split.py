@@ -30,7 +30,7 @@ BOTH = ("train", "val")
 @dataclass(frozen=True)
 class Kind:
     """A kind of problem. `stops`: the splits in which training does not start or go on with it. `remedy`: what
-    datasets/repair.py does about it, where it does something."""
+    datasets/inspection/repair.py does about it, where it does something."""
 
     meaning: str
     stops: tuple[str, ...] = ()

@@ -9,8 +9,8 @@ from pycocotools import mask
 
 from datasets.coco import read_annotations
 from datasets.coco_eval import CocoEvaluator
-from util.summary import PICTURES, write_summary
-from util.visualize import draw_closely
+from reports.drawing import draw_closely
+from reports.summary import PICTURES, write_summary
 
 IMAGES = range(1, 9)
 
@@ -24,7 +24,7 @@ def coco(coco_root):
 def no_plots(monkeypatch):
     """For speed, where the text matters."""
     for name in ("plot_precision_recall", "plot_confusion_matrix", "plot_errors"):
-        monkeypatch.setattr(f"util.summary.{name}", lambda *arguments: None)
+        monkeypatch.setattr(f"reports.summary.{name}", lambda *arguments: None)
 
 
 def evaluated(coco, find=True, images=IMAGES):
@@ -81,7 +81,7 @@ def test_close_ups_of_what_nobody_annotated(coco, coco_root, tmp_path, no_plots,
         [row["bbox"]], [a["bbox"] for a in coco.imgToAnns[2]], [0] * len(coco.imgToAnns[2])).max(), 0) < 0.1]
     assert len(nothing) > 1
     real = draw_closely
-    monkeypatch.setattr("util.summary.draw_closely", lambda *arguments: drawn.append(arguments) or real(*arguments))
+    monkeypatch.setattr("reports.summary.draw_closely", lambda *arguments: drawn.append(arguments) or real(*arguments))
     write_summary(tmp_path, evaluator, coco_root / "val2017")
     assert "](background.png)" in (tmp_path / "summary.md").read_text()
     scores = [detection["scores"].item() for _, _, detection, _ in drawn]

@@ -8,12 +8,12 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from datasets.coco import SPLITS
-from datasets.inspection import USELESS, SplitInspection, box_problems
+from datasets.inspection.split import USELESS, SplitInspection, box_problems
 from util.errors import UserError
 
 
 def repair(inspections: list[SplitInspection], new_root: str | Path) -> dict[str, dict[str, tuple[int, int]]]:
-    """Writes new_root with the same layout; KINDS in datasets/inspection.py says what becomes of which problem.
+    """Writes new_root with the same layout; KINDS in datasets/inspection/split.py says what becomes of which problem.
 
     Image files are hard links to the old ones where the file system allows, so they must not be edited in place; turned
     ones are written anew. Returns by split the numbers of "images" and "annotations" before and after. Raises UserError

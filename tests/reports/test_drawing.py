@@ -6,18 +6,9 @@ import pytest
 import torch
 from PIL import Image, ImageColor, ImageFont
 
+from reports.curves import METRICS, plot_log, read_log
+from reports.drawing import PALETTE, detection_tensors, draw_closely, draw_detections, save_grid, truth_tensors
 from util.errors import UserError
-from util.visualize import (
-    METRICS,
-    PALETTE,
-    detection_tensors,
-    draw_closely,
-    draw_detections,
-    plot_log,
-    read_log,
-    save_grid,
-    truth_tensors,
-)
 
 GREY = (120, 120, 120)
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)

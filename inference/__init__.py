@@ -1,0 +1,1 @@
+"""Trained detectors on images that are not a data set."""

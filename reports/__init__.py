@@ -1,0 +1,1 @@
+"""What a training or an evaluation leaves for people: summary, plots, drawings, error analysis."""
