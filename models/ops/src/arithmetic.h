@@ -47,9 +47,9 @@ struct Number {
 // A bilinear sample along one axis of a map.
 template <class F>
 struct Axis {
-  F low, high;                 // its two neighbours, clamped into the map, as whole numbers
-  F weight_low, weight_high;   // their weights, 0 for a neighbour outside the map
-  F slope_low, slope_high;     // derivatives of the weights with respect to the location, which spans [0, 1]
+  F low, high;                // its two neighbours, clamped into the map, as whole numbers
+  F weight_low, weight_high;  // their weights, 0 for a neighbour outside the map
+  F slope_low, slope_high;    // derivatives of the weights with respect to the location, which spans [0, 1]
 };
 
 // `location` on an axis of `size` pixels; pixel i has its centre at (i + 0.5) / size (align_corners=False). Locations

@@ -94,8 +94,9 @@ struct Operands {
       problem.query = query.const_data_ptr();
       if (key_) {
         key = plain(readable(*key_));
-        TORCH_CHECK(key.sizes() == value.sizes() && key.scalar_type() == value.scalar_type() &&
-                    key.device() == value.device(), "key must have the shape, type and device of value");
+        TORCH_CHECK(
+            key.sizes() == value.sizes() && key.scalar_type() == value.scalar_type() && key.device() == value.device(),
+            "key must have the shape, type and device of value");
         // The kernels take one address for one tensor and write one gradient. Views and compilers make two of one.
         if (differentiate && key.const_data_ptr() == value.const_data_ptr()) key = key.clone();
         problem.key = key.const_data_ptr();
@@ -108,9 +109,7 @@ struct Operands {
     }
   }
 
-  static Tensor readable(const Tensor& x) {
-    return x.is_cpu() && x.scalar_type() == at::kHalf ? x.to(at::kFloat) : x;
-  }
+  static Tensor readable(const Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kHalf ? x.to(at::kFloat) : x; }
   static bool inner_contiguous(const Tensor& x) {
     return x.stride(5) == 1 && x.stride(4) == 2 && x.stride(3) == 2 * x.size(4);
   }
@@ -151,7 +150,8 @@ Tensor new_gradient(bool wanted, bool empty, at::IntArrayRef shape, at::TensorOp
 }
 // GPU threads add up the gradients of key and value in the accumulation type.
 Tensor new_sum(bool wanted, const Operands& operands) {
-  if (operands.value.is_cpu()) return new_gradient(wanted, operands.empty, operands.value.sizes(), operands.value.options());
+  if (operands.value.is_cpu())
+    return new_gradient(wanted, operands.empty, operands.value.sizes(), operands.value.options());
   return wanted ? at::zeros(operands.value.sizes(), operands.accumulation()) : at::empty({0}, operands.accumulation());
 }
 void* pointer(bool wanted, const Tensor& x) { return wanted ? x.mutable_data_ptr() : nullptr; }
@@ -177,7 +177,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> key_aware_deform_attn_backward(
   const Tensor grad = plain(Operands::readable(grad_output)), result = plain(Operands::readable(output));
   const Tensor sums = log_sum_exp.contiguous();
   TORCH_CHECK(grad.sizes() == result.sizes() && grad.scalar_type() == operands.value.scalar_type() &&
-              result.numel() == operands.query.numel() && sums.numel() == operands.query.numel() / std::max<int64_t>(1, query.size(3)),
+                  result.numel() == operands.query.numel() &&
+                  sums.numel() == operands.query.numel() / std::max<int64_t>(1, query.size(3)),
               "grad_output, output and log_sum_exp must fit the operands");
   operands.problem.output = result.data_ptr();
   operands.problem.log_sum_exp = sums.data_ptr();
@@ -207,8 +208,10 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(const Tensor& grad_ou
                                                            std::array<bool, 3> wanted) {
   Operands operands({}, {}, value, spatial_shapes, sampling_locations, attention_weights);
   const Tensor grad = plain(Operands::readable(grad_output));
-  TORCH_CHECK(grad.numel() == operands.problem.batch * operands.problem.queries * operands.problem.heads * operands.problem.channels &&
-              grad.scalar_type() == operands.value.scalar_type(), "grad_output must fit the operands");
+  TORCH_CHECK(grad.numel() == operands.problem.batch * operands.problem.queries * operands.problem.heads *
+                                  operands.problem.channels &&
+                  grad.scalar_type() == operands.value.scalar_type(),
+              "grad_output must fit the operands");
   const Tensor grad_value = new_sum(wanted[0], operands);
   const Tensor grad_locations =
       new_gradient(wanted[1], operands.empty, sampling_locations.sizes(), operands.accumulation());
@@ -249,7 +252,8 @@ TORCH_LIBRARY_IMPL(deform_attn, CUDA, m) { implement(m); }
 
 // Importing the module registers the operators; it has nothing else but the facts of its build.
 extern "C" PyMODINIT_FUNC PyInit_lite_detr_ops() {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "lite_detr_ops", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "lite_detr_ops", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (!module) return nullptr;
 #ifdef WITH_CUDA

@@ -21,29 +21,29 @@ struct Problem {
   int heads, channels, num_levels, points;
   Level levels[kMaxLevels];
 
-  DType dtype;           // of query, key, value, output and grad_output
-  bool key_aware;        // weights are the softmax of query . key; otherwise attention_weights
-  const void* query;     // [B, Q, M, D]
-  const void* key;       // [B, N, M, D]; the same pointer as value: one gather serves both
-  const void* value;     // [B, N, M, D]
+  DType dtype;        // of query, key, value, output and grad_output
+  bool key_aware;     // weights are the softmax of query . key; otherwise attention_weights
+  const void* query;  // [B, Q, M, D]
+  const void* key;    // [B, N, M, D]; the same pointer as value: one gather serves both
+  const void* value;  // [B, N, M, D]
 
   // In the accumulation type: float64 for float64, otherwise float32.
   const void* locations;          // [B, Q, M, L, P, 2] as (x, y); L, P and 2 are contiguous
   int64_t location_strides[3];    // of B, Q and M, in elements; 0 where heads share their locations
   const void* attention_weights;  // [B, Q, M, L, P], without key_aware
 
-  void* output;          // [B, Q, M, D]; the backward pass reads it
-  void* log_sum_exp;     // [B, Q, M] in base 2, accumulation type, with key_aware; the backward pass reads it
+  void* output;       // [B, Q, M, D]; the backward pass reads it
+  void* log_sum_exp;  // [B, Q, M] in base 2, accumulation type, with key_aware; the backward pass reads it
 };
 
 // A null pointer is a gradient that nobody asked for. With one gather for both, grad_value takes the keys' share too.
 struct Gradients {
-  const void* grad_output;        // [B, Q, M, D]
-  void* grad_query;               // like query
-  void* grad_key;                 // like key; on CUDA in the accumulation type and zeroed by the caller
-  void* grad_value;               // like value; on CUDA in the accumulation type and zeroed by the caller
-  void* grad_locations;           // [B, Q, M, L, P, 2], contiguous, accumulation type
-  void* grad_attention_weights;   // [B, Q, M, L, P], accumulation type
+  const void* grad_output;       // [B, Q, M, D]
+  void* grad_query;              // like query
+  void* grad_key;                // like key; on CUDA in the accumulation type and zeroed by the caller
+  void* grad_value;              // like value; on CUDA in the accumulation type and zeroed by the caller
+  void* grad_locations;          // [B, Q, M, L, P, 2], contiguous, accumulation type
+  void* grad_attention_weights;  // [B, Q, M, L, P], accumulation type
 };
 
 }  // namespace deform_attn

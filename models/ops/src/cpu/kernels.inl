@@ -490,8 +490,7 @@ struct Backward {
       Slopes<A> slopes[batch];
       V scores[batch];
       alignas(kAlign) A weights[batch][W], to_logits[batch][W];  // of the values; of the keys, with the logits' scale
-      for (int i = 0; i < batch; ++i)
-        place(maps, locations(image, q + i, head), first, count, &groups[i], &slopes[i]);
+      for (int i = 0; i < batch; ++i) place(maps, locations(image, q + i, head), first, count, &groups[i], &slopes[i]);
       for (int i = 0; i < batch; ++i) {
         A* own_samples = samples + i * W * width;
         if (first == 0 && q + i + batch < p.queries) prefetch_operands(image, q + i + batch, head);
@@ -562,9 +561,10 @@ struct Backward {
 // Calls operation with the types of a problem: Operation<T, A, D>.
 template <template <class, class, int> class Operation, class A, class T, class... Args>
 auto with_channels(const Problem& p, Args&&... args) {
-  constexpr int W = Simd<A>::width;
-  if (W > 2 && p.channels == 32) return Operation<T, A, W <= 32 ? 32 : 0>::call(p, args...);
-  if (W > 2 && p.channels == 16) return Operation<T, A, W <= 16 ? 16 : 0>::call(p, args...);
+  if constexpr (std::is_same<A, float>::value) {
+    if (p.channels == 32) return Operation<T, A, 32>::call(p, args...);
+    if (p.channels == 16) return Operation<T, A, 16>::call(p, args...);
+  }
   return Operation<T, A, 0>::call(p, args...);
 }
 

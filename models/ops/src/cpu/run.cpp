@@ -36,8 +36,8 @@ Path widest_path() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     path = kPathAvx2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq"))
       path = kPathAvx512;
   }
 #endif
@@ -94,12 +94,9 @@ void forward_by_head(const Problem& p, const CpuKernels& kernels) {
   const HeadCopies copies{p, kernels};
   for (int64_t i = 0; i < count; ++i) {
     const int64_t image = i / p.heads, head = i % p.heads;
-    at::parallel_for(0, p.tokens, kGrain, [&](int64_t begin, int64_t end) {
-      copies.fill(image, head, begin, end);
-    });
-    at::parallel_for(0, p.queries, kGrain, [&](int64_t begin, int64_t end) {
-      copies.forward(image, head, begin, end);
-    });
+    at::parallel_for(0, p.tokens, kGrain, [&](int64_t begin, int64_t end) { copies.fill(image, head, begin, end); });
+    at::parallel_for(0, p.queries, kGrain,
+                     [&](int64_t begin, int64_t end) { copies.forward(image, head, begin, end); });
   }
 }
 

@@ -103,12 +103,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks<WEIGHTS>) backward_kernel(co
     // The channels that a lane adds up in memory are those that it gathers only where atomics take all of them.
     constexpr bool kOwn = kAtomicWidth == kItems;
     float grad_output[kItems], other_grad_output[kItems];
-    const float(&atomic_grad_output)[kItems] = kOwn ? grad_output : other_grad_output;
+    const float (&atomic_grad_output)[kItems] = kOwn ? grad_output : other_grad_output;
     load_vector(of_query(a.gradients.grad_output, channel), grad_output);
     if constexpr (!kOwn) load_for_atomics(of_query(a.gradients.grad_output, 0), team, other_grad_output);
 
     float query[kItems], other_query[kItems], grad_query[kItems] = {}, delta = 0, log_sum_exp = 0;
-    const float(&atomic_query)[kItems] = kOwn ? query : other_query;
+    const float (&atomic_query)[kItems] = kOwn ? query : other_query;
     if constexpr (kKeyAware) {
       float output[kItems];
       load_vector(of_query(a.query, channel), query);
@@ -257,8 +257,7 @@ __global__ void __launch_bounds__(kThreads) backward_any_kernel(const __grid_con
         for (int corner = 0; corner < 4; ++corner) {
           of_grad_value[corner] += widen(grad_output[i]) * widen(row.value[point.token[corner] + i]);
           if constexpr (kKeyAware) {
-            of_query_key[corner] +=
-                F(a.score_scale) * widen(row.query[i]) * widen(row.key[point.token[corner] + i]);
+            of_query_key[corner] += F(a.score_scale) * widen(row.query[i]) * widen(row.key[point.token[corner] + i]);
           }
         }
       }
@@ -318,8 +317,7 @@ __global__ void __launch_bounds__(kThreads) backward_any_kernel(const __grid_con
       for (int j = 0; j < kHeld; ++j) {
         const int i = begin + lane + j * kWarp;
         if (i < end) {
-          static_cast<T*>(gradients.grad_query)[row.row * a.channels + i] =
-              narrow<T>(grad_query[j] * F(a.logit_scale));
+          static_cast<T*>(gradients.grad_query)[row.row * a.channels + i] = narrow<T>(grad_query[j] * F(a.logit_scale));
         }
       }
     }
@@ -330,9 +328,13 @@ struct BackwardKernels {
   template <class T>
   static constexpr int kLaneChannels = kItems;
   template <class T, class Team, Weights WEIGHTS>
-  static Kernel fast() { return backward_kernel<T, Team, WEIGHTS>; }
+  static Kernel fast() {
+    return backward_kernel<T, Team, WEIGHTS>;
+  }
   template <class T, Weights WEIGHTS>
-  static Kernel any() { return backward_any_kernel<T, WEIGHTS>; }
+  static Kernel any() {
+    return backward_any_kernel<T, WEIGHTS>;
+  }
 };
 
 }  // namespace

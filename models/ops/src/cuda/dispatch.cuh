@@ -22,8 +22,8 @@ inline bool fits_fast_kernels(const Problem& problem) {
   const int64_t location_stride = problem.location_strides[1];
   return problem.tokens <= kMax && problem.queries <= kMax && problem.points <= kMaxPoints &&
          4 * int64_t(problem.heads) * problem.channels <= kMax &&
-         4 * int64_t(problem.heads) * problem.num_levels * problem.points <= kMax &&
-         location_stride >= 0 && 4 * location_stride <= kMax;
+         4 * int64_t(problem.heads) * problem.num_levels * problem.points <= kMax && location_stride >= 0 &&
+         4 * location_stride <= kMax;
 }
 
 template <class KERNELS, class T, Weights WEIGHTS, int BYTES>
@@ -33,8 +33,8 @@ const char* launch_fast(const Problem& problem, Arguments& arguments, CUstream_s
   using Alone = Team<LANES, 1>;
   const bool few = few_queries(problem);
   arguments.order = make_order(problem, Side::PER_BLOCK);
-  const Kernel kernel = few ? Kernel(KERNELS::template fast<T, Side, WEIGHTS>())
-                            : Kernel(KERNELS::template fast<T, Alone, WEIGHTS>());
+  const Kernel kernel =
+      few ? Kernel(KERNELS::template fast<T, Side, WEIGHTS>()) : Kernel(KERNELS::template fast<T, Alone, WEIGHTS>());
   return launch(kernel, arguments, arguments.order.tiles(), kThreads, stream);
 }
 

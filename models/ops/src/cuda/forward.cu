@@ -15,8 +15,8 @@ constexpr int kVector = 16 / sizeof(T);
 // How many points of a group of lanes enter the softmax together. With two gathers, more would not fit the registers;
 // with groups side by side, more would often be beyond the last point.
 template <class Team, Weights WEIGHTS>
-constexpr int kGroupPoints = std::min({WEIGHTS == Weights::DistinctKey ? 2 : 4, Team::LANES,
-                                       Team::SLOTS > 1 ? 16 / Team::SLOTS : 4});
+constexpr int kGroupPoints =
+    std::min({WEIGHTS == Weights::DistinctKey ? 2 : 4, Team::LANES, Team::SLOTS > 1 ? 16 / Team::SLOTS : 4});
 
 template <class T, int COUNT>
 __device__ __forceinline__ void add_samples(const T* tokens, unsigned stride, const unsigned (&token)[4],
@@ -177,9 +177,13 @@ struct ForwardKernels {
   template <class T>
   static constexpr int kLaneChannels = kVector<T>;
   template <class T, class Team, Weights WEIGHTS>
-  static Kernel fast() { return forward_kernel<T, Team, WEIGHTS>; }
+  static Kernel fast() {
+    return forward_kernel<T, Team, WEIGHTS>;
+  }
   template <class T, Weights WEIGHTS>
-  static Kernel any() { return forward_any_kernel<T, WEIGHTS>; }
+  static Kernel any() {
+    return forward_any_kernel<T, WEIGHTS>;
+  }
 };
 
 }  // namespace

@@ -50,11 +50,17 @@ struct Team {
         in_warp(threadIdx.x % kWarp / SIZE) {}
 
   template <class F>
-  static __device__ __forceinline__ F sum_of_lanes(F x) { return sum_over_lanes<1, LANES>(x); }
+  static __device__ __forceinline__ F sum_of_lanes(F x) {
+    return sum_over_lanes<1, LANES>(x);
+  }
   template <class F>
-  static __device__ __forceinline__ F sum_of_slots(F x) { return sum_over_lanes<LANES, SIZE>(x); }
+  static __device__ __forceinline__ F sum_of_slots(F x) {
+    return sum_over_lanes<LANES, SIZE>(x);
+  }
   template <class F>
-  static __device__ __forceinline__ F max_of_slots(F x) { return max_over_lanes<LANES, SIZE>(x); }
+  static __device__ __forceinline__ F max_of_slots(F x) {
+    return max_over_lanes<LANES, SIZE>(x);
+  }
 
   template <class X>
   static __device__ __forceinline__ X from_member(X x, int member) {
@@ -89,9 +95,9 @@ struct PointReader {
 
   __device__ __forceinline__ PointReader(const Arguments& a, const Team& team, unsigned query) : k(team.member) {
     const int64_t batch = a.first_batch + blockIdx.z;
-    locations = address(static_cast<const float*>(a.locations) + batch * a.location_strides[0] +
-                            blockIdx.y * a.location_strides[2],
-                        query, unsigned(a.location_strides[1] * sizeof(float)));
+    locations = address(
+        static_cast<const float*>(a.locations) + batch * a.location_strides[0] + blockIdx.y * a.location_strides[2],
+        query, unsigned(a.location_strides[1] * sizeof(float)));
     if constexpr (WITH_WEIGHTS) {
       weights = address(of_head<float>(a.attention_weights, a, a.queries, 0, a.all_points), query,
                         unsigned(a.heads * a.all_points * sizeof(float)));
