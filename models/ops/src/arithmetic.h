@@ -1,6 +1,6 @@
 // The arithmetic of deformable attention, written once for every processor.
 //
-// F is a number: float or double, on the CPU also a vector of them with one sampling point a lane. Everything lies in
+// F is a number: float or double, on the CPU also a vector of them with one sampling point per lane. Everything lies in
 // an unnamed namespace: the CPU files that include it are compiled for different instruction sets, and the linker must
 // not merge their copies.
 #pragma once

@@ -67,13 +67,10 @@ struct Operands {
     TORCH_CHECK(locations.scalar_type() == type, "sampling_locations must be of type ", type);
 
     problem.batch = batch, problem.queries = queries, problem.heads = heads, problem.points = points;
-    problem.channels = value.size(3), problem.num_levels = shapes.size() / 2;
-    for (int i = 0; i < problem.num_levels; ++i) {
-      const int64_t height = shapes[2 * i], width = shapes[2 * i + 1];
-      TORCH_CHECK(height >= 0 && width >= 0, "spatial_shapes must not be negative");
-      // An empty level is 0 by 0, whatever its other side: its clamped corners must stay on token 0.
-      if (height * width) problem.levels[i] = {int(height), int(width), problem.tokens};
-      problem.tokens += height * width;
+    problem.channels = value.size(3);
+    for (size_t i = 0; i < shapes.size(); i += 2) {
+      TORCH_CHECK(shapes[i] >= 0 && shapes[i + 1] >= 0, "spatial_shapes must not be negative");
+      problem.add_level(shapes[i], shapes[i + 1]);
     }
     TORCH_CHECK(value.size(1) == problem.tokens && problem.tokens <= std::numeric_limits<int32_t>::max(),
                 "value must have the tokens of spatial_shapes");
@@ -82,6 +79,7 @@ struct Operands {
 
     value = plain(value);
     problem.value = problem.key = value.const_data_ptr();
+    problem.key_is_value = true;
     if (!inner_contiguous(locations)) locations = locations.contiguous();
     problem.locations = locations.const_data_ptr();
     for (int i = 0; i < 3; ++i) problem.location_strides[i] = locations.stride(i);
@@ -97,9 +95,9 @@ struct Operands {
         TORCH_CHECK(
             key.sizes() == value.sizes() && key.scalar_type() == value.scalar_type() && key.device() == value.device(),
             "key must have the shape, type and device of value");
-        // The kernels take one address for one tensor and write one gradient. Views and compilers make two of one.
-        if (differentiate && key.const_data_ptr() == value.const_data_ptr()) key = key.clone();
         problem.key = key.const_data_ptr();
+        // Views and compilers make two tensors of one: two gradients are then asked for.
+        problem.key_is_value = problem.key == problem.value && !differentiate;
       }
     } else {
       weights = weights.contiguous();

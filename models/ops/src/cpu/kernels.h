@@ -7,10 +7,12 @@
 
 namespace deform_attn {
 
+constexpr size_t kAlign = 64;  // bytes: of scratch memory and rows
+
 // Whether there are so many queries that dense copies of each head's tokens cost less than they save.
 inline bool repays_copy(const Problem& problem) { return problem.queries >= problem.tokens / 8; }
 
-// Queries and tokens come as ranges [begin, end). Scratch memory and rows are aligned to 64 bytes.
+// Queries and tokens come as ranges [begin, end). Scratch memory and rows are aligned to kAlign.
 struct CpuKernels {
   int width;  // floats in a vector: the kernels are fastest where it divides the channels
 

@@ -14,8 +14,7 @@
 namespace deform_attn {
 namespace {
 
-constexpr size_t kAlign = 64;
-constexpr int64_t kGrain = 32;  // queries that a thread takes at least
+constexpr int64_t kGrain = 32;  // queries per thread, at least
 
 struct Free {
   void operator()(void* block) const { std::free(block); }
@@ -64,17 +63,17 @@ const CpuKernels& kernels_for(const Problem& problem) {
 struct HeadCopies {
   const Problem& p;
   const CpuKernels& kernels;
-  const bool own_keys = p.key_aware && p.key != p.value;
   const size_t bytes = p.tokens * kernels.row_bytes(p);
-  const Block values = allocate(bytes), own = allocate(own_keys ? bytes : 0);
+  const Block values = allocate(bytes), distinct_keys = allocate(p.distinct_key() ? bytes : 0);
 
   void fill(int64_t image, int64_t head, int64_t begin, int64_t end) const {
     kernels.copy_head(p, p.value, image, head, begin, end, values.get());
-    if (own_keys) kernels.copy_head(p, p.key, image, head, begin, end, own.get());
+    if (p.distinct_key()) kernels.copy_head(p, p.key, image, head, begin, end, distinct_keys.get());
   }
   void forward(int64_t image, int64_t head, int64_t begin, int64_t end) const {
     const Block scratch = allocate(kernels.forward_scratch(p));
-    kernels.forward_head(p, image, head, begin, end, own_keys ? own.get() : values.get(), values.get(), scratch.get());
+    const void* keys = p.distinct_key() ? distinct_keys.get() : values.get();
+    kernels.forward_head(p, image, head, begin, end, keys, values.get(), scratch.get());
   }
 };
 

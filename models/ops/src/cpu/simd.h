@@ -1,5 +1,11 @@
 // Vectors of VECTOR_BYTES bytes in the compilers' own vector notation: one source for AVX-512, AVX2, SSE2 and NEON.
 // The file that includes this sets VECTOR_BYTES and the instruction set first.
+//
+// A           float or double: the type of a lane
+// S           Simd<A>, with V, its vector of A, and I, its vector of integers Int of the same size
+// T           type in memory: A or BFloat16
+// lane...     0, 1, .., width - 1
+// half, step  powers of two: lanes whose numbers differ in that bit belong together
 #pragma once
 
 #include <cstdint>
@@ -40,7 +46,6 @@ struct Lane<double> {
   using Int = int64_t;
 };
 
-// A vector V of A (float or double), and of integers I of the same width.
 template <class A>
 struct Simd {
   static constexpr int width = VECTOR_BYTES / sizeof(A);

@@ -1,4 +1,10 @@
 // The forward pass. Softmax is computed online, in base 2.
+//
+// T        type of query, key, value and output: float, double, Half or BFloat16
+// F        type of locations and sums: double for double, otherwise float
+// Team     the lanes that share a (query, head): Team<LANES, SLOTS> of points.cuh
+// WEIGHTS  how the weights of the points come about
+// COUNT    channels of a vector
 #include "any_channels.cuh"
 #include "dispatch.cuh"
 
@@ -8,12 +14,12 @@ namespace {
 // A finite stand-in for minus infinity, so that differences of two are no NaN.
 constexpr float kLowest = -3e38f;
 
-// Channels of a lane: what one load of 16 bytes brings.
+// Channels per lane: what one load of 16 bytes brings.
 template <class T>
 constexpr int kVector = 16 / sizeof(T);
 
-// How many points of a group of lanes enter the softmax together. With two gathers, more would not fit the registers;
-// with groups side by side, more would often be beyond the last point.
+// How many points of a slot enter the softmax together. With two gathers, more would not fit the registers; with slots
+// side by side, more would often be beyond the last point.
 template <class Team, Weights WEIGHTS>
 constexpr int kGroupPoints =
     std::min({WEIGHTS == Weights::DistinctKey ? 2 : 4, Team::LANES, Team::SLOTS > 1 ? 16 / Team::SLOTS : 4});
