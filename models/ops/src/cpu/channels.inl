@@ -142,9 +142,8 @@ struct Channels {
 
   // The gradient a[k] * x + b[k] * y of samples[k] goes to the rows that it was sampled from, and to the location of
   // the point: returns its x in lane k of grad_x, and so y. Without y, the gradient is a[k] * x.
-  void scatter(const Group<A>& group, int count, const Slopes<A>& slopes, const GradRows<A>& to, const A* a, const A* x,
+  void scatter(const Group<A>& group, int count, const Slopes<A>& slopes, GradRows<A> to, const A* a, const A* x,
                const A* b, const A* y, V& grad_x, V& grad_y) const {
-    const Rows<A> rows = to.rows;
     V partial_x[W] = {}, partial_y[W] = {};
     for (int k = 0; k < count; ++k) {
       V gradients[4] = {};  // of the corners' weights, lane by lane
@@ -152,7 +151,7 @@ struct Channels {
         V gradient = a[k] * S::load(x + c);
         if (y) gradient += b[k] * S::load(y + c);
         for (int i = 0; i < 4; ++i) {  // corners at a border may be the same row: one after the other
-          gradients[i] += gradient * S::load(rows.first + group.token[i][k] * rows.stride() + c);
+          gradients[i] += gradient * S::load(to.rows.first + group.token[i][k] * to.rows.stride() + c);
           A* grad = to.grads + int64_t(group.token[i][k]) * padded() + c;
           S::store(grad, S::load(grad) + group.weight[i][k] * gradient);
         }

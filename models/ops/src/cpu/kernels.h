@@ -16,7 +16,7 @@ inline bool repays_copy(const Problem& problem) { return problem.queries >= prob
 struct CpuKernels {
   int width;  // floats in a vector: the kernels are fastest where it divides the channels
 
-  // Dense rows of one head, one a token, copied from a tensor [B, N, M, D].
+  // Dense rows of one head, one per token, copied from a tensor [B, N, M, D].
   size_t (*row_bytes)(const Problem&);
   void (*copy_head)(const Problem&, const void* tensor, int64_t image, int64_t head, int64_t begin, int64_t end,
                     void* rows);

@@ -4,7 +4,9 @@
 #include "cuda/launch.h"
 
 // sizes: batch, queries, tokens, heads, channels, levels, points. shapes: height and width of each level.
+//
 // inputs: query, key, value, locations, attention_weights, output, log_sum_exp, and for the backward pass grad_output.
+//
 // gradients: of query, key, value, locations and attention_weights; null for the forward pass.
 extern "C" const char* run(int dtype, int key_aware, const int64_t* sizes, const int* shapes, void* const* inputs,
                            const int64_t* location_strides, void* const* gradients) {
