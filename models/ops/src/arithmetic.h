@@ -1,6 +1,6 @@
 // The arithmetic of deformable attention, written once for every processor.
 //
-// F is a number: float or double, on the CPU also a vector of them with one sampling point a lane. Everything lies in
+// F is a number: float or double, on the CPU also a vector of them with one sampling point per lane. Everything lies in
 // an unnamed namespace: the CPU files that include it are compiled for different instruction sets, and the linker must
 // not merge their copies.
 #pragma once
@@ -47,9 +47,9 @@ struct Number {
 // A bilinear sample along one axis of a map.
 template <class F>
 struct Axis {
-  F low, high;                 // its two neighbours, clamped into the map, as whole numbers
-  F weight_low, weight_high;   // their weights, 0 for a neighbour outside the map
-  F slope_low, slope_high;     // derivatives of the weights with respect to the location, which spans [0, 1]
+  F low, high;                // its two neighbours, clamped into the map, as whole numbers
+  F weight_low, weight_high;  // their weights, 0 for a neighbour outside the map
+  F slope_low, slope_high;    // derivatives of the weights with respect to the location, which spans [0, 1]
 };
 
 // `location` on an axis of `size` pixels; pixel i has its centre at (i + 0.5) / size (align_corners=False). Locations

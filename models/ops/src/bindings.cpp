@@ -67,13 +67,10 @@ struct Operands {
     TORCH_CHECK(locations.scalar_type() == type, "sampling_locations must be of type ", type);
 
     problem.batch = batch, problem.queries = queries, problem.heads = heads, problem.points = points;
-    problem.channels = value.size(3), problem.num_levels = shapes.size() / 2;
-    for (int i = 0; i < problem.num_levels; ++i) {
-      const int64_t height = shapes[2 * i], width = shapes[2 * i + 1];
-      TORCH_CHECK(height >= 0 && width >= 0, "spatial_shapes must not be negative");
-      // An empty level is 0 by 0, whatever its other side: its clamped corners must stay on token 0.
-      if (height * width) problem.levels[i] = {int(height), int(width), problem.tokens};
-      problem.tokens += height * width;
+    problem.channels = value.size(3);
+    for (size_t i = 0; i < shapes.size(); i += 2) {
+      TORCH_CHECK(shapes[i] >= 0 && shapes[i + 1] >= 0, "spatial_shapes must not be negative");
+      problem.add_level(shapes[i], shapes[i + 1]);
     }
     TORCH_CHECK(value.size(1) == problem.tokens && problem.tokens <= std::numeric_limits<int32_t>::max(),
                 "value must have the tokens of spatial_shapes");
@@ -82,6 +79,7 @@ struct Operands {
 
     value = plain(value);
     problem.value = problem.key = value.const_data_ptr();
+    problem.key_is_value = true;
     if (!inner_contiguous(locations)) locations = locations.contiguous();
     problem.locations = locations.const_data_ptr();
     for (int i = 0; i < 3; ++i) problem.location_strides[i] = locations.stride(i);
@@ -94,11 +92,12 @@ struct Operands {
       problem.query = query.const_data_ptr();
       if (key_) {
         key = plain(readable(*key_));
-        TORCH_CHECK(key.sizes() == value.sizes() && key.scalar_type() == value.scalar_type() &&
-                    key.device() == value.device(), "key must have the shape, type and device of value");
-        // The kernels take one address for one tensor and write one gradient. Views and compilers make two of one.
-        if (differentiate && key.const_data_ptr() == value.const_data_ptr()) key = key.clone();
+        TORCH_CHECK(
+            key.sizes() == value.sizes() && key.scalar_type() == value.scalar_type() && key.device() == value.device(),
+            "key must have the shape, type and device of value");
         problem.key = key.const_data_ptr();
+        // Views and compilers make two tensors of one: two gradients are then asked for.
+        problem.key_is_value = problem.key == problem.value && !differentiate;
       }
     } else {
       weights = weights.contiguous();
@@ -108,9 +107,7 @@ struct Operands {
     }
   }
 
-  static Tensor readable(const Tensor& x) {
-    return x.is_cpu() && x.scalar_type() == at::kHalf ? x.to(at::kFloat) : x;
-  }
+  static Tensor readable(const Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kHalf ? x.to(at::kFloat) : x; }
   static bool inner_contiguous(const Tensor& x) {
     return x.stride(5) == 1 && x.stride(4) == 2 && x.stride(3) == 2 * x.size(4);
   }
@@ -151,7 +148,8 @@ Tensor new_gradient(bool wanted, bool empty, at::IntArrayRef shape, at::TensorOp
 }
 // GPU threads add up the gradients of key and value in the accumulation type.
 Tensor new_sum(bool wanted, const Operands& operands) {
-  if (operands.value.is_cpu()) return new_gradient(wanted, operands.empty, operands.value.sizes(), operands.value.options());
+  if (operands.value.is_cpu())
+    return new_gradient(wanted, operands.empty, operands.value.sizes(), operands.value.options());
   return wanted ? at::zeros(operands.value.sizes(), operands.accumulation()) : at::empty({0}, operands.accumulation());
 }
 void* pointer(bool wanted, const Tensor& x) { return wanted ? x.mutable_data_ptr() : nullptr; }
@@ -177,7 +175,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> key_aware_deform_attn_backward(
   const Tensor grad = plain(Operands::readable(grad_output)), result = plain(Operands::readable(output));
   const Tensor sums = log_sum_exp.contiguous();
   TORCH_CHECK(grad.sizes() == result.sizes() && grad.scalar_type() == operands.value.scalar_type() &&
-              result.numel() == operands.query.numel() && sums.numel() == operands.query.numel() / std::max<int64_t>(1, query.size(3)),
+                  result.numel() == operands.query.numel() &&
+                  sums.numel() == operands.query.numel() / std::max<int64_t>(1, query.size(3)),
               "grad_output, output and log_sum_exp must fit the operands");
   operands.problem.output = result.data_ptr();
   operands.problem.log_sum_exp = sums.data_ptr();
@@ -207,8 +206,10 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(const Tensor& grad_ou
                                                            std::array<bool, 3> wanted) {
   Operands operands({}, {}, value, spatial_shapes, sampling_locations, attention_weights);
   const Tensor grad = plain(Operands::readable(grad_output));
-  TORCH_CHECK(grad.numel() == operands.problem.batch * operands.problem.queries * operands.problem.heads * operands.problem.channels &&
-              grad.scalar_type() == operands.value.scalar_type(), "grad_output must fit the operands");
+  TORCH_CHECK(grad.numel() == operands.problem.batch * operands.problem.queries * operands.problem.heads *
+                                  operands.problem.channels &&
+                  grad.scalar_type() == operands.value.scalar_type(),
+              "grad_output must fit the operands");
   const Tensor grad_value = new_sum(wanted[0], operands);
   const Tensor grad_locations =
       new_gradient(wanted[1], operands.empty, sampling_locations.sizes(), operands.accumulation());
@@ -249,7 +250,8 @@ TORCH_LIBRARY_IMPL(deform_attn, CUDA, m) { implement(m); }
 
 // Importing the module registers the operators; it has nothing else but the facts of its build.
 extern "C" PyMODINIT_FUNC PyInit_lite_detr_ops() {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "lite_detr_ops", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "lite_detr_ops", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (!module) return nullptr;
 #ifdef WITH_CUDA

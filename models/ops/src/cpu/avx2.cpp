@@ -3,7 +3,7 @@
 #include "target.h"
 BEGIN_TARGET("avx2,fma")
 #define VECTOR_BYTES 32
-#include "kernels.inl"
+#include "dispatch.inl"
 END_TARGET
 namespace deform_attn {
 const CpuKernels& kAvx2 = kKernels;

@@ -3,7 +3,7 @@
 #include "target.h"
 BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq,fma")
 #define VECTOR_BYTES 64
-#include "kernels.inl"
+#include "dispatch.inl"
 END_TARGET
 namespace deform_attn {
 const CpuKernels& kAvx512 = kKernels;

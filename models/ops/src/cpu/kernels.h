@@ -7,14 +7,16 @@
 
 namespace deform_attn {
 
+constexpr size_t kAlign = 64;  // bytes: of scratch memory and rows
+
 // Whether there are so many queries that dense copies of each head's tokens cost less than they save.
 inline bool repays_copy(const Problem& problem) { return problem.queries >= problem.tokens / 8; }
 
-// Queries and tokens come as ranges [begin, end). Scratch memory and rows are aligned to 64 bytes.
+// Queries and tokens come as ranges [begin, end). Scratch memory and rows are aligned to kAlign.
 struct CpuKernels {
   int width;  // floats in a vector: the kernels are fastest where it divides the channels
 
-  // Dense rows of one head, one a token, copied from a tensor [B, N, M, D].
+  // Dense rows of one head, one per token, copied from a tensor [B, N, M, D].
   size_t (*row_bytes)(const Problem&);
   void (*copy_head)(const Problem&, const void* tensor, int64_t image, int64_t head, int64_t begin, int64_t end,
                     void* rows);

@@ -14,8 +14,7 @@
 namespace deform_attn {
 namespace {
 
-constexpr size_t kAlign = 64;
-constexpr int64_t kGrain = 32;  // queries that a thread takes at least
+constexpr int64_t kGrain = 32;  // queries per thread, at least
 
 struct Free {
   void operator()(void* block) const { std::free(block); }
@@ -36,8 +35,8 @@ Path widest_path() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     path = kPathAvx2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq"))
       path = kPathAvx512;
   }
 #endif
@@ -64,17 +63,17 @@ const CpuKernels& kernels_for(const Problem& problem) {
 struct HeadCopies {
   const Problem& p;
   const CpuKernels& kernels;
-  const bool own_keys = p.key_aware && p.key != p.value;
   const size_t bytes = p.tokens * kernels.row_bytes(p);
-  const Block values = allocate(bytes), own = allocate(own_keys ? bytes : 0);
+  const Block values = allocate(bytes), distinct_keys = allocate(p.distinct_key() ? bytes : 0);
 
   void fill(int64_t image, int64_t head, int64_t begin, int64_t end) const {
     kernels.copy_head(p, p.value, image, head, begin, end, values.get());
-    if (own_keys) kernels.copy_head(p, p.key, image, head, begin, end, own.get());
+    if (p.distinct_key()) kernels.copy_head(p, p.key, image, head, begin, end, distinct_keys.get());
   }
   void forward(int64_t image, int64_t head, int64_t begin, int64_t end) const {
     const Block scratch = allocate(kernels.forward_scratch(p));
-    kernels.forward_head(p, image, head, begin, end, own_keys ? own.get() : values.get(), values.get(), scratch.get());
+    const void* keys = p.distinct_key() ? distinct_keys.get() : values.get();
+    kernels.forward_head(p, image, head, begin, end, keys, values.get(), scratch.get());
   }
 };
 
@@ -94,12 +93,9 @@ void forward_by_head(const Problem& p, const CpuKernels& kernels) {
   const HeadCopies copies{p, kernels};
   for (int64_t i = 0; i < count; ++i) {
     const int64_t image = i / p.heads, head = i % p.heads;
-    at::parallel_for(0, p.tokens, kGrain, [&](int64_t begin, int64_t end) {
-      copies.fill(image, head, begin, end);
-    });
-    at::parallel_for(0, p.queries, kGrain, [&](int64_t begin, int64_t end) {
-      copies.forward(image, head, begin, end);
-    });
+    at::parallel_for(0, p.tokens, kGrain, [&](int64_t begin, int64_t end) { copies.fill(image, head, begin, end); });
+    at::parallel_for(0, p.queries, kGrain,
+                     [&](int64_t begin, int64_t end) { copies.forward(image, head, begin, end); });
   }
 }
 

@@ -1,5 +1,11 @@
 // Vectors of VECTOR_BYTES bytes in the compilers' own vector notation: one source for AVX-512, AVX2, SSE2 and NEON.
 // The file that includes this sets VECTOR_BYTES and the instruction set first.
+//
+// A           float or double: the type of a lane
+// S           Simd<A>, with V, its vector of A, and I, its vector of integers Int of the same size
+// T           type in memory: A or BFloat16
+// lane...     0, 1, .., width - 1
+// half, step  powers of two: lanes whose numbers differ in that bit belong together
 #pragma once
 
 #include <cstdint>
@@ -40,7 +46,6 @@ struct Lane<double> {
   using Int = int64_t;
 };
 
-// A vector V of A (float or double), and of integers I of the same width.
 template <class A>
 struct Simd {
   static constexpr int width = VECTOR_BYTES / sizeof(A);
@@ -106,8 +111,12 @@ struct Simd {
   INLINE static void load_pairs(const A* p, V& x, V& y) { load_pairs(load(p), load(p + width), x, y, Lanes()); }
   INLINE static void store_pairs(A* p, V x, V y) { store_pairs(p, x, y, Lanes()); }
 
-  INLINE static V max_of(V v) { return fold<width / 2>(v, [](V a, V b) { return a > b ? a : b; }); }
-  INLINE static V sum_of(V v) { return fold<width / 2>(v, [](V a, V b) { return a + b; }); }
+  INLINE static V max_of(V v) {
+    return fold<width / 2>(v, [](V a, V b) { return a > b ? a : b; });
+  }
+  INLINE static V sum_of(V v) {
+    return fold<width / 2>(v, [](V a, V b) { return a + b; });
+  }
 
   // Lane i of the result is the sum of row(i). Asks for rows in an order that needs few of them at a time.
   template <class Row>
@@ -187,7 +196,7 @@ struct Number<Simd<float>::V> : VectorNumber<float> {
   // Of positive normal numbers, within 2 units in the last place of the result or of 1.
   static V log2(V x) {
     using I = Simd<float>::I;
-    const I exponent = ((I)x - 0x3f3504f3) >> 23;        // so that the mantissa lies in [sqrt(1/2), sqrt(2))
+    const I exponent = ((I)x - 0x3f3504f3) >> 23;  // so that the mantissa lies in [sqrt(1/2), sqrt(2))
     const V mantissa = (V)((I)x - (exponent << 23));
     const V t = (mantissa - 1.0f) / (mantissa + 1.0f), square = t * t;
     V y = V{} + 1.0f / 9;

@@ -2,6 +2,9 @@
 //
 // Sums over points are held for kChannels channels at a time; heads with more make the warp go through the points
 // again. Simple, and correct for every size.
+//
+// T   type of query, key, value and output: float, double, Half or BFloat16
+// F   type of locations and sums: double for double, otherwise float
 #pragma once
 
 #include "points.cuh"
@@ -36,7 +39,7 @@ struct Row {
 
   // Its token counts in channels, from the head's first one on.
   __device__ __forceinline__ Point<F, int64_t> point(const Arguments& a, int k) const {
-    Point<F, int64_t> point = locate_point<int64_t>(a.maps[k / a.points], locations[2 * k], locations[2 * k + 1]);
+    Point<F, int64_t> point = locate_point<int64_t>(a.levels[k / a.points], locations[2 * k], locations[2 * k + 1]);
     for (int corner = 0; corner < 4; ++corner) point.token[corner] *= int64_t(a.heads) * a.channels;
     return point;
   }

@@ -9,12 +9,13 @@
 namespace deform_attn {
 namespace {
 
-// How the weights of the points come about. KeyIsValue: one gather serves both.
+// How the weights of the points come about, a parameter WEIGHTS of the kernels: by the softmax of query . key where key
+// is value, so that one gather serves both; where the key is distinct; or they are given.
 enum class Weights { KeyIsValue, DistinctKey, Given };
 
 constexpr int kThreads = 128;
 
-// Blocks of a multiprocessor at least: as many as leave each thread the registers that it needs.
+// Blocks per multiprocessor, at least: as many as leave each thread the registers that it needs.
 template <Weights WEIGHTS>
 constexpr int kBlocks = WEIGHTS == Weights::Given ? 5 : 4;
 
@@ -70,16 +71,11 @@ struct Tile {
   }
 };
 
-struct Map {
-  int height, width;
-  int64_t start;
-};
-
 struct Arguments {
   int64_t batch, first_batch, queries, tokens;
-  int heads, channels, points, all_points;  // points: of a level
+  int heads, channels, points, all_points;  // points: per level
   unsigned points_inverse;                  // 2^31 / points, rounded up
-  Map maps[kMaxLevels];
+  Level levels[kMaxLevels];
   QueryOrder order;
   double score_scale, logit_scale;
 
@@ -99,11 +95,7 @@ inline Arguments make_arguments(const Problem& problem, const Gradients& gradien
   arguments.points = problem.points;
   arguments.all_points = problem.num_levels * problem.points;
   arguments.points_inverse = unsigned(((int64_t(1) << 31) + problem.points - 1) / problem.points);
-  for (int i = 0; i < problem.num_levels; ++i) {
-    const Level& level = problem.levels[i];
-    // The others stay 0 by 0, so that their only token is the first.
-    if (level.height > 0 && level.width > 0) arguments.maps[i] = {level.height, level.width, level.start};
-  }
+  std::copy_n(problem.levels, problem.num_levels, arguments.levels);
   arguments.score_scale = score_scale(problem.channels);
   arguments.logit_scale = logit_scale(problem.channels);
   arguments.query = problem.query;
@@ -120,7 +112,7 @@ inline Arguments make_arguments(const Problem& problem, const Gradients& gradien
 
 inline Weights weights_of(const Problem& problem) {
   if (!problem.key_aware) return Weights::Given;
-  return problem.key == problem.value ? Weights::KeyIsValue : Weights::DistinctKey;
+  return problem.key_is_value ? Weights::KeyIsValue : Weights::DistinctKey;
 }
 
 // The level from which on the queries are all tokens, or -1.
@@ -156,7 +148,7 @@ inline QueryOrder make_order(const Problem& problem, int block_queries) {
   order.tile_width = kTileWidth;
   for (int i = first_level; i < problem.num_levels; ++i) {
     const Level& level = problem.levels[i];
-    if (level.height > 0 && level.width > 0) order.append(level.height, level.width);
+    if (level.height > 0) order.append(level.height, level.width);
   }
   return order;
 }

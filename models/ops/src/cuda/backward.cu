@@ -1,4 +1,9 @@
 // The backward pass. It goes over the points once: probabilities come from the saved log-sum-exp.
+//
+// T        type of query, key, value and output: float, double, Half or BFloat16
+// F        type of locations and sums: double for double, otherwise float
+// Team     the lanes that share a (query, head): Team<LANES, SLOTS> of points.cuh
+// WEIGHTS  how the weights of the points come about
 #include "any_channels.cuh"
 #include "dispatch.cuh"
 
@@ -16,7 +21,7 @@ struct PointGradient {
         score(logit * F(1 / kLog2E)) {}
 };
 
-// Channels of a lane: as many as one vector atomic adds. In half precision wider loads would be possible, but then the
+// Channels per lane: as many as one vector atomic adds. In half precision wider loads would be possible, but then the
 // lanes of a team would add to each token in two steps of half a cache line, and the atomics set the pace.
 constexpr int kItems = 4;
 
@@ -48,35 +53,6 @@ __device__ __forceinline__ void scatter(float* first_run, unsigned stride, const
   }
 }
 
-// What the lanes of a team learn of a point from the one that located it; the slopes later, to save registers.
-template <class Team>
-struct SharedPoint {
-  unsigned token[4];
-  Axis<float> x, y;
-
-  __device__ __forceinline__ SharedPoint(const Point<float, unsigned>& mine, int owner) {
-#pragma unroll
-    for (int corner = 0; corner < 4; ++corner) token[corner] = Team::from_member(mine.token[corner], owner);
-    share_weights(x, mine.x, owner);
-    share_weights(y, mine.y, owner);
-  }
-
-  __device__ __forceinline__ void learn_slopes(const Point<float, unsigned>& mine, int owner) {
-    share_slopes(x, mine.x, owner);
-    share_slopes(y, mine.y, owner);
-  }
-
- private:
-  static __device__ __forceinline__ void share_weights(Axis<float>& axis, const Axis<float>& mine, int owner) {
-    axis.weight_low = Team::from_member(mine.weight_low, owner);
-    axis.weight_high = Team::from_member(mine.weight_high, owner);
-  }
-  static __device__ __forceinline__ void share_slopes(Axis<float>& axis, const Axis<float>& mine, int owner) {
-    axis.slope_low = Team::from_member(mine.slope_low, owner);
-    axis.slope_high = Team::from_member(mine.slope_high, owner);
-  }
-};
-
 template <class T, class Team, Weights WEIGHTS>
 __global__ void __launch_bounds__(kThreads, kBlocks<WEIGHTS>) backward_kernel(const __grid_constant__ Arguments a) {
   constexpr bool kKeyAware = WEIGHTS != Weights::Given;
@@ -103,12 +79,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks<WEIGHTS>) backward_kernel(co
     // The channels that a lane adds up in memory are those that it gathers only where atomics take all of them.
     constexpr bool kOwn = kAtomicWidth == kItems;
     float grad_output[kItems], other_grad_output[kItems];
-    const float(&atomic_grad_output)[kItems] = kOwn ? grad_output : other_grad_output;
+    const float (&atomic_grad_output)[kItems] = kOwn ? grad_output : other_grad_output;
     load_vector(of_query(a.gradients.grad_output, channel), grad_output);
     if constexpr (!kOwn) load_for_atomics(of_query(a.gradients.grad_output, 0), team, other_grad_output);
 
     float query[kItems], other_query[kItems], grad_query[kItems] = {}, delta = 0, log_sum_exp = 0;
-    const float(&atomic_query)[kItems] = kOwn ? query : other_query;
+    const float (&atomic_query)[kItems] = kOwn ? query : other_query;
     if constexpr (kKeyAware) {
       float output[kItems];
       load_vector(of_query(a.query, channel), query);
@@ -257,8 +233,7 @@ __global__ void __launch_bounds__(kThreads) backward_any_kernel(const __grid_con
         for (int corner = 0; corner < 4; ++corner) {
           of_grad_value[corner] += widen(grad_output[i]) * widen(row.value[point.token[corner] + i]);
           if constexpr (kKeyAware) {
-            of_query_key[corner] +=
-                F(a.score_scale) * widen(row.query[i]) * widen(row.key[point.token[corner] + i]);
+            of_query_key[corner] += F(a.score_scale) * widen(row.query[i]) * widen(row.key[point.token[corner] + i]);
           }
         }
       }
@@ -318,8 +293,7 @@ __global__ void __launch_bounds__(kThreads) backward_any_kernel(const __grid_con
       for (int j = 0; j < kHeld; ++j) {
         const int i = begin + lane + j * kWarp;
         if (i < end) {
-          static_cast<T*>(gradients.grad_query)[row.row * a.channels + i] =
-              narrow<T>(grad_query[j] * F(a.logit_scale));
+          static_cast<T*>(gradients.grad_query)[row.row * a.channels + i] = narrow<T>(grad_query[j] * F(a.logit_scale));
         }
       }
     }
@@ -330,9 +304,13 @@ struct BackwardKernels {
   template <class T>
   static constexpr int kLaneChannels = kItems;
   template <class T, class Team, Weights WEIGHTS>
-  static Kernel fast() { return backward_kernel<T, Team, WEIGHTS>; }
+  static Kernel fast() {
+    return backward_kernel<T, Team, WEIGHTS>;
+  }
   template <class T, Weights WEIGHTS>
-  static Kernel any() { return backward_any_kernel<T, WEIGHTS>; }
+  static Kernel any() {
+    return backward_any_kernel<T, WEIGHTS>;
+  }
 };
 
 }  // namespace

@@ -1,4 +1,8 @@
 // What the kernels need of CUDA. Without nvcc, `cuda_emulation.h` of the tests stands in for it.
+//
+// T            type in memory
+// F            float or double
+// FIRST, LAST  powers of two: the bits of a lane's number from FIRST up to, but without, LAST
 #pragma once
 
 #if defined(__CUDACC__)
@@ -35,7 +39,7 @@ __device__ __forceinline__ void keep(float& x) {
 #endif
 }
 
-// Sum over the lanes whose numbers differ in the bits from FIRST up to, but without, LAST; every one of them gets it.
+// Sum over the lanes whose numbers differ in the bits from FIRST to LAST; every one of them gets it.
 template <int FIRST, int LAST, class F>
 __device__ __forceinline__ F sum_over_lanes(F x) {
 #pragma unroll

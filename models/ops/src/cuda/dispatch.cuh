@@ -1,9 +1,13 @@
 // Chooses and launches the kernel for a problem.
 //
-// KERNELS has the static templates fast<T, Team, WEIGHTS>() and any<T, WEIGHTS>(), which return kernels. The fast ones
-// take heads of 32, 64, 128 or 256 bytes: 16, 32 or 64 channels in half precision and in float32, also 128 in half
-// precision and 8 in float32; a lane has kLaneChannels<T> of them. The others take any number of channels, a warp a
-// (query, head).
+// T        type of query, key, value and output: float, double, Half or BFloat16
+// WEIGHTS  how the weights of the points come about
+// BYTES    of a head's channels
+// LANES    that share a head's channels
+// KERNELS  ForwardKernels or BackwardKernels. Their fast<T, Team, WEIGHTS>() is the kernel for heads of 32, 64, 128 or
+//          256 bytes: 16, 32 or 64 channels in half precision and in float32, also 128 in half precision and 8 in
+//          float32, with kLaneChannels<T> per lane. any<T, WEIGHTS>() takes any number of channels, with one warp per
+//          (query, head).
 #pragma once
 
 #include <type_traits>
@@ -22,19 +26,18 @@ inline bool fits_fast_kernels(const Problem& problem) {
   const int64_t location_stride = problem.location_strides[1];
   return problem.tokens <= kMax && problem.queries <= kMax && problem.points <= kMaxPoints &&
          4 * int64_t(problem.heads) * problem.channels <= kMax &&
-         4 * int64_t(problem.heads) * problem.num_levels * problem.points <= kMax &&
-         location_stride >= 0 && 4 * location_stride <= kMax;
+         4 * int64_t(problem.heads) * problem.num_levels * problem.points <= kMax && location_stride >= 0 &&
+         4 * location_stride <= kMax;
 }
 
 template <class KERNELS, class T, Weights WEIGHTS, int BYTES>
 const char* launch_fast(const Problem& problem, Arguments& arguments, CUstream_st* stream) {
   constexpr int LANES = BYTES / int(sizeof(T)) / KERNELS::template kLaneChannels<T>;
-  using Side = Team<LANES, kWarp / LANES>;
-  using Alone = Team<LANES, 1>;
-  const bool few = few_queries(problem);
-  arguments.order = make_order(problem, Side::PER_BLOCK);
-  const Kernel kernel = few ? Kernel(KERNELS::template fast<T, Side, WEIGHTS>())
-                            : Kernel(KERNELS::template fast<T, Alone, WEIGHTS>());
+  using WholeWarp = Team<LANES, kWarp / LANES>;
+  using OneSlot = Team<LANES, 1>;
+  arguments.order = make_order(problem, WholeWarp::PER_BLOCK);
+  const Kernel kernel = few_queries(problem) ? Kernel(KERNELS::template fast<T, WholeWarp, WEIGHTS>())
+                                             : Kernel(KERNELS::template fast<T, OneSlot, WEIGHTS>());
   return launch(kernel, arguments, arguments.order.tiles(), kThreads, stream);
 }
 

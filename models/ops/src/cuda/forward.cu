@@ -1,4 +1,10 @@
 // The forward pass. Softmax is computed online, in base 2.
+//
+// T        type of query, key, value and output: float, double, Half or BFloat16
+// F        type of locations and sums: double for double, otherwise float
+// Team     the lanes that share a (query, head): Team<LANES, SLOTS> of points.cuh
+// WEIGHTS  how the weights of the points come about
+// COUNT    channels of a vector
 #include "any_channels.cuh"
 #include "dispatch.cuh"
 
@@ -8,15 +14,15 @@ namespace {
 // A finite stand-in for minus infinity, so that differences of two are no NaN.
 constexpr float kLowest = -3e38f;
 
-// Channels of a lane: what one load of 16 bytes brings.
+// Channels per lane: what one load of 16 bytes brings.
 template <class T>
 constexpr int kVector = 16 / sizeof(T);
 
-// How many points of a group of lanes enter the softmax together. With two gathers, more would not fit the registers;
-// with groups side by side, more would often be beyond the last point.
+// How many points of a slot enter the softmax together. With two gathers, more would not fit the registers; with slots
+// side by side, more would often be beyond the last point.
 template <class Team, Weights WEIGHTS>
-constexpr int kGroupPoints = std::min({WEIGHTS == Weights::DistinctKey ? 2 : 4, Team::LANES,
-                                       Team::SLOTS > 1 ? 16 / Team::SLOTS : 4});
+constexpr int kGroupPoints =
+    std::min({WEIGHTS == Weights::DistinctKey ? 2 : 4, Team::LANES, Team::SLOTS > 1 ? 16 / Team::SLOTS : 4});
 
 template <class T, int COUNT>
 __device__ __forceinline__ void add_samples(const T* tokens, unsigned stride, const unsigned (&token)[4],
@@ -177,9 +183,13 @@ struct ForwardKernels {
   template <class T>
   static constexpr int kLaneChannels = kVector<T>;
   template <class T, class Team, Weights WEIGHTS>
-  static Kernel fast() { return forward_kernel<T, Team, WEIGHTS>; }
+  static Kernel fast() {
+    return forward_kernel<T, Team, WEIGHTS>;
+  }
   template <class T, Weights WEIGHTS>
-  static Kernel any() { return forward_any_kernel<T, WEIGHTS>; }
+  static Kernel any() {
+    return forward_any_kernel<T, WEIGHTS>;
+  }
 };
 
 }  // namespace

@@ -1,4 +1,7 @@
 // Numbers as they lie in memory, and their conversion to the type that sums are accumulated in.
+//
+// T      type in memory: float, double, Half or BFloat16
+// COUNT  channels that lie together, aligned to their size in bytes
 #pragma once
 
 #include <cstdint>
@@ -65,7 +68,6 @@ __device__ __forceinline__ Half narrow<Half>(float x) {
 template <class T>
 using Accumulated = decltype(widen(T{}));
 
-// COUNT channels that lie together, aligned to their size in bytes.
 template <int COUNT>
 __device__ __forceinline__ void unpack(const uint32_t* words, float* x, const float*) {
 #pragma unroll

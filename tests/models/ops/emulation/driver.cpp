@@ -4,7 +4,9 @@
 #include "cuda/launch.h"
 
 // sizes: batch, queries, tokens, heads, channels, levels, points. shapes: height and width of each level.
+//
 // inputs: query, key, value, locations, attention_weights, output, log_sum_exp, and for the backward pass grad_output.
+//
 // gradients: of query, key, value, locations and attention_weights; null for the forward pass.
 extern "C" const char* run(int dtype, int key_aware, const int64_t* sizes, const int* shapes, void* const* inputs,
                            const int64_t* location_strides, void* const* gradients) {
@@ -12,20 +14,13 @@ extern "C" const char* run(int dtype, int key_aware, const int64_t* sizes, const
   Problem problem{};
   problem.batch = sizes[0];
   problem.queries = sizes[1];
-  problem.tokens = sizes[2];
   problem.heads = int(sizes[3]);
   problem.channels = int(sizes[4]);
-  problem.num_levels = int(sizes[5]);
   problem.points = int(sizes[6]);
-  int64_t start = 0;
-  for (int i = 0; i < problem.num_levels; ++i) {
-    const int height = shapes[2 * i], width = shapes[2 * i + 1];
-    const int64_t tokens = int64_t(height) * width;
-    problem.levels[i] = {height, width, tokens ? start : 0};
-    start += tokens;
-  }
+  for (int i = 0; i < sizes[5]; ++i) problem.add_level(shapes[2 * i], shapes[2 * i + 1]);
   problem.dtype = DType(dtype);
   problem.key_aware = key_aware;
+  problem.key_is_value = inputs[1] == inputs[2];
   problem.query = inputs[0];
   problem.key = inputs[1];
   problem.value = inputs[2];
