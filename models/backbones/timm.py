@@ -52,7 +52,7 @@ class TimmBackbone(nn.Module):
             parameter.requires_grad_(gradient is not None)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] to one map [B, C, ceil(H / stride), ceil(W / stride)] a chosen stride."""
+        """Images [B, 3, H, W] to one map [B, C, ceil(H / stride), ceil(W / stride)] per chosen stride."""
         height, width = x.shape[-2:]
         # TensorFlow's "same" padding (tf_ models) lets an image's size shift what each cell of a map sees, and without
         # padding its last pixels are lost: neither happens where the strides divide the sides.
@@ -90,7 +90,7 @@ def packaged_weights(name: str) -> str | None:
 
 
 def _create(name: str, **arguments) -> nn.Module:
-    """A feature extractor. Models of a fixed image size take a switch that frees them, and others do not know it."""
+    """A feature extractor. Models of a fixed image size have an option for other sizes, which other models reject."""
     for free_size in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
         try:
             return timm.create_model(name, features_only=True, **arguments, **free_size)

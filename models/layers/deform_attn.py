@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.ops import key_aware_deform_attn, ms_deform_attn
 from models.ops.reference import key_aware_weights, sample
 from util.errors import UserError
+from util.options import TransformerOptions
 
 
 class DeformableAttention(nn.Module):
@@ -137,3 +138,8 @@ class KeyAwareDeformAttn(DeformableAttention):
             key = self.key_proj(memory)
             key = self._split_heads(key if padding is None else key.masked_fill(padding[..., None], 0))
         return key, value
+
+
+def make_attention(options: TransformerOptions, num_points: int) -> DeformableAttention:
+    shape = (options.hidden_dim, options.num_feature_levels, options.nheads, num_points, options.same_loc)
+    return KeyAwareDeformAttn(*shape, options.proj_key) if options.key_aware else MSDeformAttn(*shape)
