@@ -38,6 +38,10 @@ class DeformableDETR(Detector):
     one_to_many: how many further queries see each other only, and only in training (H-DETR, section 3.2).
     """
 
+    input_proj: nn.ModuleList
+    class_embed: nn.ModuleList
+    bbox_embed: nn.ModuleList
+
     def __init__(self, backbone: Backbone, transformer: DeformableDETRTransformer | TwoStageDeformableDETRTransformer,
                  input_proj: nn.ModuleList, heads: LayerHeads, query_embed: nn.Embedding | None, num_queries: int,
                  one_to_many: int = 0, aux_loss: bool = True):
@@ -106,7 +110,7 @@ def build_deformable_detr(options: Options) -> Built:
                                                         heads.bbox_embed[-1])
     else:
         transformer = DeformableDETRTransformer(encoder, decoder, dim, levels)
-        nn.init.constant_(heads.bbox_embed[0].layers[-1].bias[2:], -2.0)  # small first boxes: sigmoid(-2) of the image
+        heads.start_with_small_boxes()
     model = DeformableDETR(backbone, transformer, input_proj, heads, _query_embed(options), num_queries,
                            form.num_queries_one2many, loss.aux_loss)
     weights = replace(make_loss_weights(loss), enc=loss.interm_loss_coef if form.two_stage else None,

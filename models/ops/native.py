@@ -11,12 +11,12 @@ VERSION = 2  # of the interface between these files and the compiled ones
 MAX_LEVELS = 16  # kMaxLevels of src/problem.h
 BUILD_COMMAND = "pip install --no-build-isolation ./models/ops"
 
+problem: str | None = None  # why the compiled operators do not run here
 try:
     import lite_detr_ops as _library
 except ImportError as error:
     _library, problem = None, f"the compiled operators cannot be imported ({error})"
 else:
-    problem = None
     if _library.version != VERSION:
         problem = f"the compiled operators are of version {_library.version}, the code needs {VERSION}"
 
@@ -61,10 +61,12 @@ def _output(value: Tensor, locations: Tensor) -> Tensor:
     return value.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3])
 
 
-def _gradients(wanted: list[bool], *like: Tensor | None) -> tuple[Tensor, ...]:
-    """New tensors in the shapes of `like`, empty ones where no gradient is wanted. A missing key has query's dtype."""
+def _gradients(wanted: list[bool], first: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+    """New tensors in the shapes of the operands, empty ones where no gradient is wanted. A missing key has query's
+    dtype.
+    """
     return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) if want and x is not None
-                 else (like[0] if x is None else x).new_empty(0) for want, x in zip(wanted, like))
+                 else (first if x is None else x).new_empty(0) for want, x in zip(wanted, (first, *others)))
 
 
 def _kda_shapes(query, key, value, spatial_shapes, locations):
