@@ -22,7 +22,7 @@ class FocalClassification:
 
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cost [B, S, Q, T] of assigning to each query (logits [B, S, Q, K]) each label [B, T] of its image."""
-        prob = _of_labels(logits, labels).sigmoid()  # only the targets' classes: usually a few of all
+        prob = _of_labels(logits, labels).sigmoid()  # only the targets' classes: usually few of all classes
         negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
         positive = self.alpha * (1 - prob)**self.gamma * -(prob + 1e-8).log()
         return positive - negative

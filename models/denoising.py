@@ -1,4 +1,4 @@
-"""Contrastive denoising (DINO, section 3.3): noised ground-truth boxes that the decoder has to restore or reject.
+"""Contrastive denoising (DINO, section 3.3): noised ground-truth boxes that the decoder learns to restore or reject.
 
 B batch, T the largest number of targets of an image, G groups, C channels.
 """

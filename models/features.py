@@ -14,7 +14,7 @@ from util.nested_tensor import NestedTensor, resize_mask
 def multi_scale_features(samples: NestedTensor, backbone: Backbone, input_proj: Sequence[nn.Module] | nn.ModuleList,
                          level_embed: Tensor | None = None) -> FlatFeatures:
     """The backbone's maps through one projection each; further projections make coarser levels, the first of them from
-    the backbone's last map, the others from the level before. level_embed [L, C] tells the levels apart.
+    the backbone's last map, the others from the level before. level_embed [L, C] distinguishes the levels.
     """
     maps, positions = backbone(samples)
     projected = [NestedTensor(proj(m.tensors), m.mask) for proj, m in zip(input_proj, maps)]

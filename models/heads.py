@@ -1,4 +1,4 @@
-"""Box and class heads, and what they make of a decoder's output.
+"""Box and class heads, and what they predict from a decoder's output.
 
 B batch, Q queries, C channels, K class logits.
 """
@@ -23,7 +23,7 @@ PRIOR_BIAS = -math.log(99)  # a class's prior probability is 0.01 (focal loss: R
 class LayerHeads:
     """Heads of the decoder's layers, lists with one each, and of the encoder's proposals; each shared or separate.
 
-    Every box is first predicted where its reference is.
+    Initially every predicted box is its reference.
     """
 
     def __init__(self, dim: int, num_classes: int, num_layers: int, share_bbox: bool = True, share_class: bool = True,
@@ -74,7 +74,7 @@ def layer_predictions(decoded: DecoderOutput, class_embed: nn.Module, bbox_embed
 
 
 def _apply(head: nn.Module, hidden: Tensor) -> Tensor:
-    """What a head, or each layer's own, makes of the hidden states [L, B, Q, C]; at once where all share one."""
+    """The output of a head, or of each layer's own, for the hidden states [L, B, Q, C]; one call where they share it."""
     if not isinstance(head, nn.ModuleList):
         return head(hidden)
     if all(other is head[0] for other in head):

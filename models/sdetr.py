@@ -1,4 +1,4 @@
-"""SDETR, stacked DETR: each stage's queries go on from the content that the stage before it found, on finer tokens.
+"""SDETR, stacked DETR: each stage continues with the query content of the stage before it, on finer tokens.
 
 B batch, Q queries, C channels, L levels.
 """
@@ -84,7 +84,7 @@ def build_sdetr(options: Options) -> Built:
         make_encoder(stage_options(options, len(read), heads, enc_layers=depth), "global")
         for read, depth, heads in zip(levels, depths, num_heads)]
     input_proj = nn.ModuleList(nn.Conv2d(c, dim, kernel_size=1) for c in backbone.num_channels)
-    mixed = any(len(stage) > 1 for stage in levels)  # tokens of several levels have to be told apart
+    mixed = any(len(stage) > 1 for stage in levels)  # tokens of several levels must be distinguishable
     return _build_stacked(options, backbone, input_proj, levels, encoders,
                           level_embed=_level_embed(num_levels, dim) if mixed else None)
 

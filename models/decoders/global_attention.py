@@ -18,6 +18,8 @@ from util.options import Options
 class GlobalDecoderLayer(GlobalAttentionLayer):
     """Self-attention among queries, attention to the memory, feed-forward."""
 
+    PART = "decoder"
+
     def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float,
                  activation: Callable[[Tensor], Tensor], pre_norm: bool):
         super().__init__(dim, num_heads, dim_feedforward, dropout, activation, pre_norm)

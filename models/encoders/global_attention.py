@@ -14,6 +14,8 @@ from util.options import Options
 class GlobalEncoderLayer(GlobalAttentionLayer):
     """Self-attention among tokens, feed-forward."""
 
+    PART = "encoder"
+
     def forward(self, tokens: Tensor, pos: Tensor, padding: Tensor) -> Tensor:
         """tokens and pos [B, N, C], padding [B, N]. Returns the tokens [B, N, C] updated."""
         tokens = self._residual(tokens, self.norm1, lambda x: self._attend_self(x, pos, padding))

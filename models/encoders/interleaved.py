@@ -1,4 +1,5 @@
-"""The interleaved encoder (Lite DETR, section 3.3): few high-level tokens often, many low-level tokens rarely.
+"""The interleaved encoder (Lite DETR, section 3.3): it updates the few high-level tokens often, the many
+low-level tokens rarely.
 
 B batch, Q tokens that a layer updates, C channels.
 """

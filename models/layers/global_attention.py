@@ -15,11 +15,13 @@ from util.options import TransformerOptions
 class GlobalAttentionLayer(nn.Module):
     """Self-attention and feed-forward. pre_norm normalises what enters a block instead of what leaves its residual."""
 
+    PART: str  # "encoder" or "decoder", for messages
+
     def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float,
                  activation: Callable[[Tensor], Tensor], pre_norm: bool):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
-            raise UserError(f"hidden_dim={dim} is not a multiple of the {num_heads} heads of global attention")
+            raise UserError(f"hidden_dim={dim} is not a multiple of the {num_heads} heads of the {self.PART}")
         self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
         self.linear1 = nn.Linear(dim, dim_feedforward)
         self.linear2 = nn.Linear(dim_feedforward, dim)

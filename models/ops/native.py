@@ -1,7 +1,7 @@
-"""The compiled operators: loads lite_detr_ops (built from models/ops/src) and teaches torch their shapes, gradients
-and cost.
+"""The compiled operators: loads lite_detr_ops (built from models/ops/src) and registers their shapes, gradients and
+cost with torch.
 
-B batch, Q queries, N tokens of all levels, M heads, D channels a head, L levels, P points.
+B batch, Q queries, N tokens of all levels, M heads, D channels per head, L levels, P points.
 """
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def missing(device_type: str) -> str:
 
 
 def cpu_kernels() -> str:
-    """Which of the CPU kernels run here: "avx512", "avx2" or "portable"; other numbers of channels get narrower ones.
+    """Which of the CPU kernels run here: "avx512", "avx2" or "portable"; odd numbers of channels run narrower ones.
 
     Raises ValueError if DEFORM_ATTN_CPU is none of these.
     """
@@ -147,7 +147,7 @@ def _register() -> None:
     for name in ("key_aware_deform_attn_backward", "ms_deform_attn_backward"):
         library.register_autograd(f"deform_attn::{name}", _no_second_derivative)
     for operator, formula in ((ops.key_aware_deform_attn, _kda_flops), (ops.ms_deform_attn, _msda_flops)):
-        # torch 2.4 registers the formula where it does not look for it.
+        # torch 2.4 registers the formula under a key that it does not look up.
         flop_registry[operator] = register_flop_formula(operator)(formula)
 
 
