@@ -74,7 +74,7 @@ def layer_predictions(decoded: DecoderOutput, class_embed: nn.Module, bbox_embed
 
 
 def _apply(head: nn.Module, hidden: Tensor) -> Tensor:
-    """The output of a head, or of each layer's own, for the hidden states [L, B, Q, C]; one call where they share it."""
+    """The output of a head, or of each layer's own, for hidden states [L, B, Q, C]; one call where they share it."""
     if not isinstance(head, nn.ModuleList):
         return head(hidden)
     if all(other is head[0] for other in head):

@@ -9,7 +9,9 @@ from models.structures import FlatFeatures, Queries
 
 
 class Stage(nn.Module):
-    """An encoder over the tokens of `levels`, and a decoder that reads them; without an encoder it reads the tokens as given."""
+    """An encoder over the tokens of `levels`, and a decoder that reads what it returns; without an encoder the decoder
+    reads the tokens as they are given.
+    """
 
     def __init__(self, levels: list[int], encoder: nn.Module | None, decoder: nn.Module):
         super().__init__()
