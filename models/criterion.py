@@ -32,7 +32,7 @@ class LossWeights:
 class SetCriterion(nn.Module):
     """Losses of the last layer ("loss_ce", "loss_bbox", "loss_giou"), of the layers before it ("_0" ...) and, where
     the detector has them, of the encoder's proposals ("_interm"), of the denoising queries ("_dn", "_dn_0" ...), of all
-    tokens of the encoder, which only tell objects from background ("_enc"; Deformable DETR, appendix A.4), and of the
+    tokens of the encoder, which only find objects ("_enc"; Deformable DETR, appendix A.4), and of the
     one-to-many branch, which finds every object `copies` times ("_one2many", "_0_one2many" ...; H-DETR, section 3.2).
 
     For the last layer also "loss_xy" and "loss_hw" (the L1 loss by coordinate), "class_error" (% of matched queries
@@ -116,8 +116,8 @@ class SetCriterion(nn.Module):
 
     def _losses(self, sets: dict[str, dict[str, Tensor]], labels: Tensor, boxes: Tensor, matches: Tensor,
                 num_boxes: Tensor) -> dict[str, Tensor]:
-        """Losses of S prediction sets of one size, computed side by side: one after another, they would keep a GPU
-        waiting for a thousand small kernels. labels and boxes of the whole batch; matches [S, 3, A] as in
+        """Losses of S prediction sets of one size, computed at once: one after another, they would be a thousand small
+        kernels, and a GPU would wait for their launches. labels and boxes of the whole batch; matches [S, 3, A] as in
         Matching.indices.
         """
         logits, predicted = (torch.stack([s[name] for s in sets.values()]) for name in ("pred_logits", "pred_boxes"))

@@ -104,8 +104,8 @@ def _create(name: str, **arguments: Any) -> Any:
 
 def _load_local(body: nn.Module, name: str, path: Path) -> None:
     if path.is_dir():
-        found = [path / f"{name}{suffix}" for suffix in (".safetensors", ".pth", ".pt", ".bin")]
-        path = next((p for p in found if p.is_file()), found[0])
+        candidates = [path / f"{name}{suffix}" for suffix in (".safetensors", ".pth", ".pt", ".bin")]
+        path = next((p for p in candidates if p.is_file()), candidates[0])
     if not path.is_file():
         raise UserError(f"backbone_dir: no file {path} with the weights of timm's {name}")
     weights = _in_timm_names(name, model_state(read_checkpoint(path)), path)
@@ -118,15 +118,15 @@ def _in_timm_names(name: str, weights: dict[str, Tensor], path: Path) -> dict[st
     """The weights under timm's names. A file with other names is accepted if its tensors have the order and shapes
     of timm's classifier, as ports of the same network do."""
     with torch.device("meta"):
-        whole = timm.create_model(name).state_dict()
-    if set(weights) & set(whole):
-        foreign = sorted(set(weights) - set(whole))
+        classifier = timm.create_model(name).state_dict()
+    if set(weights) & set(classifier):
+        foreign = sorted(set(weights) - set(classifier))
         if foreign:
             raise UserError(f"{path} holds another model: timm's {name} has no {foreign[0]!r}")
         return weights
-    if [tuple(w.shape) for w in weights.values()] != [tuple(w.shape) for w in whole.values()]:
+    if [tuple(w.shape) for w in weights.values()] != [tuple(w.shape) for w in classifier.values()]:
         raise UserError(f"{path} has neither the names nor the order of the tensors of timm's {name}")
-    return dict(zip(whole, weights.values()))
+    return dict(zip(classifier, weights.values()))
 
 
 def _as_feature_name(key: str, own: dict[str, Tensor]) -> str:

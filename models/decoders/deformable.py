@@ -71,8 +71,8 @@ class DeformableDecoder(nn.Module):
         self.use_checkpoint = use_checkpoint
         self.detach_boxes = detach_boxes
 
-    def position(self, queries: Queries, seen: Tensor) -> Tensor:
-        """Position encoding [B, Q, C] of queries whose boxes the levels see as [B, Q, L, 2 or 4]."""
+    def position(self, queries: Queries, level_reference: Tensor) -> Tensor:
+        """Position encoding [B, Q, C] of queries at level_reference [B, Q, L, 2 or 4], see DeformableDecoderLayer."""
         return queries.require("pos")
 
     def forward(self, queries: Queries, memory: FlatFeatures) -> DecoderOutput:
@@ -80,8 +80,9 @@ class DeformableDecoder(nn.Module):
         ratios = memory.valid_ratios.repeat(1, 1, 2)[:, None]  # [B, 1, L, 4]
         hidden, reference = [], [boxes]
         for i, layer in enumerate(self.layers):
-            seen = boxes[:, :, None] * ratios[..., : boxes.shape[-1]]
-            content = recomputed(layer, content, self.position(queries, seen), seen, memory, queries.attn_mask,
+            level_reference = boxes[:, :, None] * ratios[..., : boxes.shape[-1]]
+            pos = self.position(queries, level_reference)
+            content = recomputed(layer, content, pos, level_reference, memory, queries.attn_mask,
                                  enabled=self.use_checkpoint)
             hidden.append(self.norm(content))
             refined = boxes

@@ -30,8 +30,8 @@ class DINODecoder(DeformableDecoder):
         self.bbox_embed, self.class_embed = bbox_embed, class_embed
         initialise_matrices(self.ref_point_head)
 
-    def position(self, queries: Queries, seen: Tensor) -> Tensor:
-        return self.ref_point_head(box_sine_embedding(seen[:, :, 0], self.num_feats))
+    def position(self, queries: Queries, level_reference: Tensor) -> Tensor:
+        return self.ref_point_head(box_sine_embedding(level_reference[:, :, 0], self.num_feats))
 
 
 def build_dino_decoder(options: Options, heads: Heads) -> DINODecoder:

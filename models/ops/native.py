@@ -35,7 +35,7 @@ def missing(device_type: str) -> str:
 
 
 def cpu_kernels() -> str:
-    """Which of the CPU kernels run here: "avx512", "avx2" or "portable"; odd numbers of channels run narrower ones.
+    """Which of the CPU kernels run here: "avx512", "avx2" or "portable"; narrower ones where the channels do not fit.
 
     Raises ValueError if DEFORM_ATTN_CPU is none of these.
     """

@@ -43,8 +43,8 @@ def cuda_architectures(nvcc: str) -> str:
     listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split()
     known = {int(name.removeprefix("compute_")) for name in listed if name.removeprefix("compute_").isdigit()}
     newest = max(map(int, re.findall(r"code=sm_(\d+)", torch.__config__.show())), default=max(known))
-    wanted = [arch for arch in (70, 75, 80, 86, 89, 90, 100, 120) if arch in known and arch <= newest]
-    return ";".join(f"{arch // 10}.{arch % 10}" for arch in wanted) + "+PTX"
+    targets = [arch for arch in (70, 75, 80, 86, 89, 90, 100, 120) if arch in known and arch <= newest]
+    return ";".join(f"{arch // 10}.{arch % 10}" for arch in targets) + "+PTX"
 
 
 def why_no_cuda(home: str | None) -> str | None:
@@ -53,8 +53,8 @@ def why_no_cuda(home: str | None) -> str | None:
         return "this torch is built without CUDA"
     if home is None:
         return f"nvcc with its headers is not found: install the toolkit of CUDA {torch.version.cuda}, or set CUDA_HOME"
-    told = subprocess.run([f"{home}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
-    release = re.search(r"release (\d+)", told)
+    version = subprocess.run([f"{home}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+)", version)
     if release is None or release[1] != torch.version.cuda.split(".")[0]:
         return (f"{home}/bin/nvcc is of CUDA {release[1] if release else 'an unknown version'}, torch of CUDA "
                 f"{torch.version.cuda}: install that toolkit, or set CUDA_HOME to it")
