@@ -36,14 +36,14 @@ class Speed:
 
 
 def count_flops(model: nn.Module, size: tuple[int, int]) -> dict[str, float]:
-    """GFLOPs of one image of `size` (height, width) px, multiply-add = 1: one entry a part of `model.PARTS`, in
-    order, and "total". Computes shapes only, on the meta device, so it needs neither time nor memory.
+    """GFLOPs of one image of `size` (height, width) px, multiply-add = 1: one entry per part of `model.parts()`,
+    in order, and "total". Computes shapes only, on the meta device, so it needs neither time nor memory.
 
-    PARTS maps a part's name to prefixes of module names; the longest prefix decides.
+    `parts()` maps a part's name to prefixes of module names; the longest prefix decides.
     """
     model = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-    spent = dict.fromkeys(model.PARTS, 0)
+    spent = dict.fromkeys(model.parts(), 0)
     stack: list[list] = []  # [part, FLOPs when it started, FLOPs spent inside in other parts]
 
     def enter(part: str):
@@ -56,7 +56,7 @@ def count_flops(model: nn.Module, size: tuple[int, int]) -> dict[str, float]:
         if stack:
             stack[-1][2] += whole
 
-    for part, prefixes in model.PARTS.items():
+    for part, prefixes in model.parts().items():
         for prefix in prefixes:
             module = model.get_submodule(prefix)
             for leaf in module if isinstance(module, nn.ModuleList) else [module]:
@@ -72,12 +72,12 @@ def count_flops(model: nn.Module, size: tuple[int, int]) -> dict[str, float]:
 
 
 def count_part_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters of each part of `model.PARTS`, in order, and "other". One that several parts share, as a decoder
+    """Parameters of each part of `model.parts()`, in order, and "other". One that several parts share, as a decoder
     shares the heads, belongs to the last of them.
     """
-    owner = {parameter: part for part, prefixes in model.PARTS.items() for prefix in prefixes
+    owner = {parameter: part for part, prefixes in model.parts().items() for prefix in prefixes
              for parameter in model.get_submodule(prefix).parameters()}
-    counts = dict.fromkeys([*model.PARTS, "other"], 0)
+    counts = dict.fromkeys([*model.parts(), "other"], 0)
     for parameter in model.parameters():
         counts[owner.get(parameter, "other")] += parameter.numel()
     return counts

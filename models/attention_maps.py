@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from models.decoders.global_attention import GlobalDecoderLayer
 from models.encoders.global_attention import GlobalEncoderLayer
@@ -35,7 +36,8 @@ def record_attention(model: nn.Module) -> Iterator[list[Attended]]:
     encoder layers and of decoder layers to their memory, and all deformable attention.
     """
     records: list[Attended] = []
-    hooks, shapes = [], []  # shapes: of the maps of the stage that runs
+    hooks: list[RemovableHandle] = []
+    shapes: list[tuple[int, int]] = []  # of the maps of the stage that runs
 
     def enter_stage(stage: Stage, args: tuple) -> None:
         shapes[:] = args[0].select(stage.levels).shapes

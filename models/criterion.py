@@ -23,7 +23,7 @@ class LossWeights:
     cls: float
     bbox: float
     giou: float
-    interm: float | None = 1.0
+    interm: float | None = None
     interm_boxes: bool = True
     enc: float | None = None
     one2many: float | None = None
@@ -32,12 +32,12 @@ class LossWeights:
 class SetCriterion(nn.Module):
     """Losses of the last layer ("loss_ce", "loss_bbox", "loss_giou"), of the layers before it ("_0" ...) and, where
     the detector has them, of the encoder's proposals ("_interm"), of the denoising queries ("_dn", "_dn_0" ...), of all
-    tokens of the encoder, which only tell objects from background ("_enc"; Deformable DETR, appendix A.4), and of the
+    tokens of the encoder, which only find objects ("_enc"; Deformable DETR, appendix A.4), and of the
     one-to-many branch, which finds every object `copies` times ("_one2many", "_0_one2many" ...; H-DETR, section 3.2).
 
     For the last layer also "loss_xy" and "loss_hw" (the L1 loss by coordinate), "class_error" (% of matched queries
-    whose best class is wrong) and the classification's own, which do not count: `weight_dict` names what does. In
-    training "non_finite_costs" counts the images that the matcher could not judge.
+    whose most probable class is wrong) and the classification's own, which are only logged: `weight_dict` names what is
+    trained on. In training "non_finite_costs" counts the images that the matcher found no finite costs for.
     """
 
     def __init__(self, matcher: HungarianMatcher, weights: LossWeights,
@@ -49,7 +49,7 @@ class SetCriterion(nn.Module):
         self.copies = copies
         base = {"loss_ce": weights.cls, "loss_bbox": weights.bbox, "loss_giou": weights.giou}
         layers = [""] + [f"_{i}" for i in range(num_layers - 1)] if aux_loss else [""]
-        self.weight_dict = {}
+        self.weight_dict: dict[str, float] = {}
         for suffix in layers:
             self.weight_dict.update({name + suffix: w for name, w in base.items()})
             if use_dn:
@@ -66,10 +66,9 @@ class SetCriterion(nn.Module):
     def forward(self, outputs: dict, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """outputs as a detector returns them; targets with "labels" [n] and "boxes" [n, 4] cxcywh in [0, 1].
 
-        The losses (but for the classification's, see there) are sums over the queries divided by the number of boxes:
-        in training, that of all processes' batches (their mean, since DDP averages gradients).
+        The losses (for the classification's, see there) are sums over the queries divided by the number of boxes: in
+        training, the mean number of all processes' batches, since DDP averages gradients.
         """
-        self.matcher.non_finite = 0
         labels, boxes = _concatenated(targets, outputs["pred_boxes"].dtype)
         num_boxes = boxes.new_full((), len(boxes))
         # Evaluation must not wait for other processes: they may have fewer images.
@@ -79,7 +78,7 @@ class SetCriterion(nn.Module):
         sets.update({f"_{i}": aux for i, aux in enumerate(outputs.get("aux_outputs", []))})
         if "interm_outputs" in outputs:
             sets["_interm"] = outputs["interm_outputs"]
-        losses = self._matched_losses(sets, targets, num_boxes)
+        losses, non_finite = self._matched_losses(sets, targets, num_boxes)
 
         meta: DenoisingMeta | None = outputs.get("dn_meta")
         if meta is not None:
@@ -89,40 +88,45 @@ class SetCriterion(nn.Module):
                                    num_boxes * meta.num_groups)
         if "enc_outputs" in outputs:
             objects = [t | {"labels": torch.zeros_like(t["labels"])} for t in targets]
-            losses |= self._matched_losses({"_enc": outputs["enc_outputs"]}, objects, num_boxes)
+            enc_losses, count = self._matched_losses({"_enc": outputs["enc_outputs"]}, objects, num_boxes)
+            losses, non_finite = losses | enc_losses, non_finite + count
         if "one2many_outputs" in outputs:
             sets = {f"{suffix}_one2many": layer for suffix, layer in outputs["one2many_outputs"].items()}
             repeated = [t | {name: torch.cat([t[name]] * self.copies) for name in ("labels", "boxes")} for t in targets]
-            losses |= self._matched_losses(sets, repeated, num_boxes * self.copies)
+            branch_losses, count = self._matched_losses(sets, repeated, num_boxes * self.copies)
+            losses, non_finite = losses | branch_losses, non_finite + count
         if self.training:  # a batch without targets has no denoising, yet all processes log the same names
             losses |= {name: boxes.new_zeros(()) for name in self.weight_dict if name not in losses}
-            losses["non_finite_costs"] = boxes.new_full((), self.matcher.non_finite)
+            losses["non_finite_costs"] = boxes.new_full((), non_finite)
         return losses
 
     def _matched_losses(self, sets: dict[str, dict[str, Tensor]], targets: list[dict[str, Tensor]],
-                        num_boxes: Tensor) -> dict[str, Tensor]:
-        """Losses of prediction sets by suffix, each set matched to the targets; with the diagnostics of the set ""."""
+                        num_boxes: Tensor) -> tuple[dict[str, Tensor], int]:
+        """Losses of prediction sets by suffix, each set matched to the targets, with the diagnostics of the set ""; and
+        the number of images with non-finite costs.
+        """
         labels, boxes = _concatenated(targets, next(iter(sets.values()))["pred_boxes"].dtype)
-        matches = self.matcher(list(sets.values()), targets)
-        losses = self._losses(sets, labels, boxes, matches, num_boxes)
+        matching = self.matcher(list(sets.values()), targets)
+        losses = self._losses(sets, labels, boxes, matching.indices, num_boxes)
         if "" in sets:
             last, counts = sets[""], [len(t["labels"]) for t in targets]
-            losses |= self._diagnostics(last, labels, boxes, matches[list(sets).index("")], num_boxes)
+            losses |= self._diagnostics(last, labels, boxes, matching.indices[list(sets).index("")], num_boxes)
             losses |= self.classification.diagnostics(last["pred_logits"], counts)
-        return losses
+        return losses, matching.non_finite
 
     def _losses(self, sets: dict[str, dict[str, Tensor]], labels: Tensor, boxes: Tensor, matches: Tensor,
                 num_boxes: Tensor) -> dict[str, Tensor]:
-        """Losses of S prediction sets of one size, computed side by side: one after another, they would keep a GPU
-        waiting for a thousand small kernels. labels and boxes of the whole batch; matches [S, 3, A] as the matcher
-        returns them."""
+        """Losses of S prediction sets of one size, computed at once: one after another, they would be a thousand small
+        kernels, and a GPU would wait for their launches. labels and boxes of the whole batch; matches [S, 3, A] as in
+        Matching.indices.
+        """
         logits, predicted = (torch.stack([s[name] for s in sets.values()]) for name in ("pred_logits", "pred_boxes"))
-        image, query, target = matches.unbind(1)
-        ce = self.classification.loss(logits, image, query, labels[target], num_boxes)
-        matched = predicted[torch.arange(len(sets), device=image.device)[:, None], image, query]
-        wanted = boxes[target]
-        giou = generalized_box_iou_loss(box_convert(matched, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy"))
-        l1 = (matched - wanted).abs()
+        batch_idx, query_idx, target_idx = matches.unbind(1)
+        ce = self.classification.loss(logits, batch_idx, query_idx, labels[target_idx], num_boxes)
+        matched = predicted[torch.arange(len(sets), device=batch_idx.device)[:, None], batch_idx, query_idx]
+        targets = boxes[target_idx]
+        giou = generalized_box_iou_loss(box_convert(matched, "cxcywh", "xyxy"), box_convert(targets, "cxcywh", "xyxy"))
+        l1 = (matched - targets).abs()
         by_name = {"loss_ce": ce, "loss_bbox": l1.sum((1, 2)) / num_boxes, "loss_giou": giou.sum(1) / num_boxes}
         return {name + suffix: loss for name, losses in by_name.items() for suffix, loss in zip(sets, losses.unbind())}
 
@@ -130,20 +134,21 @@ class SetCriterion(nn.Module):
     @torch.no_grad()
     def _diagnostics(predicted: dict[str, Tensor], labels: Tensor, boxes: Tensor, match: Tensor,
                      num_boxes: Tensor) -> dict[str, Tensor]:
-        image, query, target = match
-        wrong = predicted["pred_logits"][image, query].argmax(-1) != labels[target]
-        l1 = (predicted["pred_boxes"][image, query] - boxes[target]).abs().sum(0) / num_boxes
+        batch_idx, query_idx, target_idx = match
+        wrong = predicted["pred_logits"][batch_idx, query_idx].argmax(-1) != labels[target_idx]
+        l1 = (predicted["pred_boxes"][batch_idx, query_idx] - boxes[target_idx]).abs().sum(0) / num_boxes
         return {"class_error": 100 * wrong.to(l1.dtype).sum() / max(len(wrong), 1),
                 "loss_xy": l1[:2].sum(), "loss_hw": l1[2:].sum()}
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The loss to minimise: each loss that has a weight times that."""
+    """The loss to minimise: the sum of the losses that have a weight, each times its weight."""
     by_weight: dict[float, list[Tensor]] = {}
     for name, loss in losses.items():
         if name in weights:
             by_weight.setdefault(weights[name], []).append(loss)
-    return sum(weight * torch.stack(same).sum() for weight, same in by_weight.items())
+    terms = [weight * torch.stack(same).sum() for weight, same in by_weight.items()]
+    return sum(terms[1:], terms[0])
 
 
 def _concatenated(targets: list[dict[str, Tensor]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -153,8 +158,10 @@ def _concatenated(targets: list[dict[str, Tensor]], dtype: torch.dtype) -> tuple
 
 def _denoising_match(meta: DenoisingMeta, counts: list[int], device: torch.device) -> Tensor:
     """[3, A] as the matcher's: the positive queries of every group with the targets that they were made from."""
-    image = torch.cat([torch.full((n,), i) for i, n in enumerate(counts)])
-    within = torch.cat([torch.arange(n) for n in counts])
-    group = torch.arange(meta.num_groups).repeat_interleave(len(image))
-    image, within, target = (x.repeat(meta.num_groups) for x in (image, within, torch.arange(len(image))))
-    return torch.stack([image, group * meta.group_size + within, target]).to(device, non_blocking=True)
+    batch_idx = torch.cat([torch.full((n,), i) for i, n in enumerate(counts)])
+    target_idx = torch.arange(len(batch_idx))
+    idx_in_group = torch.cat([torch.arange(n) for n in counts])
+    group = torch.arange(meta.num_groups).repeat_interleave(len(batch_idx))
+    query_idx = group * meta.group_size + idx_in_group.repeat(meta.num_groups)
+    match = torch.stack([batch_idx.repeat(meta.num_groups), query_idx, target_idx.repeat(meta.num_groups)])
+    return match.to(device, non_blocking=True)

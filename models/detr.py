@@ -1,46 +1,62 @@
 """DETR (Carion et al., ECCV 2020): backbone, one encoder and decoder of global attention, shared heads.
 
-B batch, Q queries, C channels, K logits a query.
+B batch, Q queries, C channels, K class logits.
 """
 from torch import Tensor, nn
 
+from models.backbones import Backbone
+from models.detector import Detector, as_outputs
+from models.features import multi_scale_features
+from models.heads import SharedHeads
+from models.parts import (
+    Built,
+    make_backbone,
+    make_criterion,
+    make_decoder,
+    make_encoder,
+    make_postprocessors,
+    make_shared_heads,
+)
+from models.resolved import layer_count
 from models.stage import Stage
-from models.structures import FlatFeatures
-from util.nested_tensor import Images, NestedTensor
-from util.precision import at_least_float32
+from models.structures import DecoderOutput, FlatFeatures
+from util.errors import UserError
+from util.nested_tensor import NestedTensor
+from util.options import Options
 
 
-class DETR(nn.Module):
-    """A detector that reads the backbone's last map. PARTS names the modules that the benchmark counts."""
+class DETR(Detector):
+    """A detector that reads the backbone's last map."""
 
-    PARTS = {"backbone": ["backbone.0"], "input projection": ["input_proj"], "encoder": ["transformer.encoder"],
-             "decoder": ["transformer.decoder"], "heads": ["class_embed", "bbox_embed"]}
-
-    def __init__(self, backbone: nn.Module, input_proj: nn.Module, transformer: Stage, query_embed: nn.Embedding,
-                 class_embed: nn.Module, bbox_embed: nn.Module, aux_loss: bool = True):
-        super().__init__()
+    def __init__(self, backbone: Backbone, input_proj: nn.Module, transformer: Stage, query_embed: nn.Embedding,
+                 heads: SharedHeads, aux_loss: bool = True):
+        super().__init__(aux_loss)
         self.backbone = backbone
         self.input_proj = input_proj
         self.transformer = transformer
         self.query_embed = query_embed
-        self.class_embed = class_embed
-        self.bbox_embed = bbox_embed
-        self.aux_loss = aux_loss
+        self.class_embed, self.bbox_embed = heads.class_embed, heads.bbox_embed
 
-    def forward(self, samples: Images, targets: list[dict[str, Tensor]] | None = None) -> dict:
-        """samples: images [3, H, W], normalised; targets have no say. Returns what `predictions` does."""
-        if not isinstance(samples, NestedTensor):
-            samples = NestedTensor.from_list(samples)
-        maps, positions = self.backbone(samples)
-        projected = NestedTensor(self.input_proj(maps[-1].tensors), maps[-1].mask)
-        hidden = self.transformer(FlatFeatures.flatten([projected], positions[-1:]), self.query_embed.weight)
-        return predictions(hidden, self.class_embed, self.bbox_embed, self.aux_loss)
+    def transformer_parts(self) -> dict[str, list[str]]:
+        return {"encoder": ["transformer.encoder"], "decoder": ["transformer.decoder"]}
+
+    def features(self, samples: NestedTensor) -> FlatFeatures:
+        return multi_scale_features(samples, self.backbone, [self.input_proj])
+
+    def detect(self, features: FlatFeatures, targets: list[dict[str, Tensor]] | None) -> dict:
+        """Targets are ignored."""
+        return as_outputs(self.predictions(DecoderOutput(self.transformer(features, self.query_embed.weight))))
 
 
-def predictions(hidden: list[Tensor], class_embed: nn.Module, bbox_embed: nn.Module, aux_loss: bool) -> dict:
-    """From the hidden states [B, Q, C] of all decoder layers: "pred_logits" [B, Q, K] and "pred_boxes" [B, Q, 4]
-    cxcywh in [0, 1] of the last, and as "aux_outputs" the same of each layer before it (with `aux_loss`, else none).
-    """
-    layers = [{"pred_logits": at_least_float32(class_embed(x)), "pred_boxes": at_least_float32(bbox_embed(x)).sigmoid()}
-              for x in (hidden if aux_loss else hidden[-1:])]
-    return layers[-1] | {"aux_outputs": layers[:-1]}
+def build_detr(options: Options) -> Built:
+    dim, loss = options.transformer.hidden_dim, options.loss
+    if len(options.backbone.return_interm_indices) != 1:
+        raise UserError(f"return_interm_indices={options.backbone.return_interm_indices}: DETR reads one map, [3]")
+    if options.stages.stage_levels is not None:
+        raise UserError("stage_levels is for stacked models (sdetr, lite_sdetr); DETR has one stage")
+    backbone, heads = make_backbone(options), make_shared_heads(options)
+    model = DETR(backbone, nn.Conv2d(backbone.num_channels[0], dim, kernel_size=1),
+                 Stage([0], make_encoder(options, "global"), make_decoder(options, heads, "global")),
+                 nn.Embedding(options.decoder.num_queries, dim), heads, loss.aux_loss)
+    depth = layer_count("dec_layers", options.decoder.dec_layers)
+    return model, make_criterion(loss, depth), make_postprocessors(options)

@@ -1,9 +1,10 @@
-"""Box and class heads, and what they make of a decoder's output.
+"""Box and class heads, and what they predict from a decoder's output.
 
-B batch, Q queries, K classes.
+B batch, Q queries, C channels, K class logits.
 """
 import copy
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -11,49 +12,82 @@ from torch import Tensor, nn
 
 from models.layers.mlp import MLP
 from models.structures import DecoderOutput
-from util.box_ops import moved
+from util.box_ops import apply_box_delta
 from util.precision import at_least_float32
 
+Predictions = dict[str, Tensor]  # "pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh in [0, 1]
 
-class Heads:
-    """Box and class heads of the decoder's layers and of the encoder's proposals, each shared or separate."""
+PRIOR_BIAS = -math.log(99)  # a class's prior probability is 0.01 (focal loss: RetinaNet, section 3.3)
+
+
+class LayerHeads:
+    """Heads of the decoder's layers, lists with one each, and of the encoder's proposals; each shared or separate.
+
+    Initially every predicted box is its reference.
+    """
 
     def __init__(self, dim: int, num_classes: int, num_layers: int, share_bbox: bool = True, share_class: bool = True,
                  share_enc_bbox: bool = False, share_enc_class: bool = False):
-        def one_a_layer(head: nn.Module, share: bool) -> nn.ModuleList:
+        def one_per_layer(head: nn.Module, share: bool) -> nn.ModuleList:
             return nn.ModuleList(head if share else copy.deepcopy(head) for _ in range(num_layers))
 
         bbox, classes = MLP(dim, dim, 4, 3), nn.Linear(dim, num_classes)
-        nn.init.zeros_(bbox.layers[-1].weight)
-        nn.init.zeros_(bbox.layers[-1].bias)
-        nn.init.constant_(classes.bias, -math.log(99))  # prior probability 0.01 (focal loss)
-        self.bbox_embed = one_a_layer(bbox, share_bbox)
-        self.class_embed = one_a_layer(classes, share_class)
+        nn.init.zeros_(bbox.output.weight)
+        nn.init.zeros_(bbox.output.bias)
+        nn.init.constant_(classes.bias, PRIOR_BIAS)
+        self.num_classes = num_classes
+        self.bbox_embed = one_per_layer(bbox, share_bbox)
+        self.class_embed = one_per_layer(classes, share_class)
         self.enc_out_bbox_embed = bbox if share_enc_bbox else copy.deepcopy(bbox)
         self.enc_out_class_embed = classes if share_enc_class else copy.deepcopy(classes)
 
+    def start_with_small_boxes(self) -> None:
+        """The first layer's head predicts sides of sigmoid(-2) of the image where its reference is a point."""
+        nn.init.constant_(cast(MLP, self.bbox_embed[0]).output.bias[2:], -2.0)
 
-def layer_predictions(decoded: DecoderOutput, class_embed: nn.ModuleList, bbox_embed: nn.ModuleList,
-                      eps: float) -> list[dict[str, Tensor]]:
-    """"pred_logits" [B, Q, K] and "pred_boxes" [B, Q, 4] cxcywh in [0, 1] of each decoder layer.
 
-    eps: of the inverse sigmoid of the boxes that entered a layer.
+class SharedHeads:
+    """One box head and one class head for all layers (DETR, section 3.2). focal: the class logits start at the prior
+    of the focal loss.
     """
+
+    def __init__(self, dim: int, num_logits: int, focal: bool):
+        self.class_embed = nn.Linear(dim, num_logits)
+        self.bbox_embed = MLP(dim, dim, 4, 3)
+        if focal:
+            nn.init.constant_(self.class_embed.bias, PRIOR_BIAS)
+
+
+Heads = LayerHeads | SharedHeads
+
+
+def layer_predictions(decoded: DecoderOutput, class_embed: nn.Module, bbox_embed: nn.Module) -> list[Predictions]:
+    """The predictions of each decoder layer. A head is one for all layers, or an nn.ModuleList with one per layer."""
     hidden = torch.stack(decoded.hidden)
-    # A point becomes a box whose sides have logit 0.
-    reference = torch.stack([F.pad(x, (0, 4 - x.shape[-1]), value=0.5) for x in decoded.reference])
-    logits = at_least_float32(_of_each_layer(class_embed, hidden))
-    boxes = at_least_float32(moved(reference, _of_each_layer(bbox_embed, hidden), eps)).sigmoid()
-    return [{"pred_logits": x, "pred_boxes": y} for x, y in zip(logits, boxes)]
+    boxes = _apply(bbox_embed, hidden)
+    if decoded.reference is not None:
+        # A point becomes a box whose sides have logit 0.
+        reference = torch.stack([F.pad(x, (0, 4 - x.shape[-1]), value=0.5) for x in decoded.reference])
+        boxes = apply_box_delta(reference, boxes, decoded.eps)
+    return [{"pred_logits": logits, "pred_boxes": layer_boxes} for logits, layer_boxes in
+            zip(at_least_float32(_apply(class_embed, hidden)), at_least_float32(boxes).sigmoid())]
 
 
-def _of_each_layer(heads: nn.ModuleList, hidden: Tensor) -> Tensor:
-    """What each layer's head makes of its output [L, B, Q, C]; in one go where all share a head."""
-    if all(head is heads[0] for head in heads):
-        return heads[0](hidden)
-    return torch.stack([head(x) for head, x in zip(heads, hidden)])
+def _apply(head: nn.Module, hidden: Tensor) -> Tensor:
+    """The output of a head, or of each layer's own, for hidden states [L, B, Q, C]; one call where they share it."""
+    if not isinstance(head, nn.ModuleList):
+        return head(hidden)
+    if all(other is head[0] for other in head):
+        return head[0](hidden)
+    return torch.stack([own(x) for own, x in zip(head, hidden)])
 
 
-def by_suffix(layers: list[dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+def split_queries(layers: list[Predictions], count: int) -> tuple[list[Predictions], list[Predictions]]:
+    """The predictions of the first `count` queries, and those of the others."""
+    return ([{name: x[:, :count] for name, x in layer.items()} for layer in layers],
+            [{name: x[:, count:] for name, x in layer.items()} for layer in layers])
+
+
+def by_suffix(layers: list[Predictions]) -> dict[str, Predictions]:
     """Predictions of the layers under the suffixes of their losses: "_0", "_1" ..., and "" for the last."""
     return dict(zip([*(f"_{i}" for i in range(len(layers) - 1)), ""], layers))

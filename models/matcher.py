@@ -17,6 +17,14 @@ from util.box_ops import pairwise_giou
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Matching:
+    """What the matcher found."""
+
+    indices: Tensor  # [S, 3, A] batch index, query, and target counted over the whole batch, of every match
+    non_finite: int = 0  # images with NaN or infinite costs
+
+
 @dataclass
 class HungarianMatcher:
     """One-to-one matching that minimises class + L1 + GIoU cost."""
@@ -25,52 +33,54 @@ class HungarianMatcher:
     cost_bbox: float
     cost_giou: float
     classification: Classification = field(default_factory=FocalClassification)
-    non_finite: int = 0  # images with such costs, since somebody set it to 0
 
     @torch.no_grad()
-    def __call__(self, outputs: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> Tensor:
+    def __call__(self, outputs: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> Matching:
         """Matches S outputs ("pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh) to the targets of B images.
 
-        Returns [S, 3, A]: the image, the query, and the target counted over the whole batch, of every match. All
-        costs are computed at once and travel to the host in one transfer: a GPU's time for them hardly depends on the
-        number of images. Non-finite costs count as very bad, are reported with the ids of their images, and counted in
-        `non_finite`.
+        All costs are computed at once and travel to the host in one transfer: a GPU's time for them hardly depends on
+        the number of images. Non-finite costs count as very high, and the ids of their images are logged.
         """
         logits = torch.stack([o["pred_logits"] for o in outputs], 1)  # [B, S, Q, K]
         boxes = torch.stack([o["pred_boxes"] for o in outputs], 1)
         counts = [len(target["labels"]) for target in targets]
         if not any(counts):
-            return torch.zeros(len(outputs), 3, 0, dtype=torch.int64, device=logits.device)
+            return Matching(torch.zeros(len(outputs), 3, 0, dtype=torch.int64, device=logits.device))
         padded = _padded_targets(counts).to(logits.device, non_blocking=True)
-        labels, wanted = (torch.cat([target[name] for target in targets])[padded] for name in ("labels", "boxes"))
-        costs = self._cost(logits, boxes, labels, wanted.to(boxes.dtype)).cpu().numpy()
+        labels, target_boxes = (torch.cat([target[name] for target in targets])[padded] for name in ("labels", "boxes"))
+        costs = self._cost(logits, boxes, labels, target_boxes.to(boxes.dtype)).cpu().numpy()
 
         # NumPy from here on: it does not wake all of torch's threads for such small work.
-        broken, matches, first_target = [], [], 0
-        for image, (padded_cost, count) in enumerate(zip(costs, counts)):
+        non_finite: list[int] = []
+        matches: list[np.ndarray] = []
+        first_target = 0
+        for batch_idx, (padded_cost, count) in enumerate(zip(costs, counts)):
             cost = padded_cost[..., :count]
             if not np.isfinite(cost).all():
-                broken.append(image)
+                non_finite.append(batch_idx)
                 cost = np.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)
             pairs = np.stack([linear_sum_assignment(c) for c in cost])  # [S, 2, min(Q, T)]
-            matches.append(np.stack([np.full_like(pairs[:, 0], image), pairs[:, 0], pairs[:, 1] + first_target], 1))
+            query_idx, target_idx = pairs[:, 0], pairs[:, 1] + first_target
+            matches.append(np.stack([np.full_like(query_idx, batch_idx), query_idx, target_idx], 1))
             first_target += count
-        self._report(broken, targets)
-        return torch.from_numpy(np.concatenate(matches, -1)).to(logits.device, torch.int64, non_blocking=True)
+        if non_finite:
+            logger.warning("matcher: NaN or infinite costs for the images %s", [_name(targets, i) for i in non_finite])
+        indices = torch.from_numpy(np.concatenate(matches, -1)).to(logits.device, torch.int64, non_blocking=True)
+        return Matching(indices, len(non_finite))
 
-    def _cost(self, logits: Tensor, boxes: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
-        """Cost [B, S, Q, T] of giving each query (logits [B, S, Q, K], boxes [B, S, Q, 4]) each target of its image
-        (labels [B, T], wanted [B, T, 4])."""
-        corners = box_convert(wanted, "cxcywh", "xyxy")[:, None]
+    def _cost(self, logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor) -> Tensor:
+        """Cost [B, S, Q, T] of assigning to each query (logits [B, S, Q, K], boxes [B, S, Q, 4]) each target of its
+        image (labels [B, T], target_boxes [B, T, 4]).
+        """
+        corners = box_convert(target_boxes, "cxcywh", "xyxy")[:, None]
         giou = pairwise_giou(box_convert(boxes, "cxcywh", "xyxy"), corners)
         return (self.cost_class * self.classification.cost(logits, labels)
-                + self.cost_bbox * torch.cdist(boxes, wanted[:, None], p=1) - self.cost_giou * giou)
+                + self.cost_bbox * torch.cdist(boxes, target_boxes[:, None], p=1) - self.cost_giou * giou)
 
-    def _report(self, broken: list[int], targets: list[dict[str, Tensor]]) -> None:
-        self.non_finite += len(broken)
-        if broken:
-            names = [int(targets[i]["image_id"]) if "image_id" in targets[i] else f"batch index {i}" for i in broken]
-            logger.warning("matcher: NaN or infinite costs for the images %s", names)
+
+def _name(targets: list[dict[str, Tensor]], batch_idx: int) -> int | str:
+    image_id = targets[batch_idx].get("image_id")
+    return f"batch index {batch_idx}" if image_id is None else int(image_id)
 
 
 def _padded_targets(counts: list[int]) -> Tensor:

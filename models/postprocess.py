@@ -10,8 +10,8 @@ from models.classification import Classification, FocalClassification
 
 @dataclass
 class PostProcess:
-    """Keeps the `num_select` best (query, class) pairs of each image, or with softmax classification one detection
-    for each query; nms_iou_threshold > 0 adds class-wise NMS.
+    """Keeps the `num_select` (query, class) pairs of each image with the highest scores, or with softmax classification
+    one detection per query; nms_iou_threshold > 0 adds class-wise NMS.
     """
 
     num_select: int
@@ -22,11 +22,11 @@ class PostProcess:
     def __call__(self, outputs: dict[str, Tensor], target_sizes: Tensor) -> list[dict[str, Tensor]]:
         """outputs "pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh in [0, 1]; target_sizes [B, 2] (H, W).
 
-        Returns for each image "scores" [n] (in descending order, with softmax in that of the queries), "labels" [n],
-        "boxes" [n, 4] xyxy in pixels.
+        Returns for each image "scores" [n] (in descending order; with softmax in the order of the queries), "labels"
+        [n], "boxes" [n, 4] xyxy in pixels.
         """
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
-        scores, labels, queries = self.classification.best(logits, self.num_select)
+        scores, labels, queries = self.classification.top_detections(logits, self.num_select)
         size = target_sizes.to(boxes).flip(1).repeat(1, 2)[:, None]  # width, height, width, height
         corners = box_convert(boxes, "cxcywh", "xyxy").gather(1, queries[..., None].expand(-1, -1, 4)) * size
         results = [{"scores": s, "labels": c, "boxes": b} for s, c, b in zip(scores, labels, corners)]

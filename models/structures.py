@@ -1,12 +1,14 @@
-"""What travels between the parts of a detector.
+"""The data that pass between the parts of a detector.
 
 B batch, N tokens of all levels, Q queries, C channels, L levels.
 """
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from util.errors import UserError
 from util.nested_tensor import NestedTensor
 
 
@@ -17,14 +19,14 @@ class FlatFeatures:
     tokens: Tensor  # [B, N, C]
     pos: Tensor  # [B, N, C] position encoding plus level embedding
     padding: Tensor  # [B, N] True on padding
-    shapes: list[tuple[int, int]]  # (H, W) a level, on the host
+    shapes: list[tuple[int, int]]  # (H, W) per level, on the host
     valid_ratios: Tensor  # [B, L, 2] part of each map's (width, height) that is not padding
 
     @classmethod
     def flatten(cls, maps: list[NestedTensor], positions: list[Tensor],
                 level_embed: Tensor | None = None) -> "FlatFeatures":
-        """From L maps [B, C, H, W], their position encodings of the same shape, and one vector [L, C] a level that is
-        added to them.
+        """From L maps [B, C, H, W], their position encodings of the same shape, and level_embed [L, C], one
+        vector per level that is added to them.
         """
         def tokens(x: Tensor) -> Tensor:
             return x.flatten(2).transpose(1, 2)
@@ -36,7 +38,7 @@ class FlatFeatures:
             tokens=torch.cat([tokens(m.tensors) for m in maps], 1),
             pos=torch.cat(pos, 1),
             padding=torch.cat([m.mask.flatten(1) for m in maps], 1),
-            shapes=[tuple(m.tensors.shape[-2:]) for m in maps],
+            shapes=[(m.tensors.shape[-2], m.tensors.shape[-1]) for m in maps],
             valid_ratios=torch.stack([_valid_ratio(m.mask) for m in maps], 1).to(pos[0].dtype),
         )
 
@@ -49,12 +51,13 @@ class FlatFeatures:
         return starts
 
     def select(self, levels: list[int]) -> "FlatFeatures":
-        """The tokens of some levels, given in ascending order."""
+        """The tokens of these levels, given in ascending order."""
         starts = self.level_start
-        here = [slice(starts[level], starts[level + 1]) for level in levels]
-        return FlatFeatures(
-            *(torch.cat([x[:, level] for level in here], 1) for x in (self.tokens, self.pos, self.padding)),
-            shapes=[self.shapes[level] for level in levels], valid_ratios=self.valid_ratios[:, levels])
+        slices = [slice(starts[level], starts[level + 1]) for level in levels]
+        tokens, pos, padding = (torch.cat([x[:, level] for level in slices], 1)
+                                for x in (self.tokens, self.pos, self.padding))
+        shapes = [self.shapes[level] for level in levels]
+        return FlatFeatures(tokens, pos, padding, shapes, self.valid_ratios[:, levels])
 
     def with_tokens(self, tokens: Tensor) -> "FlatFeatures":
         return replace(self, tokens=tokens)
@@ -63,9 +66,10 @@ class FlatFeatures:
         """Centre of every token in units of the unpadded image, seen from every level: [B, N, L, 2] as (x, y)."""
         centres = []
         for level, (height, width) in enumerate(self.shapes):
-            like = dict(dtype=self.valid_ratios.dtype, device=self.valid_ratios.device)
-            y = torch.arange(0.5, height, **like)[:, None] / (self.valid_ratios[:, None, None, level, 1] * height)
-            x = torch.arange(0.5, width, **like)[None, :] / (self.valid_ratios[:, None, None, level, 0] * width)
+            rows, columns = (torch.arange(0.5, side, dtype=self.valid_ratios.dtype, device=self.valid_ratios.device)
+                             for side in (height, width))
+            y = rows[:, None] / (self.valid_ratios[:, None, None, level, 1] * height)
+            x = columns[None, :] / (self.valid_ratios[:, None, None, level, 0] * width)
             centres.append(torch.stack(torch.broadcast_tensors(x, y), -1).flatten(1, 2))
         return torch.cat(centres, 1)[:, :, None] * self.valid_ratios[:, None]
 
@@ -80,14 +84,22 @@ class Queries:
     """Decoder queries; when training, denoising queries come first."""
 
     content: Tensor  # [B, Q, C]
-    box_logits: Tensor  # [B, Q, 4] inverse sigmoid of cxcywh, or [B, Q, 2] of a point
+    box_logits: Tensor | None = None  # [B, Q, 4] inverse sigmoid of cxcywh, or [B, Q, 2] of a point
     attn_mask: Tensor | None = None  # [Q, Q] True where a query may not see another
     pos: Tensor | None = None  # [B, Q, C] position encoding, where it does not follow from the boxes
+
+    def require(self, name: Literal["box_logits", "pos"]) -> Tensor:
+        """A field that a decoder needs. Raises UserError where the detector does not set it."""
+        value = getattr(self, name)
+        if value is None:
+            raise UserError(f"this decoder needs queries with {name}, which this detector's lack: choose another "
+                            "decoder, or decoder=None for the detector's own")
+        return value
 
 
 @dataclass
 class Proposals:
-    """Two-stage proposals: the encoder tokens chosen to start the decoder's queries."""
+    """Two-stage proposals: the encoder tokens chosen as the decoder's initial queries."""
 
     content: Tensor  # [B, Q, C] normalised memory of the chosen tokens
     box_logits: Tensor  # [B, Q, 4], with gradient
@@ -103,7 +115,9 @@ class TokenScores:
 
 @dataclass
 class DecoderOutput:
-    """One entry a decoder layer."""
+    """Lists with one entry per decoder layer."""
 
     hidden: list[Tensor]  # [B, Q, C], normalised
-    reference: list[Tensor]  # [B, Q, 4 or 2] sigmoid boxes or points: reference[i] entered layer i
+    # [B, Q, 4 or 2] sigmoid boxes or points: reference[i] entered layer i. None: heads predict boxes without one
+    reference: list[Tensor] | None = None
+    eps: float = 1e-5  # of the inverse sigmoid of the reference

@@ -5,62 +5,66 @@ B batch, N tokens of all levels, Q queries, C channels, K classes.
 import torch
 from torch import Tensor, nn
 
-from models.layers.initialise import initialise_transformer
+from models.layers.initialise import initialise_matrices
 from models.layers.position_encoding import coordinate_sine_embedding
-from models.structures import DecoderOutput, FlatFeatures, Proposals, Queries, TokenScores
+from models.structures import FlatFeatures, Proposals, Queries, TokenScores
 
 
 class Transformer(nn.Module):
-    """What all forms share. Those with proposals have `enc_output` and `enc_output_norm` for them."""
+    """What all of them share."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int):
         super().__init__()
-        self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
+        self.level_embed = nn.Parameter(torch.randn(num_levels, dim))
         self.encoder = encoder
         self.decoder = decoder
 
-    def _init_parameters(self) -> None:
-        initialise_transformer(self)
-        nn.init.normal_(self.level_embed)
-
-    def candidates(self, memory: FlatFeatures) -> tuple[Tensor, Tensor]:
-        """Every token as heads see it when they judge proposals [B, N, C], and its anchor (see `token_anchors`)."""
-        anchors, usable = token_anchors(memory)
-        return self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~usable, 0))), anchors
-
-    def decode(self, queries: Queries, memory: FlatFeatures) -> DecoderOutput:
-        return self.decoder(queries, memory)
+    def selection_parts(self) -> list[str]:
+        """Names of the modules that choose the queries."""
+        return []
 
 
 class TwoStageTransformer(Transformer):
-    """Two stages as in DINO (section 3.4): the best encoder tokens become the decoder's first boxes; their content is
-    learned (mixed query selection) or, without `embed_init_tgt`, taken from the tokens too.
+    """Every encoder token is a candidate (Deformable DETR, section 4.2 and appendix A.4)."""
 
-    The heads that score and refine the tokens (`enc_out_class_embed`, `enc_out_bbox_embed`) come from the detector.
+    enc_output: nn.Linear
+    enc_output_norm: nn.LayerNorm
+
+    def candidates(self, memory: FlatFeatures) -> tuple[Tensor, Tensor]:
+        """Every token as the heads that judge it see it [B, N, C], and its anchor (see `token_anchors`)."""
+        anchors, usable = token_anchors(memory)
+        return self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~usable, 0))), anchors
+
+    def selection_parts(self) -> list[str]:
+        return ["enc_output", "enc_output_norm"]
+
+
+class DINOTransformer(TwoStageTransformer):
+    """Two stages as in DINO (section 3.4): the tokens with the highest scores become the decoder's first boxes; the
+    content of the queries is learned (mixed query selection) or, without `embed_init_tgt`, taken from the tokens too.
+
+    class_head and bbox_head score and refine the tokens.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int, num_queries: int,
-                 embed_init_tgt: bool):
+                 embed_init_tgt: bool, class_head: nn.Module, bbox_head: nn.Module):
         super().__init__(encoder, decoder, dim, num_levels)
         self.tgt_embed = nn.Embedding(num_queries, dim) if embed_init_tgt else None
         self.enc_output = nn.Linear(dim, dim)
         self.enc_output_norm = nn.LayerNorm(dim)
+        initialise_matrices(self.enc_output)
         self.num_queries = num_queries
-        self._init_parameters()
-
-    def _init_parameters(self) -> None:
-        super()._init_parameters()
-        if self.tgt_embed is not None:
-            nn.init.normal_(self.tgt_embed.weight)
+        self.enc_out_bbox_embed = bbox_head
+        self.enc_out_class_embed = class_head
 
     def select(self, memory: FlatFeatures) -> Proposals:
         """The `num_queries` tokens with the highest class score, or all where there are fewer."""
         tokens, anchors = self.candidates(memory)
         scores = self.enc_out_class_embed(tokens).amax(-1)
-        best = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices[..., None]
-        content = tokens.gather(1, best.expand(-1, -1, tokens.shape[-1]))
-        # The box head sees the chosen tokens alone: the others' boxes are never used.
-        return Proposals(content, self.enc_out_bbox_embed(content) + anchors.gather(1, best.expand(-1, -1, 4)))
+        chosen = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices[..., None]
+        content = tokens.gather(1, chosen.expand(-1, -1, tokens.shape[-1]))
+        # The box head reads the chosen tokens only: the others' boxes are never used.
+        return Proposals(content, self.enc_out_bbox_embed(content) + anchors.gather(1, chosen.expand(-1, -1, 4)))
 
     def queries(self, proposals: Proposals) -> Queries:
         """Queries that start at the proposals, without gradient into them."""
@@ -69,18 +73,19 @@ class TwoStageTransformer(Transformer):
             content = self.tgt_embed.weight[: content.shape[1]].expand_as(content)
         return Queries(content, proposals.box_logits.detach())
 
+    def selection_parts(self) -> list[str]:
+        return [*super().selection_parts(), "enc_out_class_embed", "enc_out_bbox_embed"]
 
-class LearnedQueryTransformer(Transformer):
+
+class DeformableDETRTransformer(Transformer):
     """One stage (Deformable DETR, section 4.2): learned queries, whose reference points are a linear function of their
     position encodings.
     """
 
-    PROPOSAL_PARTS: list[str] = []
-
     def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int):
         super().__init__(encoder, decoder, dim, num_levels)
         self.reference_points = nn.Linear(dim, 2)
-        self._init_parameters()
+        initialise_matrices(self.reference_points)
         nn.init.zeros_(self.reference_points.bias)
 
     def queries(self, memory: FlatFeatures, embed: Tensor, count: int) -> tuple[Queries, None]:
@@ -89,41 +94,47 @@ class LearnedQueryTransformer(Transformer):
         return Queries(content, self.reference_points(pos), pos=pos), None
 
 
-class ProposalQueryTransformer(Transformer):
+class TwoStageDeformableDETRTransformer(TwoStageTransformer):
     """Two stages as in Deformable DETR (section 4.2 and appendix A.4): the tokens that look most like any object become
-    queries, whose position and content are functions of their boxes alone. The decoder's last heads, which no layer
-    uses, judge the tokens.
+    queries; their position and content are functions of their boxes only.
+
+    class_head and bbox_head score and refine the tokens.
     """
 
-    PROPOSAL_PARTS = ["enc_output", "enc_output_norm", "pos_trans", "pos_trans_norm"]
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int, class_head: nn.Module,
+                 bbox_head: nn.Module):
         super().__init__(encoder, decoder, dim, num_levels)
         self.enc_output = nn.Linear(dim, dim)
         self.enc_output_norm = nn.LayerNorm(dim)
         self.pos_trans = nn.Linear(2 * dim, 2 * dim)
         self.pos_trans_norm = nn.LayerNorm(2 * dim)
-        self._init_parameters()
+        initialise_matrices(self.enc_output)
+        initialise_matrices(self.pos_trans)
+        self.proposal_heads = (class_head, bbox_head)  # a tuple: their parameters have names in the decoder
 
     def queries(self, memory: FlatFeatures, embed: Tensor | None, count: int) -> tuple[Queries, TokenScores]:
-        """Queries at the best `count` tokens, or all where there are fewer, without gradient into the proposals, which
-        are all tokens. embed [Q, C] replaces their content (mixed query selection: DINO, section 3.4).
+        """Queries at the `count` tokens with the highest scores, or at all where there are fewer, without gradient
+        into the proposals, which are all tokens. embed [Q, C] replaces their content (mixed query selection: DINO,
+        section 3.4).
         """
         tokens, anchors = self.candidates(memory)
-        logits = self.decoder.class_embed[-1](tokens)
-        box_logits = self.decoder.bbox_embed[-1](tokens) + anchors
-        best = logits[..., 0].topk(min(count, logits.shape[1]), dim=1).indices  # class 0 stands for any object
-        start = box_logits.gather(1, best[..., None].expand(-1, -1, 4)).detach()
-        encoded = coordinate_sine_embedding(start.sigmoid(), tokens.shape[-1] // 2)
+        class_head, bbox_head = self.proposal_heads
+        logits, box_logits = class_head(tokens), bbox_head(tokens) + anchors
+        chosen = logits[..., 0].topk(min(count, logits.shape[1]), dim=1).indices  # class 0 stands for any object
+        chosen_boxes = box_logits.gather(1, chosen[..., None].expand(-1, -1, 4)).detach()
+        encoded = coordinate_sine_embedding(chosen_boxes.sigmoid(), tokens.shape[-1] // 2)
         pos, content = self.pos_trans_norm(self.pos_trans(encoded)).chunk(2, -1)
         if embed is not None:
-            content = embed[: best.shape[1]].expand_as(pos)
-        return Queries(content, start, pos=pos), TokenScores(logits, box_logits)
+            content = embed[: chosen.shape[1]].expand_as(pos)
+        return Queries(content, chosen_boxes, pos=pos), TokenScores(logits, box_logits)
+
+    def selection_parts(self) -> list[str]:
+        return [*super().selection_parts(), "pos_trans", "pos_trans_norm"]
 
 
 def token_anchors(memory: FlatFeatures) -> tuple[Tensor, Tensor]:
     """A box around every token, its side 0.05 * 2^level of the image: inverse sigmoids [B, N, 4], infinite where
-    the token is padding or its box too near the border; and which tokens are usable [B, N, 1].
+    the token is padding or its box is too close to the border; and which tokens are usable [B, N, 1].
     """
     ratios = memory.valid_ratios
     centres = memory.reference_points()[:, :, 0] / ratios[:, :1]  # undo the first level's ratio: [0, 1] is the image

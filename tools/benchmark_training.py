@@ -265,7 +265,7 @@ PARTS = ["data: waiting", "data: to the device", "forward: backbone", "forward: 
 def wrap_parts(clock: Clock, state: Any, criterion: nn.Module) -> None:
     model = state.model
     clock.wrap(model, "forward", "forward: decoder, heads and the rest")
-    for part, paths in model.PARTS.items():
+    for part, paths in model.parts().items():
         for kind in ("backbone", "encoder"):
             for path in paths if part.startswith(kind) else []:
                 clock.wrap(model.get_submodule(path), "forward", f"forward: {kind}")

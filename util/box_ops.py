@@ -10,15 +10,16 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
-def moved(reference: Tensor, delta: Tensor, eps: float) -> Tensor:
-    """Logits of boxes [..., 4]: delta, a head's output, away from reference boxes [..., 4] or points [..., 2]."""
+def apply_box_delta(reference: Tensor, delta: Tensor, eps: float) -> Tensor:
+    """Logits of boxes [..., 4]: delta [..., 4], a head's output, plus the inverse sigmoid of the reference boxes
+    [..., 4] or points [..., 2]."""
     logits = inverse_sigmoid(reference, eps)
     return delta + F.pad(logits, (0, delta.shape[-1] - logits.shape[-1]))
 
 
 def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU (Rezatofighi et al., 2019) of xyxy boxes [..., N, 4] with [..., M, 4]: [..., N, M]; NaN for two
-    empty ones. torchvision's takes no batch."""
+    empty ones. torchvision's function does not take a batch."""
     a, b = a[..., :, None, :], b[..., None, :, :]
     inter = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
     hull = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))

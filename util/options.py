@@ -59,6 +59,8 @@ class TransformerOptions:
 
 @dataclass
 class EncoderOptions:
+    encoder: str | None = key(None, "name in models.encoders.ENCODERS. None: global in DETR and SDETR; elsewhere "
+                                    "interleaved where num_expansion is set, else deformable")
     enc_layers: int | list[int] = key(6, "encoder layers in all; SDETR: of each stage, one number or a list", least=0)
     enc_n_points: int = key(4, "sampling points a level and head", least=1)
     num_expansion: int | None = key(None, "interleaved encoder: blocks, each ending with a layer over all tokens; "
@@ -69,6 +71,7 @@ class EncoderOptions:
 
 @dataclass
 class DecoderOptions:
+    decoder: str | None = key(None, "name in models.decoders.DECODERS; None: the detector's own")
     dec_layers: int | list[int] = key(6, "decoder layers; stacked models: of each stage, one number or a list", least=1)
     dec_n_points: int = key(4, "sampling points a level and head", least=1)
     dec_pred_bbox_embed_share: bool = key(True, "one box head for all decoder layers")

@@ -1,16 +1,33 @@
-"""Backbones by name. Each builder returns a module that maps images [B, 3, H, W] to a list of feature maps and has
-`num_channels`, a list with the channels of each."""
+"""Backbones by the name that config key `backbone` gives.
+
+An entry is `builder(options: BackboneOptions) -> nn.Module`. What it builds maps images [B, 3, H, W] to a list of
+feature maps, one for each of `return_interm_indices` (0 to 3, strides 4 to 32), and has `num_channels`, a list with the
+channels of each. An entry "prefix:NAME" builds all backbones whose name has that prefix.
+"""
+from collections.abc import Callable
+from typing import cast
+
 from torch import Tensor, nn
 
 from models.backbones.resnet import build_resnet
 from models.backbones.swin import SWINS, build_swin
 from models.layers.position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine
-from util.errors import UserError, nearest
+from models.registry import choose
+from util.errors import UserError
 from util.nested_tensor import NestedTensor, resize_mask
 from util.options import BackboneOptions, PositionOptions
 
-BACKBONES = {name: build_resnet for name in ("resnet18", "resnet34", "resnet50", "resnet101")}
-BACKBONES |= {name: build_swin for name in SWINS}
+
+def _build_timm(options: BackboneOptions) -> nn.Module:
+    from models.backbones.timm import build_timm  # importing timm takes a second
+    return build_timm(options)
+
+
+BACKBONES: dict[str, Callable[[BackboneOptions], nn.Module]] = {
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101"), build_resnet),
+    **dict.fromkeys(SWINS, build_swin),
+    "timm:NAME": _build_timm,
+}
 
 
 class Backbone(nn.Sequential):
@@ -18,27 +35,21 @@ class Backbone(nn.Sequential):
 
     def __init__(self, features: nn.Module, position: nn.Module):
         super().__init__(features, position)
-        self.num_channels = features.num_channels
+        self.num_channels = cast(list[int], features.num_channels)
 
     @property
     def position(self) -> nn.Module:
         return self[1]
 
     def forward(self, samples: NestedTensor) -> tuple[list[NestedTensor], list[Tensor]]:
-        """One padded map a level, finest first, and their position encodings [B, C, H, W]."""
+        """One padded map per level, finest first, and their position encodings [B, C, H, W]."""
         maps = [NestedTensor(x, resize_mask(samples.mask, x.shape[-2:])) for x in self[0](samples.tensors)]
         return maps, [self.position(m) for m in maps]
 
 
 def build_backbone(options: BackboneOptions, position: PositionOptions, hidden_dim: int, train: bool) -> Backbone:
     """`train` False freezes all of it. Raises UserError for an unknown name or unusable options."""
-    if options.backbone.startswith("timm:"):
-        from models.backbones.timm import build_timm as build  # importing timm takes a second
-    elif options.backbone in BACKBONES:
-        build = BACKBONES[options.backbone]
-    else:
-        raise UserError(f"backbone={options.backbone!r} is unknown.{nearest(options.backbone, BACKBONES)} "
-                        f"Known: {', '.join(BACKBONES)}, and timm:NAME for any timm model")
+    build = choose(BACKBONES, "backbone", options.backbone)
     indices = options.return_interm_indices
     if not indices or indices != sorted(set(indices)) or not set(indices) <= {0, 1, 2, 3}:
         raise UserError(f"return_interm_indices={indices} must be ascending and from 0 to 3 (strides 4 to 32)")

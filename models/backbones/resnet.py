@@ -1,12 +1,11 @@
 """ResNet from torchvision with frozen batch norm, as in DETR."""
-import torch
 import torchvision
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torchvision.models._utils import IntermediateLayerGetter
 
 from models.backbones.weights import fetch_weights, load_backbone
 from models.layers.frozen_batch_norm import FrozenBatchNorm2d
+from models.layers.recompute import recomputed
 from util.errors import UserError
 from util.options import BackboneOptions
 
@@ -30,11 +29,10 @@ class ResNet(nn.Module):
             parameter.requires_grad_(part.startswith(("layer2", "layer3", "layer4")))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] to one map a chosen stage."""
-        recompute = self.use_checkpoint and self.training and torch.is_grad_enabled()
+        """Images [B, 3, H, W] to one map per chosen stage."""
         maps = []
         for name, stage in self.body.items():
-            x = checkpoint(stage, x, use_reentrant=False) if recompute and name.startswith("layer") else stage(x)
+            x = recomputed(stage, x, enabled=self.use_checkpoint and name.startswith("layer"))
             if name in self.body.return_layers:
                 maps.append(x)
         return maps

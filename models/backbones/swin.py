@@ -7,14 +7,15 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from models.backbones.weights import fetch_weights, load_backbone
+from models.layers.recompute import recomputed
 from util.options import BackboneOptions
 
 _STORAGE = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
-SWINS = {  # name: channels of the first stage, blocks and heads a stage, window, weight file
+# name: channels of the first stage, blocks and heads per stage, window, weight file
+SWINS: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], int, str]] = {
     "swin_T_224_1k": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7, "swin_tiny_patch4_window7_224.pth"),
     "swin_B_224_22k": (128, (2, 2, 18, 2), (4, 8, 16, 32), 7, "swin_base_patch4_window7_224_22k.pth"),
     "swin_B_384_22k": (128, (2, 2, 18, 2), (4, 8, 16, 32), 12, "swin_base_patch4_window12_384_22k.pth"),
@@ -30,6 +31,7 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1)**2, num_heads))
+        self.relative_position_index: Tensor
         self.register_buffer("relative_position_index", _relative_position_index(window))
         self.qkv = nn.Linear(dim, dim * 3)
         self.proj = nn.Linear(dim, dim)
@@ -104,17 +106,19 @@ class PatchEmbed(nn.Module):
 class SwinStage(nn.Module):
     """Blocks of one resolution, and the step to the next."""
 
-    def __init__(self, dim: int, num_heads: int, window: int, drop_path: list[float], last: bool):
+    def __init__(self, dim: int, num_heads: int, window: int, drop_path: list[float], last: bool,
+                 use_checkpoint: bool = False):
         super().__init__()
         self.window = window
+        self.use_checkpoint = use_checkpoint
         self.blocks = nn.ModuleList(SwinBlock(dim, num_heads, window, window // 2 * (i % 2), rate)
                                     for i, rate in enumerate(drop_path))
         self.downsample = None if last else PatchMerging(dim)
 
-    def forward(self, x: Tensor, recompute: bool) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         mask = _shift_mask(x, self.window)
         for block in self.blocks:
-            x = checkpoint(block, x, mask, use_reentrant=False) if recompute else block(x, mask)
+            x = recomputed(block, x, mask, enabled=self.use_checkpoint)
         return x
 
 
@@ -126,22 +130,21 @@ class SwinTransformer(nn.Module):
         super().__init__()
         self.patch_embed = PatchEmbed(dim)
         rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
-        last = return_indices[-1]  # later stages would serve nothing
+        last = return_indices[-1]  # no one reads the maps of later stages
         self.layers = nn.ModuleList(
-            SwinStage(dim * 2**i, num_heads[i], window, [next(rates) for _ in range(depth)], i == last)
+            SwinStage(dim * 2**i, num_heads[i], window, [next(rates) for _ in range(depth)], i == last,
+                      use_checkpoint)
             for i, depth in enumerate(depths[: last + 1]))
         self.return_indices = return_indices
-        self.use_checkpoint = use_checkpoint
         self.num_channels = [dim * 2**i for i in return_indices]
         for i, channels in zip(return_indices, self.num_channels):
             self.add_module(f"norm{i}", nn.LayerNorm(channels))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] to one map [B, C, H', W'] a chosen stage."""
-        recompute = self.use_checkpoint and self.training and torch.is_grad_enabled()
+        """Images [B, 3, H, W] to one map [B, C, H', W'] per chosen stage."""
         x, maps = self.patch_embed(images), []
         for i, stage in enumerate(self.layers):
-            x = stage(x, recompute)
+            x = stage(x)
             if i in self.return_indices:
                 maps.append(self.get_submodule(f"norm{i}")(x).permute(0, 3, 1, 2).contiguous())
             if stage.downsample is not None:
@@ -150,11 +153,12 @@ class SwinTransformer(nn.Module):
 
 
 def build_swin(options: BackboneOptions) -> SwinTransformer:
-    *shape, file = SWINS[options.backbone]
-    model = SwinTransformer(*shape, options.return_interm_indices, use_checkpoint=options.use_checkpoint)
+    dim, depths, num_heads, window, file = SWINS[options.backbone]
+    model = SwinTransformer(dim, depths, num_heads, window, options.return_interm_indices,
+                            use_checkpoint=options.use_checkpoint)
     if options.pretrained_backbone:
         weights = fetch_weights(options.backbone, _STORAGE + file, options.backbone_dir)
-        # The norms of the returned maps start fresh: the classifier, which has parts of no use here, lacks them.
+        # The norms of the returned maps keep their initial values: the classifier has none. Its head is left out.
         used = {key: value for key, value in weights.items() if key in model.state_dict()}
         load_backbone(model, used, options.backbone_dir or _STORAGE + file, fresh=("norm",))
     return model
@@ -162,8 +166,8 @@ def build_swin(options: BackboneOptions) -> SwinTransformer:
 
 def _relative_position_index(window: int) -> Tensor:
     """[T, T] row of the bias table for each pair of a window's tokens."""
-    place = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")).flatten(1)
-    offset = place[:, :, None] - place[:, None, :] + window - 1
+    position = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")).flatten(1)
+    offset = position[:, :, None] - position[:, None, :] + window - 1
     return offset[0] * (2 * window - 1) + offset[1]
 
 
@@ -180,13 +184,15 @@ def _from_windows(x: Tensor, window: int, batch: int, height: int, width: int) -
 
 
 def _shift_mask(x: Tensor, window: int) -> Tensor:
-    """[V, T, T] that keeps apart tokens which only the cyclic shift made neighbours, for a map [B, H, W, C]."""
+    """[V, T, T], added to logits, that masks pairs of tokens which only the cyclic shift made neighbours, for a map
+    [B, H, W, C].
+    """
     shift = window // 2
     height, width = (side + -side % window for side in x.shape[1:3])
 
     def band(side: int) -> Tensor:
-        place = torch.arange(side, device=x.device)
-        return (place >= side - window).long() + (place >= side - shift).long()
+        position = torch.arange(side, device=x.device)
+        return (position >= side - window).long() + (position >= side - shift).long()
 
     region = (3 * band(height)[:, None] + band(width)[None, :]).to(x.dtype)
     region = _to_windows(region[None, ..., None], window)[..., 0]

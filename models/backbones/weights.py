@@ -1,4 +1,4 @@
-"""Where ImageNet weights come from, and how they get into a backbone."""
+"""Finding and loading ImageNet weights."""
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -26,15 +26,16 @@ def fetch_weights(name: str, url: str, backbone_dir: str | None) -> dict[str, Te
 
 
 def load_backbone(body: nn.Module, weights: dict[str, Tensor], source: str, fresh: tuple[str, ...] = ()) -> None:
-    """Loads weights that must fit, except for tensors whose name starts with a word of `fresh`: those stay as they are.
+    """Loads weights that must fit, except for tensors whose name starts with a word of `fresh`: those keep their
+    initial values.
 
-    Raises UserError that names `source` and a tensor that is missing, unknown or of another shape.
+    Raises UserError that names `source` and a missing, unknown or misshapen tensor.
     """
     derived = ("num_batches_tracked", "relative_position_index")
     own = body.state_dict()
     problems = [f"lacks {key!r}" for key in own
                 if key not in weights and not any(key.startswith(word) for word in fresh) and not key.endswith(derived)]
-    problems += [f"has {key!r}, which the backbone has not" for key in weights
+    problems += [f"has {key!r}, which the backbone lacks" for key in weights
                  if key not in own and not key.endswith(derived)]
     problems += [f"has another shape of {key!r}" for key in own
                  if key in weights and weights[key].shape != own[key].shape]

@@ -6,24 +6,33 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from models.heads import Heads
 from models.layers.global_attention import GlobalAttentionLayer
+from models.layers.initialise import initialise_matrices
 from models.layers.recompute import recomputed
-from models.structures import FlatFeatures
+from models.resolved import layer_count
+from models.structures import DecoderOutput, FlatFeatures, Queries
+from util.options import Options
 
 
 class GlobalDecoderLayer(GlobalAttentionLayer):
     """Self-attention among queries, attention to the memory, feed-forward."""
+
+    PART = "decoder"
 
     def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float,
                  activation: Callable[[Tensor], Tensor], pre_norm: bool):
         super().__init__(dim, num_heads, dim_feedforward, dropout, activation, pre_norm)
         self.multihead_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
         self.norm3 = nn.LayerNorm(dim)
+        initialise_matrices(self)
 
-    def forward(self, content: Tensor, query_pos: Tensor, memory: FlatFeatures) -> Tensor:
-        """content and query_pos [B, Q, C]. Returns the content [B, Q, C] updated."""
-        content = self._residual(content, self.norm1, lambda x: self._attend_self(x, query_pos))
-        content = self._residual(content, self.norm2, lambda x: self._attend_memory(x + query_pos, memory))
+    def forward(self, content: Tensor, pos: Tensor, memory: FlatFeatures, attn_mask: Tensor | None = None) -> Tensor:
+        """content and pos [B, Q, C]; attn_mask [Q, Q], True where a query may not see another. Returns the content
+        [B, Q, C] updated.
+        """
+        content = self._residual(content, self.norm1, lambda x: self._attend_self(x, pos, attn_mask=attn_mask))
+        content = self._residual(content, self.norm2, lambda x: self._attend_memory(x + pos, memory))
         return self._residual(content, self.norm3, self._feed_forward)
 
     def _attend_memory(self, queries: Tensor, memory: FlatFeatures) -> Tensor:
@@ -40,11 +49,19 @@ class GlobalDecoder(nn.Module):
         self.norm = norm
         self.use_checkpoint = use_checkpoint
 
-    def forward(self, content: Tensor, query_pos: Tensor, memory: FlatFeatures) -> list[Tensor]:
-        """content and query_pos [B, Q, C]. Returns the hidden state [B, Q, C] after each layer."""
-        hidden = []
+    def forward(self, queries: Queries, memory: FlatFeatures) -> DecoderOutput:
+        """Queries need `pos`. Their boxes, if they have any, enter every layer as they are."""
+        content, pos, hidden = queries.content, queries.require("pos"), []
         for layer in self.layers:
-            args = (content, query_pos, memory)
-            content = recomputed(layer, *args) if self.use_checkpoint else layer(*args)
+            content = recomputed(layer, content, pos, memory, queries.attn_mask, enabled=self.use_checkpoint)
             hidden.append(self.norm(content))
-        return hidden
+        reference = None if queries.box_logits is None else [queries.box_logits.sigmoid()] * len(hidden)
+        return DecoderOutput(hidden, reference)
+
+
+def build_global_decoder(options: Options, heads: Heads) -> GlobalDecoder:
+    """The heads are not used: this decoder predicts no boxes between its layers."""
+    shared = options.transformer
+    layers: list[nn.Module] = [GlobalDecoderLayer.from_options(shared)
+                               for _ in range(layer_count("dec_layers", options.decoder.dec_layers))]
+    return GlobalDecoder(layers, nn.LayerNorm(shared.hidden_dim), shared.deformable_use_checkpoint)

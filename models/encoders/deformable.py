@@ -4,11 +4,16 @@ B batch, N tokens of all levels, Q tokens that a layer updates, C channels, L le
 """
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
+from models.layers.activations import ACTIVATIONS
+from models.layers.deform_attn import make_attention
+from models.layers.initialise import initialise_matrices
 from models.layers.recompute import recomputed
+from models.resolved import layer_count
 from models.structures import FlatFeatures
+from util.errors import UserError
+from util.options import Options
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -24,15 +29,11 @@ class DeformableEncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         self.activation = activation
+        initialise_matrices(self)
 
-    def forward(self, tokens: Tensor, pos: Tensor, reference: Tensor, memory: Tensor,
-                features: FlatFeatures, num_low: int = 0) -> Tensor:
-        """Updates tokens [B, Q, C], with pos [B, Q, C] and reference points [B, Q, L, 2], from memory [B, N, C].
-
-        `num_low` counts the tokens of low-level maps among them, which come first.
-        """
-        tokens = self._attend(tokens, pos, reference, memory, features)
-        return self._feed_forward(tokens)
+    def forward(self, tokens: Tensor, pos: Tensor, reference: Tensor, memory: Tensor, features: FlatFeatures) -> Tensor:
+        """Updates tokens [B, Q, C], with pos [B, Q, C] and reference points [B, Q, L, 2], from memory [B, N, C]."""
+        return self._feed_forward(self._attend(tokens, pos, reference, memory, features))
 
     def _attend(self, tokens: Tensor, pos: Tensor, reference: Tensor, memory: Tensor, features: FlatFeatures) -> Tensor:
         attended = self.self_attn(tokens + pos, reference, memory, features.shapes, features.padding)
@@ -51,22 +52,24 @@ class DeformableEncoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.use_checkpoint = use_checkpoint
 
-    def start(self, layer: int, features: FlatFeatures) -> int:
-        """Index of the first token that a layer updates."""
-        return 0
-
-    def num_low(self, features: FlatFeatures) -> int:
-        """How many tokens belong to the low-level maps."""
-        return 0
-
     def forward(self, features: FlatFeatures) -> FlatFeatures:
         """features with the tokens [B, N, C] updated."""
         tokens, reference = features.tokens, features.reference_points()
-        num_low = self.num_low(features)
-        for i, layer in enumerate(self.layers):
-            start = self.start(i, features)
-            args = (tokens[:, start:], features.pos[:, start:], reference[:, start:], tokens, features,
-                    max(num_low - start, 0))
-            updated = recomputed(layer, *args) if self.use_checkpoint else layer(*args)
-            tokens = torch.cat([tokens[:, :start], updated], 1) if start else updated
+        for layer in self.layers:
+            tokens = recomputed(layer, tokens, features.pos, reference, tokens, features, enabled=self.use_checkpoint)
         return features.with_tokens(tokens)
+
+
+def build_deformable_encoder(options: Options) -> DeformableEncoder:
+    if options.encoder.num_expansion is not None:
+        raise UserError(f"num_expansion={options.encoder.num_expansion} is for encoder='interleaved': with "
+                        "encoder='deformable' every layer updates all tokens; set num_expansion=None")
+    layers: list[nn.Module] = [make_layer(DeformableEncoderLayer, options)
+                               for _ in range(layer_count("enc_layers", options.encoder.enc_layers))]
+    return DeformableEncoder(layers, options.transformer.deformable_use_checkpoint)
+
+
+def make_layer(kind: type[DeformableEncoderLayer], options: Options) -> DeformableEncoderLayer:
+    shared = options.transformer
+    return kind(make_attention(shared, options.encoder.enc_n_points), shared.hidden_dim, shared.dim_feedforward,
+                shared.dropout, ACTIVATIONS[shared.transformer_activation])

@@ -6,11 +6,15 @@ from torch import Tensor, nn
 
 from models.layers.global_attention import GlobalAttentionLayer
 from models.layers.recompute import recomputed
+from models.resolved import layer_count
 from models.structures import FlatFeatures
+from util.options import Options
 
 
 class GlobalEncoderLayer(GlobalAttentionLayer):
     """Self-attention among tokens, feed-forward."""
+
+    PART = "encoder"
 
     def forward(self, tokens: Tensor, pos: Tensor, padding: Tensor) -> Tensor:
         """tokens and pos [B, N, C], padding [B, N]. Returns the tokens [B, N, C] updated."""
@@ -31,6 +35,13 @@ class GlobalEncoder(nn.Module):
         """features with the tokens [B, N, C] updated."""
         tokens = features.tokens
         for layer in self.layers:
-            args = (tokens, features.pos, features.padding)
-            tokens = recomputed(layer, *args) if self.use_checkpoint else layer(*args)
+            tokens = recomputed(layer, tokens, features.pos, features.padding, enabled=self.use_checkpoint)
         return features.with_tokens(tokens if self.norm is None else self.norm(tokens))
+
+
+def build_global_encoder(options: Options) -> GlobalEncoder:
+    shared = options.transformer
+    layers: list[nn.Module] = [GlobalEncoderLayer.from_options(shared)
+                               for _ in range(layer_count("enc_layers", options.encoder.enc_layers))]
+    norm = nn.LayerNorm(shared.hidden_dim) if shared.pre_norm else None
+    return GlobalEncoder(layers, norm, shared.deformable_use_checkpoint)

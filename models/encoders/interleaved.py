@@ -1,4 +1,5 @@
-"""The interleaved encoder (Lite DETR, section 3.3): few high-level tokens often, many low-level tokens rarely.
+"""The interleaved encoder (Lite DETR, section 3.3): it updates the few high-level tokens often, the many
+low-level tokens rarely.
 
 B batch, Q tokens that a layer updates, C channels.
 """
@@ -7,9 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.encoders.deformable import DeformableEncoder, DeformableEncoderLayer
+from models.encoders.deformable import DeformableEncoderLayer, make_layer
+from models.layers.initialise import initialise_matrices
+from models.layers.recompute import recomputed
+from models.resolved import layer_count
 from models.structures import FlatFeatures
 from util.errors import UserError
+from util.options import Options
 
 
 class CrossScaleLayer(DeformableEncoderLayer):
@@ -21,9 +26,10 @@ class CrossScaleLayer(DeformableEncoderLayer):
         self.linear12 = nn.Linear(dim, dim)  # the published names of the small feed-forward
         self.linear22 = nn.Linear(dim, dim)
         self.norm22 = nn.LayerNorm(dim)
+        initialise_matrices(self)
 
-    def forward(self, tokens: Tensor, pos: Tensor, reference: Tensor, memory: Tensor,
-                features: FlatFeatures, num_low: int = 0) -> Tensor:
+    def forward(self, tokens: Tensor, pos: Tensor, reference: Tensor, memory: Tensor, features: FlatFeatures,
+                num_low: int = 0) -> Tensor:
         """See DeformableEncoderLayer; tokens[:, :num_low] are the low-level ones."""
         tokens = self._attend(tokens, pos, reference, memory, features)
         return torch.cat([self._small_feed_forward(tokens[:, :num_low]), self._feed_forward(tokens[:, num_low:])], 1)
@@ -33,28 +39,65 @@ class CrossScaleLayer(DeformableEncoderLayer):
         return self.norm22(tokens + self.dropout(self.linear22(hidden)))
 
 
-class InterleavedEncoder(DeformableEncoder):
+class InterleavedEncoder(nn.Module):
     """`num_blocks` equal blocks of layers; only the last layer of a block updates the low-level tokens.
 
     `enc_scale` is the number of the coarsest levels that count as high-level. In the paper's name HxLy-(A+1)xB,
     H is enc_scale and B num_blocks. Every layer attends to the tokens of all levels.
 
-    `finest_read` is the finest level whose tokens are read after the encoder: the last layer leaves finer ones alone.
+    `finest_read` is the finest level whose tokens are read after the encoder: the last layer does not update finer
+    ones.
     """
 
     def __init__(self, layers: list[nn.Module], num_blocks: int, enc_scale: int, use_checkpoint: bool = False,
                  finest_read: int = 0):
-        super().__init__(layers, use_checkpoint)
-        if num_blocks < 1 or len(layers) % num_blocks:
-            raise UserError(f"num_expansion {num_blocks} does not divide enc_layers {len(layers)}")
-        self.block_length = len(layers) // num_blocks
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.block_length = block_length(len(layers), num_blocks)
         self.enc_scale = enc_scale
+        self.use_checkpoint = use_checkpoint
         self.finest_read = finest_read
 
-    def start(self, layer: int, features: FlatFeatures) -> int:
-        if layer + 1 == len(self.layers):
-            return features.level_start[self.finest_read]
-        return 0 if (layer + 1) % self.block_length == 0 else self.num_low(features)
+    def forward(self, features: FlatFeatures) -> FlatFeatures:
+        """features with the tokens [B, N, C] updated."""
+        tokens, pos, reference = features.tokens, features.pos, features.reference_points()
+        num_low = features.level_start[len(features.shapes) - self.enc_scale]
+        for i, layer in enumerate(self.layers):
+            first = self._first_updated(i, features, num_low)
+            args: tuple = (tokens[:, first:], pos[:, first:], reference[:, first:], tokens, features)
+            if isinstance(layer, CrossScaleLayer):
+                args = (*args, max(num_low - first, 0))
+            updated = recomputed(layer, *args, enabled=self.use_checkpoint)
+            tokens = torch.cat([tokens[:, :first], updated], 1) if first else updated
+        return features.with_tokens(tokens)
 
-    def num_low(self, features: FlatFeatures) -> int:
-        return features.level_start[len(features.shapes) - self.enc_scale]
+    def _first_updated(self, index: int, features: FlatFeatures, num_low: int) -> int:
+        """The first token that layer `index` updates; it updates all after it."""
+        if index + 1 == len(self.layers):
+            return features.level_start[self.finest_read]
+        return 0 if (index + 1) % self.block_length == 0 else num_low
+
+
+def build_interleaved_encoder(options: Options) -> InterleavedEncoder:
+    shared, encoder = options.transformer, options.encoder
+    if encoder.num_expansion is None:
+        raise UserError("encoder='interleaved' needs num_expansion, its number of blocks")
+    if not 1 <= encoder.enc_scale <= shared.num_feature_levels:
+        raise UserError(f"enc_scale={encoder.enc_scale} must be from 1 to num_feature_levels="
+                        f"{shared.num_feature_levels}")
+    num_layers = layer_count("enc_layers", encoder.enc_layers)
+    block = block_length(num_layers, encoder.num_expansion)
+    finest_read = min((level for stage in options.stages.stage_levels or [] for level in stage), default=0)
+    low_level_is_read = finest_read < shared.num_feature_levels - encoder.enc_scale
+    ends_block = [(i + 1) % block == 0 and (i + 1 < num_layers or low_level_is_read) for i in range(num_layers)]
+    layers: list[nn.Module] = [
+        make_layer(CrossScaleLayer if encoder.small_expand and ends else DeformableEncoderLayer, options)
+        for ends in ends_block]
+    return InterleavedEncoder(layers, encoder.num_expansion, encoder.enc_scale, shared.deformable_use_checkpoint,
+                              finest_read)
+
+
+def block_length(num_layers: int, num_blocks: int) -> int:
+    if num_blocks < 1 or num_layers % num_blocks:
+        raise UserError(f"num_expansion={num_blocks} must divide enc_layers={num_layers}")
+    return num_layers // num_blocks

@@ -1,4 +1,7 @@
 """Activations that configs name."""
-import torch.nn.functional as F
+from collections.abc import Callable
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}

@@ -1,8 +1,9 @@
 """Deformable attention modules: plain (Deformable DETR, section 4.1) and key-aware (Lite DETR, section 3.4).
 
-B batch, Q queries, N tokens of all levels, C channels, M heads, D = C / M, L levels, P points.
+B batch, Q queries, N tokens of all levels, C channels, M heads, D = C / M channels per head, L levels, P points.
 """
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from models.ops import key_aware_deform_attn, ms_deform_attn
 from models.ops.reference import key_aware_weights, sample
 from util.errors import UserError
+from util.options import TransformerOptions
 
 
 class DeformableAttention(nn.Module):
@@ -29,9 +31,10 @@ class DeformableAttention(nn.Module):
         self.output_proj = nn.Linear(dim, dim)
 
     def reset_parameters(self) -> None:
-        """Xavier projections; each head looks in its own direction, point p at distance p + 1 (with `same_loc`,
-        each point looks in its own direction)."""
-        for layer in self.children():
+        """Xavier projections; each head samples in a direction of its own, point p at distance p + 1 pixels (with
+        `same_loc`, each point in a direction of its own).
+        """
+        for layer in (child for child in self.children() if isinstance(child, nn.Linear)):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
         directions = self.num_points if self.location_heads == 1 else self.num_heads
@@ -64,6 +67,11 @@ class DeformableAttention(nn.Module):
             half_sizes = reference[:, :, None, :, None, 2:] * (0.5 / self.num_points)
             locations = torch.addcmul(centre, offsets, half_sizes)
         return locations.expand(-1, -1, self.num_heads, -1, -1, -1)
+
+    @abstractmethod
+    def samples(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: list[tuple[int, int]],
+                padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The sampling locations [B, Q, M, L, P, 2] and their weights [B, Q, M, L, P], with a sum of 1 over L and P."""
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1))
@@ -124,7 +132,7 @@ class KeyAwareDeformAttn(DeformableAttention):
 
     def samples(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: list[tuple[int, int]],
                 padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See MSDeformAttn.samples. For people to look at: the operator of `forward` keeps its weights to itself."""
+        """See MSDeformAttn.samples. For inspection: the operator of `forward` does not return its weights."""
         locations = self.sampling_locations(query, reference, shapes)
         keys = sample(self._key_and_value(memory, padding)[0], shapes, locations)
         weights = key_aware_weights(self._split_heads(self.query_proj(query)), keys).transpose(1, 2)
@@ -137,3 +145,8 @@ class KeyAwareDeformAttn(DeformableAttention):
             key = self.key_proj(memory)
             key = self._split_heads(key if padding is None else key.masked_fill(padding[..., None], 0))
         return key, value
+
+
+def make_attention(options: TransformerOptions, num_points: int) -> DeformableAttention:
+    shape = (options.hidden_dim, options.num_feature_levels, options.nheads, num_points, options.same_loc)
+    return KeyAwareDeformAttn(*shape, options.proj_key) if options.key_aware else MSDeformAttn(*shape)

@@ -1,11 +1,11 @@
-"""First values of a transformer's parameters."""
+"""Initial values of a transformer's parameters."""
 from torch import nn
 
 from models.layers.deform_attn import DeformableAttention
 
 
-def initialise_transformer(module: nn.Module) -> None:
-    """Xavier for every matrix (DETR, appendix A.4); deformable attention has first values of its own."""
+def initialise_matrices(module: nn.Module) -> None:
+    """Xavier for every matrix (DETR, appendix A.4); deformable attention has initial values of its own."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)

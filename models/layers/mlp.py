@@ -1,4 +1,6 @@
 """Multi-layer perceptron of the box heads."""
+from typing import cast
+
 from torch import Tensor, nn
 
 
@@ -9,6 +11,11 @@ class MLP(nn.Module):
         super().__init__()
         dims = [in_dim] + [hidden_dim] * (num_layers - 1) + [out_dim]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims, dims[1:]))
+
+    @property
+    def output(self) -> nn.Linear:
+        """The last layer."""
+        return cast(nn.Linear, self.layers[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:

@@ -6,8 +6,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(layer: nn.Module, *args: Any) -> Any:
-    """layer(*args); in training its activations are computed again in the backward pass instead of being kept."""
-    if layer.training and torch.is_grad_enabled():
+def recomputed(layer: nn.Module, *args: Any, enabled: bool = True) -> Any:
+    """layer(*args); if `enabled`, its activations in training are computed again in the backward pass instead of
+    being kept.
+    """
+    if enabled and layer.training and torch.is_grad_enabled():
         return checkpoint(layer, *args, use_reentrant=False)
     return layer(*args)

@@ -1,10 +1,10 @@
 """The two operators that models/layers/deform_attn.py calls: checks, then an implementation.
 
-`native` is the compiled one (models/ops/src), `torch` the plain one (reference.py), `auto`, the default, takes native
-where it is built for the tensors' device and can do what is asked. The environment variable DEFORM_ATTN_IMPL sets
-another one for the process.
+`native` is the compiled one (models/ops/src), `torch` the plain one (reference.py), `auto`, the default, chooses native
+where it is built for the tensors' device and supports the call. The environment variable DEFORM_ATTN_IMPL sets another
+default for the process.
 
-B batch, Q queries, N tokens of all levels, M heads, D channels a head, L levels, P points.
+B batch, Q queries, N tokens of all levels, M heads, D channels per head, L levels, P points.
 """
 import contextlib
 import functools
@@ -27,7 +27,7 @@ _chosen = os.environ.get("DEFORM_ATTN_IMPL", "auto")
 
 @contextlib.contextmanager
 def implementation(name: str) -> Iterator[None]:
-    """Inside this context the operators run as `name`: "auto", "native" or "torch". Raises UserError for another."""
+    """Inside this context the operators run as `name`: "auto", "native" or "torch". Raises UserError for any other."""
     global _chosen
     if name not in IMPLEMENTATIONS:
         raise UserError(f"there is no implementation {name!r}, only {', '.join(IMPLEMENTATIONS)}")
@@ -58,8 +58,8 @@ def key_aware_deform_attn(query: Tensor, key: Tensor, value: Tensor, spatial_sha
     locations = _check(value, spatial_shapes, sampling_locations)
     _fits("query", query, value, (*locations.shape[:3], value.shape[3]))
     _fits("key", key, value, value.shape)
-    serving = _serving(len(spatial_shapes), query, key, value, locations)
-    return serving.key_aware_deform_attn(query, key, value, spatial_shapes, locations)
+    chosen = _implementation_for(len(spatial_shapes), query, key, value, locations)
+    return chosen.key_aware_deform_attn(query, key, value, spatial_shapes, locations)
 
 
 def ms_deform_attn(value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locations: Tensor,
@@ -80,11 +80,11 @@ def ms_deform_attn(value: Tensor, spatial_shapes: list[tuple[int, int]], samplin
         raise ValueError(f"attention_weights are {attention_weights.dtype}, they must be a floating point tensor")
     weights = attention_weights.to(locations.dtype)
     _fits("attention_weights", weights, locations, locations.shape[:-1])
-    serving = _serving(len(spatial_shapes), value, locations, weights)
-    return serving.ms_deform_attn(value, spatial_shapes, locations, weights)
+    chosen = _implementation_for(len(spatial_shapes), value, locations, weights)
+    return chosen.ms_deform_attn(value, spatial_shapes, locations, weights)
 
 
-def _serving(levels: int, *operands: Tensor) -> ModuleType:
+def _implementation_for(levels: int, *operands: Tensor) -> ModuleType:
     """The implementation for `operands` on one device and `levels` maps."""
     device_type = operands[0].device.type
     if _chosen not in IMPLEMENTATIONS:
@@ -104,7 +104,7 @@ def _serving(levels: int, *operands: Tensor) -> ModuleType:
 
 
 def _beyond_native(levels: int, operands: tuple[Tensor, ...]) -> str | None:
-    """What the compiled operators cannot do here."""
+    """Why the compiled operators do not support this call; None: they do."""
     if levels > native.MAX_LEVELS:
         return f"spatial_shapes has {levels} maps, the compiled deformable attention takes at most {native.MAX_LEVELS}"
     if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(x).tangent is not None for x in operands):

@@ -1,7 +1,7 @@
-"""The compiled operators: loads lite_detr_ops (built from models/ops/src) and teaches torch their shapes, gradients
-and cost.
+"""The compiled operators: loads lite_detr_ops (built from models/ops/src) and registers their shapes, gradients and
+cost with torch.
 
-B batch, Q queries, N tokens of all levels, M heads, D channels a head, L levels, P points.
+B batch, Q queries, N tokens of all levels, M heads, D channels per head, L levels, P points.
 """
 import torch
 from torch import Tensor
@@ -11,12 +11,12 @@ VERSION = 2  # of the interface between these files and the compiled ones
 MAX_LEVELS = 16  # kMaxLevels of src/problem.h
 BUILD_COMMAND = "pip install --no-build-isolation ./models/ops"
 
+problem: str | None = None  # why the compiled operators do not run here
 try:
     import lite_detr_ops as _library
 except ImportError as error:
     _library, problem = None, f"the compiled operators cannot be imported ({error})"
 else:
-    problem = None
     if _library.version != VERSION:
         problem = f"the compiled operators are of version {_library.version}, the code needs {VERSION}"
 
@@ -35,7 +35,7 @@ def missing(device_type: str) -> str:
 
 
 def cpu_kernels() -> str:
-    """Which of the CPU kernels run here: "avx512", "avx2" or "portable"; other numbers of channels get narrower ones.
+    """Which of the CPU kernels run here: "avx512", "avx2" or "portable"; narrower ones where the channels do not fit.
 
     Raises ValueError if DEFORM_ATTN_CPU is none of these.
     """
@@ -61,10 +61,12 @@ def _output(value: Tensor, locations: Tensor) -> Tensor:
     return value.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3])
 
 
-def _gradients(wanted: list[bool], *like: Tensor | None) -> tuple[Tensor, ...]:
-    """New tensors in the shapes of `like`, empty ones where no gradient is wanted. A missing key has query's dtype."""
+def _gradients(wanted: list[bool], first: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+    """New tensors in the shapes of the operands, empty ones where no gradient is wanted. A missing key has query's
+    dtype.
+    """
     return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) if want and x is not None
-                 else (like[0] if x is None else x).new_empty(0) for want, x in zip(wanted, like))
+                 else (first if x is None else x).new_empty(0) for want, x in zip(wanted, (first, *others)))
 
 
 def _kda_shapes(query, key, value, spatial_shapes, locations):
@@ -145,7 +147,7 @@ def _register() -> None:
     for name in ("key_aware_deform_attn_backward", "ms_deform_attn_backward"):
         library.register_autograd(f"deform_attn::{name}", _no_second_derivative)
     for operator, formula in ((ops.key_aware_deform_attn, _kda_flops), (ops.ms_deform_attn, _msda_flops)):
-        # torch 2.4 registers the formula where it does not look for it.
+        # torch 2.4 registers the formula under a key that it does not look up.
         flop_registry[operator] = register_flop_formula(operator)(formula)
 
 

@@ -1,6 +1,6 @@
 """The operators in plain PyTorch: the definition that other implementations are compared with, and the fallback.
 
-B batch, Q queries, N tokens of all levels, M heads, D channels a head, L levels, P points.
+B batch, Q queries, N tokens of all levels, M heads, D channels per head, L levels, P points.
 """
 import contextlib
 
@@ -59,7 +59,7 @@ def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
-    """The meta device, where shapes alone are computed, has no autocast to switch off."""
+    """The meta device, where only shapes are computed, has no autocast to switch off."""
     if torch.amp.is_autocast_available(x.device.type):
         return torch.autocast(x.device.type, enabled=False)
     return contextlib.nullcontext()

@@ -3,7 +3,7 @@
     python setup.py build install          or          pip install --no-build-isolation ./models/ops
 
 With nvcc and a CUDA build of torch where a GPU is seen, for the CPU and CUDA, otherwise for the CPU. FORCE_CUDA=1
-builds for CUDA or fails, also where no GPU is seen, FORCE_CUDA=0 for the CPU alone; TORCH_CUDA_ARCH_LIST picks the
+builds for CUDA or fails, also where no GPU is seen, FORCE_CUDA=0 for the CPU only; TORCH_CUDA_ARCH_LIST picks the
 GPUs, by default the one that is seen, without one all that this nvcc and torch know.
 """
 import glob
@@ -43,18 +43,18 @@ def cuda_architectures(nvcc: str) -> str:
     listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split()
     known = {int(name.removeprefix("compute_")) for name in listed if name.removeprefix("compute_").isdigit()}
     newest = max(map(int, re.findall(r"code=sm_(\d+)", torch.__config__.show())), default=max(known))
-    wanted = [arch for arch in (70, 75, 80, 86, 89, 90, 100, 120) if arch in known and arch <= newest]
-    return ";".join(f"{arch // 10}.{arch % 10}" for arch in wanted) + "+PTX"
+    targets = [arch for arch in (70, 75, 80, 86, 89, 90, 100, 120) if arch in known and arch <= newest]
+    return ";".join(f"{arch // 10}.{arch % 10}" for arch in targets) + "+PTX"
 
 
 def why_no_cuda(home: str | None) -> str | None:
-    """What stands in the way of a build for CUDA."""
+    """What prevents a build for CUDA; None: nothing."""
     if torch.version.cuda is None:
         return "this torch is built without CUDA"
     if home is None:
         return f"nvcc with its headers is not found: install the toolkit of CUDA {torch.version.cuda}, or set CUDA_HOME"
-    told = subprocess.run([f"{home}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
-    release = re.search(r"release (\d+)", told)
+    version = subprocess.run([f"{home}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+)", version)
     if release is None or release[1] != torch.version.cuda.split(".")[0]:
         return (f"{home}/bin/nvcc is of CUDA {release[1] if release else 'an unknown version'}, torch of CUDA "
                 f"{torch.version.cuda}: install that toolkit, or set CUDA_HOME to it")
@@ -76,16 +76,18 @@ def extension():
     elif not force and not torch.cuda.is_available():
         problem = "torch sees no GPU here; FORCE_CUDA=1 builds for CUDA nevertheless"
     if problem:
-        print(f"lite_detr_ops is built for the CPU alone: {problem}", file=sys.stderr)
+        print(f"lite_detr_ops is built for the CPU only: {problem}", file=sys.stderr)
         return cpp_extension.CppExtension(sources=cpu_sources, extra_compile_args=CPU_FLAGS, **options)
-    cpp_extension.CUDA_HOME = home
+    cpp_extension.CUDA_HOME = home  # assigned from outside: torch reads its toolkit's folder there only
     if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
-        os.environ["TORCH_CUDA_ARCH_LIST"] = cuda_architectures(f"{home}/bin/nvcc")
+        architectures = cuda_architectures(f"{home}/bin/nvcc")
+        os.environ["TORCH_CUDA_ARCH_LIST"] = architectures  # assigned from outside: an environment variable
     built = cpp_extension.CUDAExtension(
         sources=cpu_sources + sources("cuda/*.cu"), define_macros=[("WITH_CUDA", None)],
         extra_compile_args={"cxx": CPU_FLAGS, "nvcc": ["-O3"]}, **options)
     # The CUDA runtime is torch's own, loaded with it: a toolkit may lack the library's plain name.
-    built.libraries = [name for name in built.libraries if name != "cudart"]
+    libraries = [name for name in built.libraries if name != "cudart"]
+    built.libraries = libraries  # assigned from outside: torch has no argument that leaves a library out
     return built
 
 

@@ -67,8 +67,8 @@ def agrees_with_pytorch(form: str, device: str, dtype: torch.dtype, channels: in
 
 def gradient_is_numerical(form: str, device: str, channels: int) -> bool:
     x = operands(device, torch.float64, channels)
-    names = {"ms_deform_attn": ["value", "locations", "weights"], FORMS[0]: ["query", "value", "locations"]}
-    names = names.get(form, ["query", "key", "value", "locations"])
+    operands_of = {"ms_deform_attn": ["value", "locations", "weights"], FORMS[0]: ["query", "value", "locations"]}
+    names = operands_of.get(form, ["query", "key", "value", "locations"])
     inputs = [x[name].requires_grad_() for name in names]
     with implementation("native"):
         return torch.autograd.gradcheck(lambda *args: run(form, dict(zip(names, args))), inputs,

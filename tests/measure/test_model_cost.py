@@ -22,12 +22,13 @@ def test_gflops_of_the_paper(variant, total, encoder):
 
 
 class TwoParts(nn.Module):
-    PARTS = {"first": ["first"], "second": ["second"]}
-
     def __init__(self):
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1)
         self.rest = nn.Conv2d(5, 2, 1)
+
+    def parts(self):
+        return {"first": ["first"], "second": ["second"]}
 
     def forward(self, images):
         return self.rest(self.second(self.first(torch.stack(images))))

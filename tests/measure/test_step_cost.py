@@ -79,10 +79,10 @@ class WithStatistics(nn.Module):
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 1, 3))
         self.weight_dict = {"loss": 1.0}
 
-    def forward(self, samples, targets):
-        if isinstance(samples, torch.Tensor):
-            return {"loss": samples.square().mean()}
-        return self.layers(samples.tensors)
+    def forward(self, inputs, targets):
+        if isinstance(inputs, torch.Tensor):
+            return {"loss": inputs.square().mean()}
+        return self.layers(inputs.tensors)
 
 
 class Sum(nn.Module):

@@ -13,7 +13,7 @@ BASE = ("loss_ce", "loss_bbox", "loss_giou")
 
 
 def make_criterion(num_layers=1, use_dn=True, alpha=0.25, aux_loss=True, **weights):
-    weights = LossWeights(**{"cls": 1.0, "bbox": 5.0, "giou": 2.0} | weights)
+    weights = LossWeights(**{"cls": 1.0, "bbox": 5.0, "giou": 2.0, "interm": 1.0} | weights)
     focal = FocalClassification(alpha)
     return SetCriterion(HungarianMatcher(2, 5, 2, focal), weights, num_layers, focal, use_dn, aux_loss)
 

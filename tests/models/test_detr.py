@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from models import build_model
 from models.criterion import weighted_sum
-from models.detr import predictions
+from util.config import load_config
 
 SIZES = [(64, 96), (96, 64)]  # (height, width)
 
@@ -48,12 +49,9 @@ def test_padding_has_no_influence(build_sdetr):
     torch.testing.assert_close(first, second)
 
 
-@pytest.mark.parametrize("aux_loss", [True, False])
-def test_predictions(aux_loss):
-    hidden = [torch.randn(1, 2, 3) for _ in range(3)]
-    classes, boxes = torch.nn.Linear(3, 5), torch.nn.Linear(3, 4)
-    out = predictions(hidden, classes, boxes, aux_loss)
-    torch.testing.assert_close(out["pred_logits"], classes(hidden[2]))
-    torch.testing.assert_close(out["pred_boxes"], boxes(hidden[2]).sigmoid())
-    assert [torch.equal(a["pred_logits"], classes(x)) for a, x in zip(out["aux_outputs"], hidden)] == [True] * (
-        2 * aux_loss)
+@pytest.mark.parametrize("name, parameters", [("detr_r50", 41524768), ("detr_r50_dc5", 41524768)])
+def test_the_published_detr(name, parameters):
+    model = build_model(load_config(f"config/SDETR/{name}.py", {"pretrained_backbone": False}))[0]
+    for part in (model.transformer.encoder, model.transformer.decoder):
+        assert [layer.self_attn.num_heads for layer in part.layers] == [8] * 6
+    assert sum(p.numel() for p in model.parameters()) == parameters

@@ -80,7 +80,7 @@ def test_equals_brute_force(weights, counts):
     """Several prediction sets and images, and as many or more targets than the 4 queries."""
     matcher = HungarianMatcher(*weights)
     outputs, targets = make_outputs(2, 4, sets=3), make_targets(*counts)
-    matches = matcher(outputs, targets)
+    matches = matcher(outputs, targets).indices
     assert matches.shape == (3, 3, sum(min(n, 4) for n in counts)) and matches.dtype == torch.int64
     for match, output in zip(matches, outputs, strict=True):
         for image, first_target in enumerate((0, counts[0])):
@@ -91,7 +91,7 @@ def test_equals_brute_force(weights, counts):
 def test_class_cost_uses_focal_alpha(alpha):
     matcher = HungarianMatcher(1, 1, 0, FocalClassification(alpha))
     outputs, targets = make_outputs(1, 4), make_targets(3)
-    assert_best(matcher, pairs_of(matcher(outputs, targets)[0], 0), outputs[0], targets[0], 0)
+    assert_best(matcher, pairs_of(matcher(outputs, targets).indices[0], 0), outputs[0], targets[0], 0)
 
 
 def test_softmax_class_cost():
@@ -99,17 +99,17 @@ def test_softmax_class_cost():
     outputs = [{"pred_logits": torch.tensor([[[0.0, 0.0, 0.0], [3.0, 5.0, 0.0], [2.0, -4.0, -4.0]]]),
                 "pred_boxes": torch.full((1, 3, 4), 0.3)}]
     targets = [{"labels": torch.tensor([0]), "boxes": torch.full((1, 4), 0.3)}]
-    match, = HungarianMatcher(1, 5, 2, SoftmaxClassification())(outputs, targets)
+    match, = HungarianMatcher(1, 5, 2, SoftmaxClassification())(outputs, targets).indices
     assert match.tolist() == [[0], [2], [0]]
-    match, = HungarianMatcher(1, 5, 2)(outputs, targets)
+    match, = HungarianMatcher(1, 5, 2)(outputs, targets).indices
     assert match.tolist() == [[0], [1], [0]]
 
 
 def test_images_without_targets():
     outputs, targets = make_outputs(3, 4), make_targets(0, 2, 0)
-    match, = HungarianMatcher(2, 5, 2)(outputs, targets)
+    match, = HungarianMatcher(2, 5, 2)(outputs, targets).indices
     assert match[0].tolist() == [1, 1] and sorted(match[2].tolist()) == [0, 1]
-    assert HungarianMatcher(2, 5, 2)(outputs, make_targets(0, 0, 0)).shape == (1, 3, 0)
+    assert HungarianMatcher(2, 5, 2)(outputs, make_targets(0, 0, 0)).indices.shape == (1, 3, 0)
 
 
 @pytest.mark.parametrize("name, value", [("pred_logits", math.nan), ("pred_boxes", math.nan),
@@ -118,9 +118,11 @@ def test_images_without_targets():
 def test_broken_predictions_are_reported_and_survived(caplog, name, value, where):
     matcher, targets = HungarianMatcher(2, 5, 2), make_targets(2, 2, first_id=40)
     outputs = make_outputs(2, 4)
-    sound = pairs_of(matcher(outputs, targets)[0], image=0)
+    sound = pairs_of(matcher(outputs, targets).indices[0], image=0)
     outputs[0][name][1, where] = value
-    match, = matcher(outputs, targets)
+    matching = matcher(outputs, targets)
+    match, = matching.indices
+    assert matching.non_finite == 1
     record, = caplog.records
     assert record.levelname == "WARNING" and "[41]" in record.getMessage()
     assert pairs_of(match, image=0) == sound
@@ -132,7 +134,7 @@ def test_broken_predictions_are_reported_and_survived(caplog, name, value, where
 def test_infinite_logits_have_finite_costs(caplog, value):
     outputs = make_outputs(1, 4)
     outputs[0]["pred_logits"][0, 0] = value
-    match, = HungarianMatcher(2, 0, 0)(outputs, make_targets(2))
+    match, = HungarianMatcher(2, 0, 0)(outputs, make_targets(2)).indices
     assert not caplog.records
     assert (0 in match[1]) == (value > 0)
 
@@ -140,14 +142,14 @@ def test_infinite_logits_have_finite_costs(caplog, value):
 def test_broken_queries_are_avoided():
     outputs, targets = make_outputs(1, 4), make_targets(3)
     outputs[0]["pred_logits"][0, 2] = math.nan
-    match, = HungarianMatcher(2, 5, 2)(outputs, targets)
+    match, = HungarianMatcher(2, 5, 2)(outputs, targets).indices
     assert sorted(match[1].tolist()) == [0, 1, 3]
 
 
 def test_broken_targets_are_reported(caplog):
     outputs, targets = make_outputs(1, 4), make_targets(2, first_id=7)
     targets[0]["boxes"][0, 0] = math.nan
-    assert HungarianMatcher(2, 5, 2)(outputs, targets).shape == (1, 3, 2)
+    assert HungarianMatcher(2, 5, 2)(outputs, targets).indices.shape == (1, 3, 2)
     assert "[7]" in caplog.text
 
 
@@ -167,21 +169,21 @@ def test_image_id_may_be_a_tensor(caplog):
 
 
 def test_sound_predictions_are_not_reported(caplog):
-    HungarianMatcher(2, 5, 2)(make_outputs(2, 4), make_targets(2, 0))
+    assert HungarianMatcher(2, 5, 2)(make_outputs(2, 4), make_targets(2, 0)).non_finite == 0
     assert not caplog.records
 
 
 def test_boxes_of_another_precision():
     outputs = [{name: x.float() for name, x in make_outputs(1, 4)[0].items()}]
     targets = make_targets(3)
-    expected = HungarianMatcher(2, 5, 2)(make_outputs(1, 4), targets)
-    assert torch.equal(HungarianMatcher(2, 5, 2)(outputs, targets), expected)
+    expected = HungarianMatcher(2, 5, 2)(make_outputs(1, 4), targets).indices
+    assert torch.equal(HungarianMatcher(2, 5, 2)(outputs, targets).indices, expected)
 
 
 def test_no_gradient():
     outputs = make_outputs(1, 4)
     outputs[0]["pred_boxes"].requires_grad_()
-    assert not HungarianMatcher(2, 5, 2)(outputs, make_targets(2)).requires_grad
+    assert not HungarianMatcher(2, 5, 2)(outputs, make_targets(2)).indices.requires_grad
 
 
 def test_as_many_kernels_for_many_images_as_for_one(count_kernels):

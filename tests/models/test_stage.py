@@ -2,6 +2,7 @@ import torch
 from torch import nn
 
 from models.stage import Stage
+from models.structures import DecoderOutput
 
 SHAPES = [(4, 6), (2, 3)]
 DIM = 8
@@ -15,8 +16,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Returns its arguments."""
 
-    def forward(self, content, query_pos, memory):
-        return [content, query_pos, memory]
+    def forward(self, queries, memory):
+        return DecoderOutput([queries.content, queries.pos, memory])
 
 
 def test_the_decoder_reads_the_encoded_levels(make_features):

@@ -2,20 +2,17 @@ import pytest
 import torch
 from torch import nn
 
-from models.structures import FlatFeatures, Proposals, Queries
-from models.transformer import TwoStageTransformer, token_anchors
+from models.structures import FlatFeatures, Proposals
+from models.transformer import DINOTransformer, token_anchors
 
 SHAPES = [(8, 8), (4, 4), (2, 2)]
 TOKENS, DIM, CLASSES = 84, 8, 3
 
 
-def make_transformer(num_queries=10, embed_init_tgt=True, encoder=None, decoder=None):
+def make_transformer(num_queries=10, embed_init_tgt=True):
     torch.manual_seed(0)
-    transformer = TwoStageTransformer(encoder or nn.Identity(), decoder or nn.Identity(), DIM, len(SHAPES), num_queries,
-                                      embed_init_tgt)
-    transformer.enc_out_class_embed = nn.Linear(DIM, CLASSES)
-    transformer.enc_out_bbox_embed = nn.Linear(DIM, 4)
-    return transformer
+    return DINOTransformer(nn.Identity(), nn.Identity(), DIM, len(SHAPES), num_queries, embed_init_tgt,
+                           nn.Linear(DIM, CLASSES), nn.Linear(DIM, 4))
 
 
 def row_and_column(level, token):
@@ -42,7 +39,7 @@ def test_token_anchors(make_features, valid):
                     assert not usable[place] and (anchors[place] == torch.inf).all()
 
 
-def test_anchors_too_near_the_border_are_unusable(make_features):
+def test_anchors_too_close_to_the_border_are_unusable(make_features):
     features = make_features([(1, 100)], DIM)
     anchors, usable = token_anchors(features)
     assert usable[0, :, 0].tolist() == [False] + [True] * 98 + [False]
@@ -103,13 +100,6 @@ def test_queries_from_tokens():
     proposals = Proposals(torch.randn(2, 6, DIM, requires_grad=True), torch.randn(2, 6, 4, requires_grad=True))
     queries = transformer.queries(proposals)
     assert torch.equal(queries.content, proposals.content) and not queries.content.requires_grad
-
-
-def test_decode_hands_over(make_features):
-    transformer = make_transformer(decoder=nn.Identity())
-    transformer.decoder.forward = lambda queries, memory: (queries, memory)
-    queries, memory = Queries(torch.randn(1, 2, DIM), torch.randn(1, 2, 4)), make_features(SHAPES, DIM)
-    assert transformer.decode(queries, memory) == (queries, memory)
 
 
 @pytest.mark.parametrize("key_aware", [True, False])

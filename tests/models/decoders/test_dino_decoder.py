@@ -30,9 +30,7 @@ class Attention(nn.Module):
 
 def make_decoder(layers, **options):
     torch.manual_seed(0)
-    decoder = DINODecoder(layers, DIM, **options)
-    decoder.bbox_embed = nn.ModuleList(nn.Linear(DIM, 4) for _ in layers)
-    return decoder
+    return DINODecoder(layers, DIM, nn.ModuleList(nn.Linear(DIM, 4) for _ in layers), **options)
 
 
 def make_layer():

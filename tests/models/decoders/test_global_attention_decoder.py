@@ -3,6 +3,8 @@ import torch
 from torch import nn
 
 from models.decoders.global_attention import GlobalDecoder, GlobalDecoderLayer
+from models.structures import Queries
+from util.errors import UserError
 
 DIM = 8
 SHAPES = [(2, 3)]
@@ -47,7 +49,7 @@ def test_layer_is_the_formula(make_features, pre_norm):
 def test_one_normed_hidden_state_a_layer(make_features):
     decoder, memory = make_decoder(3), make_features(SHAPES, DIM)
     content, pos = make_queries()
-    hidden = decoder(content, pos, memory)
+    hidden = decoder(Queries(content, pos=pos), memory).hidden
     assert len(hidden) == 3
     for layer, state in zip(decoder.layers, hidden):
         content = layer(content, pos, memory)  # the next layer starts from what is not normed yet
@@ -58,7 +60,8 @@ def test_padding_has_no_influence(make_features):
     decoder, memory = make_decoder(), make_features(SHAPES, DIM, [(1, 2)])
     other = memory.with_tokens(memory.tokens + 7 * memory.padding[..., None])
     content, pos = make_queries()
-    torch.testing.assert_close(decoder(content, pos, other), decoder(content, pos, memory))
+    queries = Queries(content, pos=pos)
+    torch.testing.assert_close(decoder(queries, other).hidden, decoder(queries, memory).hidden)
 
 
 def test_checkpointing(make_features):
@@ -66,7 +69,33 @@ def test_checkpointing(make_features):
     for recompute in (False, True):
         decoder, calls = make_decoder(use_checkpoint=recompute), []
         decoder.layers[1].linear1.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        decoder(*make_queries(), memory)[-1].square().sum().backward()
+        content, pos = make_queries()
+        decoder(Queries(content, pos=pos), memory).hidden[-1].square().sum().backward()
         assert len(calls) == 1 + recompute
         results.append([parameter.grad for parameter in decoder.parameters()])
     torch.testing.assert_close(results[1], results[0])
+
+
+def test_boxes_enter_every_layer_as_they_are(make_features):
+    content, pos = make_queries()
+    box_logits = torch.randn(1, 4, 4)
+    decoded = make_decoder(2)(Queries(content, box_logits, pos=pos), make_features(SHAPES, DIM))
+    assert [torch.equal(reference, box_logits.sigmoid()) for reference in decoded.reference] == [True, True]
+    assert make_decoder(2)(Queries(content, pos=pos), make_features(SHAPES, DIM)).reference is None
+
+
+def test_masked_queries_do_not_see_each_other(make_features):
+    decoder, memory = make_decoder(1), make_features(SHAPES, DIM)
+    content, pos = make_queries()
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[0, 1] = True  # 0 may not see 1
+    changed = content.clone()
+    changed[:, 1] += 1
+    before, after = (decoder(Queries(x, attn_mask=mask, pos=pos), memory).hidden[0] for x in (content, changed))
+    torch.testing.assert_close(after[:, 0], before[:, 0])
+    assert not torch.isclose(after[:, 2], before[:, 2]).all()
+
+
+def test_queries_without_position_encodings(make_features):
+    with pytest.raises(UserError, match="needs queries with pos"):
+        make_decoder()(Queries(torch.randn(1, 4, DIM), torch.randn(1, 4, 4)), make_features(SHAPES, DIM))

@@ -14,8 +14,8 @@ DIM = 8
 class Count(nn.Module):
     """Adds 1 to the tokens that it may update, and records its arguments."""
 
-    def forward(self, tokens, pos, reference, memory, features, num_low):
-        self.tokens, self.pos, self.reference, self.memory, self.num_low = tokens, pos, reference, memory, num_low
+    def forward(self, tokens, pos, reference, memory, features):
+        self.tokens, self.pos, self.reference, self.memory = tokens, pos, reference, memory
         return tokens + 1
 
 
@@ -49,7 +49,6 @@ def test_tokens_that_each_layer_updates(make_features, enc_scale, low, num_block
         assert torch.equal(layer.tokens, layer.memory[:, start:])
         assert torch.equal(layer.pos, features.pos[:, start:])
         assert torch.equal(layer.reference, features.reference_points()[:, start:])
-        assert layer.num_low == low - start
 
 
 @pytest.mark.parametrize("finest_read, start", [(0, 0), (1, 64), (2, 80), (3, 84)])
@@ -59,7 +58,6 @@ def test_the_last_layer_updates_what_is_read(make_features, finest_read, start):
     updates = (encoder(features).tokens - features.tokens)[0, :, 0]
     expected = torch.tensor([1.0 + (start <= token) if token < 80 else 3.0 + (start <= token) for token in range(85)])
     torch.testing.assert_close(updates, expected)
-    assert encoder.layers[-1].num_low == max(80 - start, 0)
 
 
 def test_low_level_tokens_wait_for_the_end_of_a_block(make_features):
@@ -90,14 +88,15 @@ def test_cross_scale_layer_uses_the_small_feed_forward_for_low_level_tokens(make
     assert layer.linear12.weight.shape == layer.linear22.weight.shape == (DIM, DIM)
 
 
-def test_encoder_sends_exactly_the_low_level_tokens_through_the_small_feed_forward(make_features):
-    encoder = InterleavedEncoder(make_layers([DeformableEncoderLayer, CrossScaleLayer]), 1, 2)
+@pytest.mark.parametrize("finest_read, low", [(0, 80), (1, 16), (2, 0)])
+def test_encoder_sends_exactly_the_low_level_tokens_through_the_small_feed_forward(make_features, finest_read, low):
+    encoder = InterleavedEncoder(make_layers([DeformableEncoderLayer, CrossScaleLayer]), 1, 2, finest_read=finest_read)
     sizes = {}
     for name in ("linear12", "linear1"):
         encoder.layers[1].get_submodule(name).register_forward_pre_hook(
             lambda _, args, name=name: sizes.update({name: args[0].shape[1]}))
     encoder(make_features(SHAPES, DIM))
-    assert sizes == {"linear12": 80, "linear1": 5}
+    assert sizes == {"linear12": low, "linear1": 5}
 
 
 @pytest.mark.parametrize("num_blocks, enc_scale", [(1, 4), (2, 4), (4, 1), (4, 2)])
@@ -128,5 +127,5 @@ def test_checkpointing(make_features):
 
 @pytest.mark.parametrize("num_layers, num_blocks", [(6, 4), (6, 0), (6, -1), (1, 2)])
 def test_blocks_of_unequal_length(num_layers, num_blocks):
-    with pytest.raises(UserError, match=f"num_expansion {num_blocks} does not divide enc_layers {num_layers}"):
+    with pytest.raises(UserError, match=f"num_expansion={num_blocks} must divide enc_layers={num_layers}"):
         InterleavedEncoder([Count() for _ in range(num_layers)], num_blocks, 3)

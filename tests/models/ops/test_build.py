@@ -105,7 +105,7 @@ def test_what_stands_in_the_way_of_cuda_is_told(build, toolkit, monkeypatch, cap
         toolkit(release)
     assert not is_for_cuda(build())
     told = capsys.readouterr().err
-    assert "for the CPU alone" in told and problem in told
+    assert "for the CPU only" in told and problem in told
     with pytest.raises(SystemExit, match=f"FORCE_CUDA=1, but .*{problem}"):
         build(FORCE_CUDA="1")
 

@@ -1,0 +1,67 @@
+"""What all detectors share.
+
+B batch, Q queries, K class logits.
+"""
+from abc import abstractmethod
+
+from torch import Tensor, nn
+
+from models.backbones import Backbone
+from models.heads import Predictions, layer_predictions
+from models.structures import DecoderOutput, FlatFeatures
+from util.nested_tensor import Images, NestedTensor
+
+
+class Detector(nn.Module):
+    """Images to tokens (`features`), tokens to predictions (`detect`).
+
+    The parameters' published names demand that the modules have these attributes. Where the decoder holds the heads
+    too, a detector assigns them after it: the first name of a shared parameter is the decoder's.
+    """
+
+    backbone: Backbone
+    input_proj: nn.Module
+    class_embed: nn.Module
+    bbox_embed: nn.Module
+
+    def __init__(self, aux_loss: bool):
+        super().__init__()
+        self.aux_loss = aux_loss
+
+    def forward(self, samples: Images, targets: list[dict[str, Tensor]] | None = None) -> dict:
+        """samples: images [3, H, W], normalised; targets (for training only) with "labels" [n], "boxes" [n, 4] cxcywh
+        in [0, 1].
+
+        Returns "pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh in [0, 1], "aux_outputs" (a list with the same
+        of each decoder layer before the last; empty without aux_loss), and what `detect` adds.
+        """
+        if not isinstance(samples, NestedTensor):
+            samples = NestedTensor.from_list(samples)
+        return self.detect(self.features(samples), targets)
+
+    @abstractmethod
+    def features(self, samples: NestedTensor) -> FlatFeatures:
+        """The tokens that the encoder reads."""
+
+    @abstractmethod
+    def detect(self, features: FlatFeatures, targets: list[dict[str, Tensor]] | None) -> dict:
+        """The outputs, see `forward`."""
+
+    @abstractmethod
+    def transformer_parts(self) -> dict[str, list[str]]:
+        """The parts between input projection and heads, see `parts`."""
+
+    def parts(self) -> dict[str, list[str]]:
+        """The names of the modules of each part, in the order in which an image passes them."""
+        return {"backbone": ["backbone.0"], "input projection": ["input_proj"], **self.transformer_parts(),
+                "heads": ["class_embed", "bbox_embed"]}
+
+    def predictions(self, decoded: DecoderOutput) -> list[Predictions]:
+        """Of each decoder layer, or without aux_loss of the last only."""
+        layers = layer_predictions(decoded, self.class_embed, self.bbox_embed)
+        return layers if self.aux_loss else layers[-1:]
+
+
+def as_outputs(layers: list[Predictions]) -> dict:
+    """The last layer's predictions, and those of the layers before it as "aux_outputs"."""
+    return {**layers[-1], "aux_outputs": layers[:-1]}

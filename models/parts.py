@@ -1,0 +1,103 @@
+"""What the builders of several detectors share."""
+import math
+from dataclasses import replace
+
+from torch import nn
+
+from models.backbones import Backbone, build_backbone
+from models.classification import Classification, FocalClassification, SoftmaxClassification
+from models.criterion import LossWeights, SetCriterion
+from models.decoders import DECODERS
+from models.detector import Detector
+from models.encoders import ENCODERS
+from models.heads import Heads, SharedHeads
+from models.matcher import HungarianMatcher
+from models.postprocess import PostProcess
+from models.registry import choose
+from models.resolved import num_classes
+from util.errors import UserError
+from util.options import LossOptions, Options
+
+Built = tuple[Detector, SetCriterion, dict[str, PostProcess]]
+
+
+def make_backbone(options: Options) -> Backbone:
+    return build_backbone(options.backbone, options.position, options.transformer.hidden_dim,
+                          train=options.training.lr_backbone > 0)
+
+
+def refuse_global_attention(options: Options) -> None:
+    """Raises UserError for options that detectors with a deformable transformer do not read."""
+    if (options.transformer.pre_norm or options.loss.classification != "focal"
+            or options.stages.stage_levels is not None):
+        raise UserError("pre_norm=True, classification='softmax' and stage_levels are for DETR and SDETR, not for "
+                        f"modelname={options.modelname!r}")
+
+
+def make_input_proj(in_channels: list[int], num_levels: int, dim: int) -> nn.ModuleList:
+    """1x1 convolutions for the backbone's maps, then 3x3 ones of stride 2 for further levels, with GroupNorm."""
+    if num_levels < len(in_channels):
+        raise UserError(f"num_feature_levels={num_levels} is fewer than the {len(in_channels)} maps of "
+                        "return_interm_indices")
+    convs = [nn.Conv2d(c, dim, kernel_size=1) for c in in_channels]
+    for level in range(len(in_channels), num_levels):
+        source = in_channels[-1] if level == len(in_channels) else dim
+        convs.append(nn.Conv2d(source, dim, kernel_size=3, stride=2, padding=1))
+    for conv in convs:
+        nn.init.xavier_uniform_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    groups = math.gcd(32, dim // 4)  # 32, as published, where that leaves at least four channels per group
+    return nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(groups, dim)) for conv in convs)
+
+
+def make_encoder(options: Options, default: str | None = None) -> nn.Module:
+    """The encoder that the config names; else `default`, or without one the deformable encoder, interleaved where
+    num_expansion is set.
+    """
+    if default is None:
+        default = "deformable" if options.encoder.num_expansion is None else "interleaved"
+    return choose(ENCODERS, "encoder", options.encoder.encoder or default)(options)
+
+
+def make_decoder(options: Options, heads: Heads, default: str) -> nn.Module:
+    """The decoder that the config names, else `default`."""
+    return choose(DECODERS, "decoder", options.decoder.decoder or default)(options, heads)
+
+
+def make_shared_heads(options: Options) -> SharedHeads:
+    num_logits = make_classification(options.loss).num_logits(num_classes(options.data))
+    return SharedHeads(options.transformer.hidden_dim, num_logits, focal=options.loss.classification == "focal")
+
+
+def make_classification(options: LossOptions) -> Classification:
+    if options.classification == "focal":
+        return FocalClassification(options.focal_alpha)
+    return SoftmaxClassification(options.eos_coef)
+
+
+def make_loss_weights(options: LossOptions) -> LossWeights:
+    """Those of the decoder; a detector with further losses adds theirs."""
+    return LossWeights(options.cls_loss_coef, options.bbox_loss_coef, options.giou_loss_coef)
+
+
+def make_criterion(options: LossOptions, num_layers: int, weights: LossWeights | None = None, use_dn: bool = False,
+                   copies: int = 1) -> SetCriterion:
+    classification = make_classification(options)
+    matcher = HungarianMatcher(options.set_cost_class, options.set_cost_bbox, options.set_cost_giou, classification)
+    return SetCriterion(matcher, weights or make_loss_weights(options), num_layers, classification, use_dn,
+                        options.aux_loss, copies)
+
+
+def make_postprocessors(options: Options) -> dict[str, PostProcess]:
+    return {"bbox": PostProcess(options.postprocess.num_select, options.postprocess.nms_iou_threshold,
+                                make_classification(options.loss))}
+
+
+def stage_options(options: Options, num_levels: int, num_heads: int, enc_layers: int = 0,
+                  dec_layers: int = 0) -> Options:
+    """The options of one encoder or decoder of a stacked model, as a model of one stage has them."""
+    return replace(options,
+                   transformer=replace(options.transformer, nheads=num_heads, num_feature_levels=num_levels),
+                   encoder=replace(options.encoder, enc_layers=enc_layers),
+                   decoder=replace(options.decoder, dec_layers=dec_layers),
+                   stages=replace(options.stages, stage_levels=None))
