@@ -24,7 +24,11 @@ def build_model(config: Config) -> tuple[nn.Module, nn.Module, dict]:
 
     Raises UserError for keys and values that make no model.
     """
-    options = parse_options(config)
+    return build_detector(parse_options(config))
+
+
+def build_detector(options: Options) -> tuple[nn.Module, nn.Module, dict]:
+    """The same from parsed options."""
     if options.modelname not in MODELS:
         raise UserError(f"modelname={options.modelname!r} is unknown.{nearest(options.modelname, MODELS)} "
                         f"Known: {', '.join(MODELS)}")
