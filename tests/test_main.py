@@ -1,4 +1,5 @@
 """main.py as its users call it: whole runs on a small generated set."""
+import dataclasses
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from datasets.coco import class_names, read_annotations
+from datasets.coco_eval import summarize
 from util.config import load_config
 from util.errors import UserError
 
@@ -168,7 +170,7 @@ def test_start_epoch_moves_the_schedule(call, tmp_path):
 
 
 def test_debug_and_fix_size(call, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.DEBUG_BATCHES", 2)
+    monkeypatch.setattr("util.run_options.DEBUG_BATCHES", 2)
     assert call("--output_dir", tmp_path / "run", "--debug", "--fix_size", options=["epochs=1"]) == 0
     checkpoint = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)
     assert max(s["step"] for s in checkpoint["optimizer"]["state"].values()) == 2
@@ -193,7 +195,8 @@ def test_epochs_of_a_fixed_length_with_steps_of_two_batches(call, tmp_path):
 
 def test_a_training_ends_early_without_a_better_ap(call, tmp_path, monkeypatch, capsys):
     values = iter([0.1, 0.3, 0.2, 0.3, 0.9])
-    monkeypatch.setattr("trainer.report", lambda evaluator, per_class: (evaluator.summarize(), [next(values)] * 12)[1])
+    monkeypatch.setattr("trainer.summarize", lambda *arguments: dataclasses.replace(
+        summarize(*arguments), stats=(next(values, 0.0),) * 12))
     out = tmp_path / "run"
     assert call("--output_dir", out, options=["epochs=5", "epoch_steps=1", "early_stop=2"]) == 0
     assert [line[AP][0] for line in log_of(out)] == [0.1, 0.3, 0.2, 0.3]
