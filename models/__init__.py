@@ -6,11 +6,12 @@ from torch import nn
 from models.build_deformable_detr import build_deformable_detr
 from models.build_dino import build_dino
 from models.build_sdetr import build_detr, build_lite_sdetr, build_sdetr
+from models.criterion import SetCriterion
 from util.config import Config
 from util.errors import UserError, nearest
 from util.options import Options, parse_options
 
-MODELS: dict[str, Callable[[Options], tuple[nn.Module, nn.Module, dict]]] = {
+MODELS: dict[str, Callable[[Options], tuple[nn.Module, SetCriterion, dict]]] = {
     "dino": build_dino,
     "deformable_detr": build_deformable_detr,
     "detr": build_detr,
@@ -19,7 +20,7 @@ MODELS: dict[str, Callable[[Options], tuple[nn.Module, nn.Module, dict]]] = {
 }
 
 
-def build_model(config: Config) -> tuple[nn.Module, nn.Module, dict]:
+def build_model(config: Config) -> tuple[nn.Module, SetCriterion, dict]:
     """The detector of a config, its criterion, and its post-processors {"bbox": ...}.
 
     Raises UserError for keys and values that make no model.
@@ -27,7 +28,7 @@ def build_model(config: Config) -> tuple[nn.Module, nn.Module, dict]:
     return build_detector(parse_options(config))
 
 
-def build_detector(options: Options) -> tuple[nn.Module, nn.Module, dict]:
+def build_detector(options: Options) -> tuple[nn.Module, SetCriterion, dict]:
     """The same from parsed options."""
     if options.modelname not in MODELS:
         raise UserError(f"modelname={options.modelname!r} is unknown.{nearest(options.modelname, MODELS)} "

@@ -2,6 +2,7 @@
 import logging
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ CLOSE_UPS = 16  # in background.png
 
 
 def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images: str | os.PathLike,
-                  log_path: str | os.PathLike | None = None, facts: dict[str, object] | None = None) -> str:
+                  log_path: str | os.PathLike | None = None, facts: Mapping[str, object] | None = None) -> str:
     """Writes summary.md and PICTURES into `folder`; returns a text of a few lines for the console.
 
     images: the folder with what was evaluated. log_path: of a training's log.txt, for the curves; one that is missing
@@ -107,7 +108,7 @@ def draw_background(coco: COCO, matches: Matches, images: Path, path: Path) -> b
     return bool(close_ups)
 
 
-def _heading(stats: dict[str, float | None], size: str, facts: dict[str, object]) -> str:
+def _heading(stats: dict[str, float | None], size: str, facts: Mapping[str, object]) -> str:
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     return "\n".join(["# Summary", "", f"**AP {_percent(stats['AP'])}, AP50 {_percent(stats['AP50'])}** on {size}",
                       *([""] if lines else []), *lines, "",

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import datasets.coco
+import main
 from datasets.coco import class_names, read_annotations
 from datasets.coco_eval import summarize
 from util.config import load_config
@@ -48,6 +50,39 @@ def test_train_writes_log_checkpoints_config_and_scalars(call, tmp_path):
     assert load_config(out / "config.py").hidden_dim == 32
     run = json.loads((out / "run.json").read_text())
     assert run["arguments"]["note"] == "first try" and run["git"]
+
+
+def test_each_annotation_file_is_read_and_the_config_parsed_once(call, tmp_path, coco_root, monkeypatch):
+    monkeypatch.setattr("measure.model_cost.SECONDS", 0.0)
+    data = shutil.copytree(coco_root, tmp_path / "data")
+    shutil.copytree(data / "val2017", data / "test2017")
+    shutil.copy(data / "annotations/instances_val2017.json", data / "annotations/image_info_test-dev2017.json")
+    splits, parsed = [], []
+    read, parse = datasets.coco.read_content, main.parse_options
+    monkeypatch.setattr("datasets.coco.read_content", lambda root, split: splits.append(split) or read(root, split))
+    for module in ("main", "models"):
+        monkeypatch.setattr(f"{module}.parse_options", lambda config: parsed.append(config) or parse(config))
+    options = ["epochs=1", "epoch_steps=1", "num_classes=auto", "dn_labelbook_size=None"]
+    weights = ["--resume", tmp_path / "run/checkpoint.pth"]
+    for flags, wanted in (([], ["train", "val"]), (["--eval", *weights], ["val"]), (["--test", *weights], ["test"]),
+                          (["--benchmark", "--benchmark_only", "--debug"], ["val"])):
+        assert call("--output_dir", tmp_path / "run", *flags, data=data, options=options) == 0
+        assert sorted(splits) == wanted and len(parsed) == 1
+        splits.clear(), parsed.clear()
+
+
+def test_a_config_in_an_older_checkpoint_serves_a_resumed_training_and_an_evaluation(call, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert call("--output_dir", out, options=["epochs=1"]) == 0
+    checkpoint = torch.load(out / "checkpoint.pth", weights_only=True)
+    checkpoint["config"] = {"modelname": "dino", "num_classes": 7, "masks": False, "key_aware": None, "lr": 1e-4}
+    torch.save(checkpoint, out / "checkpoint.pth")
+    capsys.readouterr()
+    assert call("--output_dir", out, "--resume", "auto", options=["epochs=2"]) == 0
+    assert "another config" not in capsys.readouterr().out and len(log_of(out)) == 2
+    torch.save(checkpoint, tmp_path / "old.pth")
+    assert call("--eval", "--resume", tmp_path / "old.pth", "--output_dir", tmp_path / "eval",
+                options=["num_classes=auto"]) == 0
 
 
 def test_a_run_resumed_after_an_epoch_equals_one_never_stopped(call, tmp_path):
