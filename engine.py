@@ -1,18 +1,20 @@
 """The training step and the evaluation, as straight loops."""
 import contextlib
 import json
-import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
-from datasets.coco_eval import CocoEvaluator
-from models.criterion import weighted_sum
+from datasets.coco_eval import Detections, coco_results
+from datasets.loaders import DetectionLoader, worker_crash_as_user_error
+from models.criterion import SetCriterion, weighted_sum
 from util.distributed import all_gather, all_reduce_mean, is_main, rank, world_size
 from util.errors import UserError
 from util.logger import Progress
@@ -22,41 +24,48 @@ from util.options import TrainingOptions
 from util.signals import StopRequest
 from util.train_state import TrainState
 
-logger = logging.getLogger(__name__)
-
 
 class NonFiniteError(UserError):
-    """A loss or gradient is NaN or infinite; nothing that follows would be worth saving."""
+    """A loss or gradient is NaN or infinite: the weights that would follow are worthless."""
 
 
-def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, state: TrainState,
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model detects on a data set, the same on every process."""
+
+    detections: Detections  # of every image that was read
+    losses: dict[str, float]  # means over the batches; {} without a criterion
+
+
+def train_one_epoch(model: nn.Module, criterion: SetCriterion, loader: DataLoader | Sequence, state: TrainState,
                     options: TrainingOptions, device: torch.device, output_dir: Path, *,
                     amp_dtype: torch.dtype | None = None,
                     stop: StopRequest | None = None, save: Callable[[TrainState], None] | None = None) -> bool:
-    """Trains from batch `state.step` to the end of the epoch; means of the losses gather in `state.meters`.
+    """Trains from batch `state.step` to the end of the epoch; `state.meters` accumulates means of the losses.
 
-    model is state.model, or DDP around it. `loader` yields the batches that are left. `save` is called every
+    model is state.model, possibly wrapped in DDP. `loader` yields the remaining batches. `save` is called every
     `options.checkpoint_steps` optimizer steps within the epoch (0: never). Returns False if `stop` ended it early,
-    after a whole optimizer step on all processes. Raises NonFiniteError, with the batch's image ids saved to
+    after a complete optimizer step on all processes. Raises NonFiniteError, after writing the batch's image ids to
     output_dir.
     """
     model.train()
     criterion.train()
     total, accumulate = state.step + len(loader), options.grad_accum_steps
     progress = Progress(f"epoch {state.epoch}", total, state.step, quiet=not is_main())
-    grad_norm, previous = torch.tensor(state.grad_norm, device=device), []
+    grad_norm = torch.tensor(state.grad_norm, device=device)
+    previous: list[dict] = []
     for samples, targets in progress(loader):
         lr = state.optimizer.param_groups[0]["lr"]
         group = min(accumulate, total - state.step // accumulate * accumulate)
         ends_group = (state.step + 1) % accumulate == 0 or state.step + 1 == total
         samples, targets = to_device(samples, targets, device)
-        with synchronised(model, ends_group):
+        with gradient_exchange(model, ends_group):
             with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
                 outputs = model(samples, targets)
             losses = criterion(outputs, targets)
             loss = weighted_sum(losses, criterion.weight_dict)
 
-            # One transfer to the host: the losses, the gradient norm of the step before, and whether any process was
+            # One transfer to the host: the losses, the gradient norm of the previous step, and whether any process was
             # asked to stop.
             skipped = loss.new_full((), sum(t.get("skipped", 0) for t in targets))
             asked = loss.new_full((), stop is not None and stop.requested)
@@ -94,51 +103,59 @@ def train_one_epoch(model: nn.Module, criterion: nn.Module, loader: Iterable, st
 
 
 def is_due(steps: int, options: TrainingOptions) -> bool:
-    """Whether a checkpoint within an epoch is due after so many optimizer steps of it."""
+    """Whether a checkpoint within an epoch is due after `steps` optimizer steps of it."""
     return options.checkpoint_steps > 0 and steps % options.checkpoint_steps == 0
 
 
 def note_grad_norm(state: TrainState, grad_norm: Tensor, targets: list[dict], output_dir: Path) -> None:
-    """Before the state is saved: a step that made it worthless must not get into a checkpoint."""
+    """Before the state is saved: weights after a step that was not finite must not get into a checkpoint."""
     state.grad_norm = float(grad_norm)
     if not state.scaler.is_enabled():
         require_finite("gradient norm", state.grad_norm, targets, state.epoch, state.step - 1, output_dir)
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, criterion: nn.Module | None, postprocess: nn.Module, loader: Iterable,
-             evaluator: CocoEvaluator, device: torch.device, *, amp_dtype: torch.dtype | None = None,
-             max_batches: int | None = None) -> dict[str, float]:
-    """Fills the evaluator with the detections of all processes. Returns the mean losses ({} without a criterion)."""
+def evaluate(model: nn.Module, criterion: SetCriterion | None, postprocess: nn.Module, loader: DetectionLoader,
+             device: torch.device, *, amp_dtype: torch.dtype | None = None, max_batches: int | None = None
+             ) -> Evaluation:
+    """Detections, and with a criterion losses, on the images of `loader` (its first batches if max_batches is given).
+
+    The processes exchange their results. datasets.coco_eval.summarize says what the detections are worth.
+    """
     model.eval()
-    meters = Meters()
     if criterion is not None:
         criterion.eval()
+    meters, detections = Meters(), Detections()
     total = len(loader) if max_batches is None else min(max_batches, len(loader))
-    for samples, targets in Progress("evaluation", total, quiet=not is_main())(islice(loader, total)):
-        samples, targets = to_device(samples, targets, device)
-        with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
-            outputs = model(samples)
-        sizes = torch.stack([t["orig_size"] for t in targets])
-        evaluator.update([t["image_id"] for t in targets], postprocess(outputs, sizes))
-        if criterion is not None:
-            losses = criterion(outputs, targets)
-            losses["loss"] = weighted_sum(losses, criterion.weight_dict)
-            meters.update(dict(zip(losses, stacked(losses).tolist())))
-    evaluator.synchronize()
-    return merged_means(all_gather(meters.state_dict()))
+    progress = Progress("evaluation", total, quiet=not is_main())
+    with worker_crash_as_user_error(loader):
+        for samples, targets in progress(islice(loader, total)):
+            samples, targets = to_device(samples, targets, device)
+            with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
+                outputs = model(samples)
+            sizes = torch.stack([t["orig_size"] for t in targets])
+            detections |= coco_results([t["image_id"] for t in targets], postprocess(outputs, sizes),
+                                       loader.dataset.coco.cats)
+            if criterion is not None:
+                losses = criterion(outputs, targets)
+                losses["loss"] = weighted_sum(losses, criterion.weight_dict)
+                meters.update(dict(zip(losses, stacked(losses).tolist())))
+    for share in all_gather(detections):
+        detections |= share
+    return Evaluation(detections, merged_means(all_gather(meters.state_dict())))
 
 
 def to_device(samples: NestedTensor, targets: list[dict], device: torch.device) -> tuple[NestedTensor, list[dict]]:
-    moved = [{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()}
-             for t in targets]
-    return samples.to(device, non_blocking=True), moved
+    targets = [{name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+                for name, value in target.items()} for target in targets]
+    return samples.to(device, non_blocking=True), targets
 
 
-def synchronised(model: nn.Module, ends_group: bool) -> contextlib.AbstractContextManager:
-    """DDP exchanges gradients in the last batch of a group only."""
-    wait = isinstance(model, DistributedDataParallel) and not ends_group
-    return model.no_sync() if wait else contextlib.nullcontext()
+def gradient_exchange(model: nn.Module, ends_group: bool) -> contextlib.AbstractContextManager:
+    """DDP exchanges gradients only in the last batch of a group."""
+    if isinstance(model, DistributedDataParallel) and not ends_group:
+        return model.no_sync()
+    return contextlib.nullcontext()
 
 
 def reduced(values: dict[str, Tensor]) -> dict[str, float]:
@@ -159,7 +176,8 @@ def merged_means(states: list[dict]) -> dict[str, float]:
 
 def require_finite(what: str, value: float, targets: list[dict], epoch: int, step: int, output_dir: Path,
                    own_value: Tensor | None = None) -> None:
-    """Every process sees the reduced `value` of a step, so all stop together; each saves the ids of its own batch."""
+    """Every process sees the reduced `value` of a step, so all stop together; each writes the image ids of its own
+    batch."""
     if math.isfinite(value):
         return
     record = {"what": what, "value": str(value if own_value is None else float(own_value)), "epoch": epoch,

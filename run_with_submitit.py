@@ -3,8 +3,8 @@
     python run_with_submitit.py --nodes 2 --ngpus 8 --partition NAME -- -c CONFIG --coco_path DIR --output_dir OUT
 
 Everything after -- goes to main.py. Every GPU gets a process. When Slurm preempts the job or its time is up, the
-training writes a checkpoint, and the job is queued again and goes on from there; so it does from the last checkpoint
-when a node or a process is lost. `--cluster local` runs the same on this machine, where nothing is lost.
+training writes a checkpoint, and the job is queued again and continues from there; after the loss of a node or a
+process it continues from the last checkpoint. `--cluster local` runs the same on this machine, without requeueing.
 """
 import argparse
 import os
@@ -20,19 +20,19 @@ from util.errors import LostProcess
 
 ROOT = Path(__file__).resolve().parent
 STOPPED = 128 + signal.SIGTERM  # main.py's exit code after a checkpoint on request
-PATIENCE = 60  # s, within which Slurm ends the processes of a job that it queues again
-MAX_RESTARTS = 10  # after lost processes; who is lost again and again has another problem
+PATIENCE = 60  # s, within which Slurm ends the processes of a job that it requeues
+MAX_RESTARTS = 10  # after lost processes; repeated losses have another cause
 
 
 class Training:
-    """What a task of the job runs: main.py in a process of its own, which a signal reaches without harm to submitit."""
+    """What each task of the job runs: main.py in a process of its own, so that signals to it do not affect submitit."""
 
     def __init__(self, arguments: list[str]):
         self.arguments = arguments
 
     def __call__(self) -> int:
         """Returns main.py's exit code. Raises RuntimeError for a failure, which fails the job, unless Slurm ends this
-        process first because it queues the job again.
+        process before because it requeues the job.
         """
         task = submitit.JobEnvironment()
         environment = os.environ | {
@@ -44,7 +44,7 @@ class Training:
         code = self.process.wait()
         lost = code == LostProcess.exit_code or code < 0  # another process is gone, or this one was killed
         if lost and task.cluster == "slurm" and int(os.environ.get("SLURM_RESTART_COUNT", 0)) < MAX_RESTARTS:
-            # Every process that is left asks for it, since any may be the last; Slurm heeds the first.
+            # Every remaining process asks for it, since any may be the last; Slurm acts on the first request.
             if subprocess.run(["scontrol", "requeue", task.job_id]).returncode == 0:
                 print(f"main.py ended with exit code {code}: the job is queued again", flush=True)
             time.sleep(PATIENCE)
@@ -53,16 +53,16 @@ class Training:
         return code
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """submitit calls it in the first task when the job has to go. One process that is asked to stop stops all."""
+        """submitit calls it in the first task when the job has to stop. A stop request to one process stops all."""
         self.process.send_signal(signal.SIGTERM)
-        # A signal handler is what calls this, in the middle of process.wait(), which cannot be called twice.
+        # This runs in a signal handler, possibly within process.wait(), which is not reentrant.
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Training(self.arguments))
 
 
 def ignore_warnings() -> None:
-    """In a new process before it runs main.py: Slurm's warning may reach every process of the job. It is for submitit,
-    which has main.py write a checkpoint; nobody who was not told about it may die of it."""
+    """Runs in a new process before main.py: Slurm's warning signal may reach every process of the job, but only
+    submitit handles it (main.py then writes a checkpoint); it must not end the others."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
@@ -72,10 +72,10 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--nodes", type=int, default=1)
-    add("--ngpus", type=int, default=8, help="GPUs a node, and processes")
-    add("--cpus_per_task", type=int, default=8, help="cores a process, for loading data")
-    add("--mem_gb", type=int, default=None, help="memory a node; default: the partition's")
-    add("--timeout", type=int, default=72 * 60, help="minutes until the job is queued again")
+    add("--ngpus", type=int, default=8, help="GPUs, and processes, per node")
+    add("--cpus_per_task", type=int, default=8, help="CPU cores per process, for loading data")
+    add("--mem_gb", type=int, default=None, help="memory per node; default: the partition's")
+    add("--timeout", type=int, default=72 * 60, help="minutes until the job is requeued")
     add("--partition")
     add("--job_name", default="lite_detr")
     add("--job_dir", type=Path, default=ROOT / "outputs" / "jobs", help="for logs; on a disk that all nodes share")
@@ -84,8 +84,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[
     args, arguments = parser.parse_known_args(argv)
     arguments = [argument for argument in arguments if argument != "--"]
     if "--output_dir" not in arguments:
-        parser.error("name an --output_dir on a disk that all nodes share: a job that is queued again finds its "
-                     "checkpoint there")
+        parser.error("name an --output_dir on a disk that all nodes share: a requeued job finds its checkpoint there")
     if "--resume" not in arguments:
         arguments += ["--resume", "auto"]
     return args, arguments

@@ -35,6 +35,23 @@ SPLITS = {  # split: image folder, annotation file
 }
 
 
+class CocoFolder:
+    """A data folder, of which each annotation file is read and checked once."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self._annotations: dict[str, COCO] = {}
+
+    def annotations(self, split: str) -> COCO:
+        """See read_annotations."""
+        if split not in self._annotations:
+            self._annotations[split] = read_annotations(self.root, split)
+        return self._annotations[split]
+
+    def dataset(self, split: str, transforms: torch.nn.Module, strict: bool = False, seed: int = 0) -> "CocoDetection":
+        return CocoDetection(self.root, split, transforms, strict, seed, coco=self.annotations(split))
+
+
 class CocoDetection(Dataset):
     """Images of one split with their boxes.
 
@@ -42,17 +59,20 @@ class CocoDetection(Dataset):
     counted in the log. A missing or broken image raises UserError, except in training without `strict`: there it is
     skipped with a warning, and the next image takes its place.
 
-    In training, an index beyond the last image means the same images once more with other augmentations: sample i and
-    sample i + len(self) show one image. The seed and the index always give the same sample, in any worker.
+    In training, an index beyond the last image means the same images again with other augmentations: sample i and
+    sample i + len(self) show the same image. Seed and index determine the sample, in any worker.
 
     An item is an image [3, H, W] and a dict of "boxes" [n, 4] cxcywh in [0, 1], "labels" [n] (category ids), "area" [n]
-    and "iscrowd" [n], "image_id", "orig_size" and "size" (height, width), and "skipped" (images passed over).
+    and "iscrowd" [n], "image_id", "orig_size" and "size" (height, width), and "skipped" (how many images were skipped).
+
+    coco: the split's annotation file, if it was read before.
     """
 
-    def __init__(self, root: str | Path, split: str, transforms: torch.nn.Module, strict: bool = False, seed: int = 0):
+    def __init__(self, root: str | Path, split: str, transforms: torch.nn.Module, strict: bool = False, seed: int = 0,
+                 coco: COCO | None = None):
         folder, annotations = SPLITS[split]
         self.folder = Path(root) / folder
-        self.coco = read_annotations(root, split)
+        self.coco = read_annotations(root, split) if coco is None else coco
         if not self.folder.is_dir():
             raise UserError(f"no image folder {self.folder}")
         self.transforms = transforms
@@ -66,7 +86,7 @@ class CocoDetection(Dataset):
         files = {path.name for path in self.folder.iterdir()}
         missing = [i for i in ids if self.coco.imgs[i]["file_name"] not in files]
         if missing:
-            # File names may hold folders: look at those again, one by one.
+            # File names may contain folders.
             missing = [i for i in missing if not self._path(i).is_file()]
         if missing:
             text = (f"{annotations} names {len(missing)} images that {self.folder} lacks, such as "
@@ -81,18 +101,19 @@ class CocoDetection(Dataset):
 
     def _read_boxes(self) -> dict[int, dict[str, Tensor]]:
         """Usable boxes of every image, as xyxy in pixels."""
-        boxes, dropped = {}, set()
+        boxes: dict[int, dict[str, Tensor]] = {}
+        dropped: set[int] = set()
         for image_id in self.ids:
             anns = [a for a in self.coco.imgToAnns[image_id] if not a["iscrowd"]]
             xywh = torch.tensor([a["bbox"] for a in anns], dtype=torch.float32).reshape(-1, 4)
             info = self.coco.imgs[image_id]
             corners, faults = clip_boxes(xywh, info["width"], info["height"])
-            good = ~torch.stack(list(faults.values())).any(0)
-            dropped.update(a["id"] for a, usable in zip(anns, good.tolist()) if not usable)
+            usable = ~torch.stack(list(faults.values())).any(0)
+            dropped.update(a["id"] for a, keep in zip(anns, usable.tolist()) if not keep)
             area = torch.tensor([float(a["area"]) for a in anns])
-            boxes[image_id] = {"boxes": corners[good], "labels": torch.tensor([a["category_id"] for a in anns],
-                                                                              dtype=torch.int64)[good],
-                               "area": area[good], "iscrowd": torch.zeros(int(good.sum()), dtype=torch.int64)}
+            labels = torch.tensor([a["category_id"] for a in anns], dtype=torch.int64)
+            boxes[image_id] = {"boxes": corners[usable], "labels": labels[usable], "area": area[usable],
+                               "iscrowd": torch.zeros(int(usable.sum()), dtype=torch.int64)}
         if dropped:
             logger.warning("%s: dropped %d boxes that are empty, outside their image or not finite",
                            self.folder.name, len(dropped))
@@ -144,13 +165,13 @@ class CocoDetection(Dataset):
         raise UserError(f"{self.folder}: no image can be read")
 
     def watch_workers(self, num_workers: int) -> None:
-        """Before a loader starts that many processes: they will note what they read in shared memory."""
-        self.reading = torch.zeros(num_workers, 2, dtype=torch.int64).share_memory_()  # process id, place in ids
+        """To be called before a loader starts `num_workers` processes, which record in shared memory what they read."""
+        self.reading = torch.zeros(num_workers, 2, dtype=torch.int64).share_memory_()  # process id, position in ids
 
     def being_read(self, crash: str) -> list[Path]:
-        """The images last opened by the data-loading processes whose ids the text contains."""
-        dead = {int(number) for number in re.findall(r"\d+", crash)}
-        return [self._path(self.ids[place]) for process, place in self.reading.tolist() if process in dead]
+        """The images last opened by the data-loading processes whose ids the error text contains."""
+        dead = {int(digits) for digits in re.findall(r"\d+", crash)}
+        return [self._path(self.ids[position]) for process, position in self.reading.tolist() if process in dead]
 
     def _path(self, image_id: int) -> Path:
         return self.folder / self.coco.imgs[image_id]["file_name"]
@@ -161,10 +182,10 @@ def read_annotations(root: str | Path, split: str) -> COCO:
     content = read_content(root, split)
     for problem in entry_problems(content):
         raise UserError(f"{Path(root) / SPLITS[split][1]}: {problem.text}")
-    content.setdefault("info", {})  # pycocotools reads these without asking
+    content.setdefault("info", {})  # pycocotools requires it
     for number, annotation in enumerate(content.setdefault("annotations", []), 1):
-        annotation["id"] = number  # pycocotools needs them unique, and takes a match with 0 for none
-        annotation.pop("segmentation", None)  # most of the file, and of no use here
+        annotation["id"] = number  # pycocotools needs unique ids above 0
+        annotation.pop("segmentation", None)  # most of the file, and unused
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
         annotation.setdefault("iscrowd", 0)
     coco = COCO()
@@ -174,14 +195,14 @@ def read_annotations(root: str | Path, split: str) -> COCO:
 
 
 def _index(coco: COCO) -> None:
-    """Makes what is looked up by id."""
+    """Builds the look-up tables by id."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
 
 
 def read_content(root: str | Path, split: str) -> dict[str, Any]:
-    """The annotation file of a split as it is. UserError if it is missing or not a COCO file; single images and
-    annotations are not looked at."""
+    """The annotation file of a split, unchanged. Raises UserError if it is missing or not a COCO file; individual
+    images and annotations are not checked."""
     root = Path(root)
     path = root / SPLITS[split][1]
     if not root.is_dir():
@@ -190,7 +211,7 @@ def read_content(root: str | Path, split: str) -> dict[str, Any]:
         raise UserError(f"no annotation file {path}; a COCO folder holds "
                         f"{', '.join(SPLITS['train'] + SPLITS['val'])}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows begins files with a mark
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte-order mark
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     _check_structure(content, path)
@@ -207,7 +228,7 @@ class Problem:
 
 
 def has_size(image: dict[str, Any]) -> bool:
-    """Whether an image's entry has a width and a height that can be."""
+    """Whether an image's entry has a valid width and height."""
     return all(_is_number(image.get(side)) and 0 < image[side] < math.inf for side in ("width", "height"))
 
 
@@ -255,7 +276,7 @@ def entry_problems(content: dict[str, Any]) -> Iterator[Problem]:
 
 
 def clip_boxes(xywh: Tensor, width: float, height: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Boxes [n, 4] cut at the border of their image, as xyxy px, and by fault which of them [n] are of no use."""
+    """Boxes [n, 4] clipped to their image, as xyxy px, and per fault which of the boxes [n] have it."""
     corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
     corners = torch.minimum(corners.clamp(min=0), torch.tensor([width, height] * 2))
     not_finite = ~xywh.isfinite().all(1)
@@ -270,7 +291,7 @@ def class_names(coco: COCO) -> dict[int, str]:
 
 
 def check_num_classes(num_classes: int, coco: COCO, source: str) -> None:
-    """Raises UserError if a category id has no place among the classes 0 .. num_classes - 1."""
+    """Raises UserError if a category id is not among the classes 0 .. num_classes - 1."""
     largest = max(class_names(coco))
     if num_classes <= largest:
         raise UserError(f"num_classes={num_classes}, but {source} has the category id {largest}: set num_classes to "
@@ -278,7 +299,7 @@ def check_num_classes(num_classes: int, coco: COCO, source: str) -> None:
 
 
 def collate(samples: list[tuple[Tensor, dict]], multiple: int = 1) -> tuple[NestedTensor, list[dict]]:
-    """One padded batch, with sides that are multiples of `multiple` px."""
+    """One padded batch, whose height and width are multiples of `multiple` px."""
     images, targets = zip(*samples)
     return NestedTensor.from_list(list(images), multiple), list(targets)
 
@@ -300,9 +321,9 @@ def _check_structure(content: Any, path: Path) -> None:
     categories = [category["id"] for category in content["categories"]]
     if not all(isinstance(i, int) and i >= 0 for i in categories):
         raise UserError(f"{path}: category ids must be integers from 0, got {sorted(categories, key=str)[:5]}")
-    twice = sorted({i for i in categories if categories.count(i) > 1})
-    if twice:
-        raise UserError(f"{path}: 'categories' has the id {twice[0]} more than once")
+    repeated = sorted({i for i in categories if categories.count(i) > 1})
+    if repeated:
+        raise UserError(f"{path}: 'categories' has the id {repeated[0]} more than once")
     for category in content["categories"]:
         if not isinstance(category["name"], str) or not category["name"].strip():
             raise UserError(f"{path}: the category {category['id']} has the name {category['name']!r}: it must be text")

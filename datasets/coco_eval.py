@@ -3,8 +3,12 @@ import contextlib
 import copy
 import io
 import json
+import logging
 from collections import Counter
+from collections.abc import Container
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -12,91 +16,108 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from datasets.coco import class_names
-from util.distributed import all_gather, is_main
+
+logger = logging.getLogger(__name__)
+Detections = dict[int, list[dict[str, Any]]]  # by image id, in COCO's result format (boxes as xywh px)
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 CLASS_STATS = STATS[:6]
 
 
-class CocoEvaluator:
-    """Collects detections batch by batch; `synchronize`, then `summarize` on the main process."""
+@dataclass(frozen=True)
+class ClassScore:
+    """Average precision of one class."""
 
-    def __init__(self, coco: COCO):
-        self.coco = coco
-        self.detections: dict[int, list[dict]] = {}  # by image id, in COCO's result format
-        self.result: COCOeval | None = None
-        self.table = ""
+    stats: dict[str, float | None]  # CLASS_STATS in [0, 1]; None where nothing can be measured
+    boxes: int  # in the ground truth
 
-    def update(self, image_ids: list[int], results: list[dict[str, Tensor]]) -> None:
-        """results: the post-processor's "scores", "labels", "boxes" (xyxy px), an entry an image."""
-        for image_id, result in zip(image_ids, results):
-            boxes = result["boxes"].double().cpu().clone()
-            boxes[:, 2:] -= boxes[:, :2]
-            rows = zip(result["scores"].tolist(), result["labels"].tolist(), boxes.tolist())
-            self.detections[image_id] = [{"image_id": image_id, "category_id": label, "bbox": box, "score": score}
-                                         for score, label, box in rows if label in self.coco.cats]
 
-    def synchronize(self) -> None:
-        """Gives every process the detections of all."""
-        for part in all_gather(self.detections):
-            self.detections.update(part)
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """What detections are worth, against the ground truth of the images they were made on."""
 
-    def summarize(self) -> list[float]:
-        """COCO's twelve numbers (see STATS; -1 where nothing can be measured) over the images that were seen."""
-        dataset = {key: self.coco.dataset[key] for key in ("info", "images", "categories")}
-        results = copy.copy(self.coco)
-        results.dataset = dataset | {"annotations": [
-            d | {"id": i + 1, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for i, d in enumerate(self.rows())]}
-        text = io.StringIO()
-        with contextlib.redirect_stdout(text):
-            results.createIndex()
-            self.result = COCOeval(self.coco, results, "bbox")
-            self.result.params.imgIds = sorted(self.detections)
-            self.result.evaluate()
-            self.result.accumulate()
-            text.truncate(0), text.seek(0)
-            self.result.summarize()
-        self.table = text.getvalue()
-        return [float(x) for x in self.result.stats]
+    truth: COCO
+    detections: Detections
+    stats: tuple[float, ...]  # COCO's twelve numbers, see STATS; -1 where nothing can be measured
+    table: str  # the same numbers as pycocotools prints them
+    classes: dict[int, ClassScore]  # by rising category id
+    precision: dict[float, np.ndarray]  # by IoU 0.5, 0.55 .. 0.95: [recalls 0, 0.01 .. 1, classes]; -1: no boxes
 
-    def precision(self, iou: float) -> np.ndarray:
-        """Precision at the recalls 0, 0.01 .. 1 of every class by rising category id, after `summarize`: [101, K].
-
-        iou: 0.5, 0.55 .. 0.95. A class without boxes has -1.
-        """
-        return self.result.eval["precision"][np.isclose(self.result.params.iouThrs, iou), :, :, 0, -1][0]
-
-    def class_numbers(self) -> dict[int, dict[str, float | None]]:
-        """By category id: CLASS_STATS in [0, 1], None where nothing can be measured, and "boxes"; after `summarize`."""
-        params = self.result.params
-        precision = self.result.eval["precision"][..., -1]  # [IoU, recall, class, size], with the most detections
-        boxes = Counter(a["category_id"] for i in self.detections for a in self.coco.imgToAnns[i] if not a["iscrowd"])
-        numbers = {}
-        for i, category in enumerate(params.catIds):
-            whole, *sizes = (precision[:, :, i, size] for size in range(len(params.areaRngLbl)))
-            at50, at75 = (whole[np.isclose(params.iouThrs, iou)] for iou in (0.5, 0.75))
-            numbers[category] = dict(zip(CLASS_STATS, map(_mean, (whole, at50, at75, *sizes))))
-            numbers[category]["boxes"] = boxes[category]
-        return numbers
-
-    def per_class(self) -> str:
-        """CLASS_STATS (%) and ground-truth boxes of every class as a table, after `summarize`."""
-        names = class_names(self.coco)
+    @property
+    def class_table(self) -> str:
+        """CLASS_STATS (%) and ground-truth boxes per class."""
+        names = class_names(self.truth)
         lines = [f"{'class':<24}" + "".join(f"{name:>7}" for name in CLASS_STATS) + f"{'boxes':>8}"]
-        for category, numbers in self.class_numbers().items():
-            cells = (f"{'-':>7}" if numbers[name] is None else f"{100 * numbers[name]:>7.1f}" for name in CLASS_STATS)
-            lines.append(f"{names[category]:<24}{''.join(cells)}{numbers['boxes']:>8}")
+        for category, score in self.classes.items():
+            cells = (f"{'-':>7}" if value is None else f"{100 * value:>7.1f}" for value in score.stats.values())
+            lines.append(f"{names[category]:<24}{''.join(cells)}{score.boxes:>8}")
         return "\n".join(lines)
 
-    def rows(self) -> list[dict]:
-        """All detections in COCO's result format (boxes as xywh px)."""
-        return [row for image_id in sorted(self.detections) for row in self.detections[image_id]]
 
-    def save_results(self, path: Path) -> None:
-        """Writes a COCO results file from the main process."""
-        if is_main():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.rows()))
+def coco_results(image_ids: list[int], results: list[dict[str, Tensor]], categories: Container[int]) -> Detections:
+    """The detections of one batch that have one of the categories.
+
+    results: the post-processor's "scores", "labels", "boxes" (xyxy px) per image.
+    """
+    detections = {}
+    for image_id, result in zip(image_ids, results):
+        boxes = result["boxes"].double().cpu().clone()
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = zip(result["scores"].tolist(), result["labels"].tolist(), boxes.tolist())
+        detections[image_id] = [{"image_id": image_id, "category_id": label, "bbox": box, "score": score}
+                                for score, label, box in rows if label in categories]
+    return detections
+
+
+def summarize(truth: COCO, detections: Detections) -> EvaluationSummary:
+    """COCO's evaluation over the images that `detections` has an entry for, even an empty one."""
+    results = copy.copy(truth)
+    results.dataset = {key: truth.dataset[key] for key in ("info", "images", "categories")} | {"annotations": [
+        row | {"id": i + 1, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+        for i, row in enumerate(result_rows(detections))]}
+    with contextlib.redirect_stdout(io.StringIO()):
+        results.createIndex()
+        evaluation = COCOeval(truth, results, "bbox")
+        evaluation.params.imgIds = sorted(detections)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    with contextlib.redirect_stdout(io.StringIO()) as table:
+        evaluation.summarize()
+    precision = evaluation.eval["precision"][..., -1]  # [IoU, recall, class, size], with the most detections per image
+    ious = [round(float(iou), 2) for iou in evaluation.params.iouThrs]
+    boxes = Counter(a["category_id"] for i in detections for a in truth.imgToAnns[i] if not a["iscrowd"])
+    classes = {category: ClassScore(_class_stats(ious, precision[:, :, i]), boxes[category])
+               for i, category in enumerate(evaluation.params.catIds)}
+    return EvaluationSummary(truth, detections, tuple(float(x) for x in evaluation.stats), table.getvalue(), classes,
+                             dict(zip(ious, precision[:, :, :, 0])))
+
+
+def log_summary(summary: EvaluationSummary, per_class: bool = False) -> None:
+    """Prints COCO's table, and with per_class the one per class."""
+    if summary.stats[0] < 0:
+        logger.warning("no ground-truth boxes to measure AP with: it is given as -1")
+    logger.info("COCO evaluation of %d images\n%s", len(summary.detections), summary.table.rstrip())
+    if per_class:
+        logger.info("by class\n%s", summary.class_table)
+
+
+def result_rows(detections: Detections) -> list[dict[str, Any]]:
+    """All detections, by rising image id."""
+    return [row for image_id in sorted(detections) for row in detections[image_id]]
+
+
+def save_results(path: Path, detections: Detections) -> int:
+    """Writes a COCO results file. Returns the number of detections."""
+    rows = result_rows(detections)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows))
+    return len(rows)
+
+
+def _class_stats(ious: list[float], precision: np.ndarray) -> dict[str, float | None]:
+    """CLASS_STATS from the precision [IoU, recall, size] of one class."""
+    whole, *sizes = np.moveaxis(precision, -1, 0)
+    return dict(zip(CLASS_STATS, map(_mean, (whole, whole[ious.index(0.5)], whole[ious.index(0.75)], *sizes))))
 
 
 def _mean(precision: np.ndarray) -> float | None:

@@ -3,6 +3,7 @@ import contextlib
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampler
@@ -15,62 +16,76 @@ from util.signals import ignore_in_worker
 
 class TrainBatches(Sampler):
     """Shuffled batches of one process: pass after pass over the images, cut into epochs of `epoch_batches` batches
-    (None: of one pass). The order follows from the seed alone, and can start in mid-epoch.
+    (None: one pass). The order depends only on the seed, and can start within an epoch.
 
-    A sample's number is its image's index plus the length of the set for each pass before.
+    The index of a sample is that of its image plus the length of the data set for each earlier pass.
     """
 
     def __init__(self, dataset: CocoDetection, batch_size: int, seed: int, epoch_batches: int | None = None):
         self.images = len(dataset)
-        self.sampler = DistributedSampler(dataset, num_replicas=world_size(), rank=rank(), shuffle=True, seed=seed)
+        self.sampler: DistributedSampler = DistributedSampler(dataset, num_replicas=world_size(), rank=rank(),
+                                                              shuffle=True, seed=seed)
         self.batches = BatchSampler(self.sampler, batch_size, drop_last=len(self.sampler) >= batch_size)
         self.epoch_batches = epoch_batches or len(self.batches)
-        self.epoch = self.start = 0
+        self.epoch = self.first_batch = 0
 
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Chooses the epoch, and the batch of it to start with."""
-        self.epoch, self.start = epoch, start
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Chooses the epoch, and its first batch."""
+        self.epoch, self.first_batch = epoch, first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
-        number, end = (self.epoch * self.epoch_batches + batches for batches in (self.start, self.epoch_batches))
-        while number < end:
-            repetition, first = divmod(number, len(self.batches))
+        epoch_start = self.epoch * self.epoch_batches
+        batch_index, end = epoch_start + self.first_batch, epoch_start + self.epoch_batches
+        while batch_index < end:
+            repetition, first = divmod(batch_index, len(self.batches))
             self.sampler.set_epoch(repetition)
-            for batch in islice(self.batches, first, first + end - number):
+            for batch in islice(self.batches, first, first + end - batch_index):
                 yield [index + repetition * self.images for index in batch]
-                number += 1
+                batch_index += 1
 
     def __len__(self) -> int:
-        return self.epoch_batches - self.start
+        return self.epoch_batches - self.first_batch
+
+
+class DetectionLoader(DataLoader):
+    """Batches as `collate` makes them."""
+
+    dataset: CocoDetection
+
+
+class TrainLoader(DetectionLoader):
+    batch_sampler: TrainBatches
 
 
 def train_loader(dataset: CocoDetection, batch_size: int, num_workers: int, seed: int,
-                 epoch_batches: int | None = None, pad_multiple: int = 1) -> DataLoader:
-    return _loader(dataset, TrainBatches(dataset, batch_size, seed, epoch_batches), num_workers, pad_multiple)
+                 epoch_batches: int | None = None, pad_multiple: int = 1) -> TrainLoader:
+    return TrainLoader(dataset, batch_sampler=TrainBatches(dataset, batch_size, seed, epoch_batches),
+                       **_settings(dataset, num_workers, pad_multiple))
 
 
-def eval_loader(dataset: CocoDetection, batch_size: int, num_workers: int) -> DataLoader:
+def eval_loader(dataset: CocoDetection, batch_size: int, num_workers: int) -> DetectionLoader:
     """Every process reads its own share of the images, none twice."""
     share = range(rank(), len(dataset), world_size())
-    return _loader(dataset, BatchSampler(share, batch_size, drop_last=False), num_workers)
+    return DetectionLoader(dataset, batch_sampler=BatchSampler(share, batch_size, drop_last=False),
+                           **_settings(dataset, num_workers))
 
 
 @contextlib.contextmanager
-def worker_crash_as_user_error(loader: DataLoader) -> Iterator[None]:
+def worker_crash_as_user_error(loader: DetectionLoader) -> Iterator[None]:
     """Names the image that a data-loading process was reading when it died."""
     try:
         yield
-    except RuntimeError as error:  # torch raises it from a signal handler, wherever this process is
+    except RuntimeError as error:  # torch raises it from a signal handler, at any point of this process
         if "DataLoader worker" not in str(error):
             raise
         files = ", ".join(str(path) for path in loader.dataset.being_read(str(error))) or "no image"
-        raise UserError(f"a data-loading process died while it was reading {files}: {error} Look at that file; if it "
-                        "is sound, the memory may be short (lower --num_workers)") from error
+        raise UserError(f"a data-loading process died while it was reading {files}: {error} Check that file; if it is "
+                        "intact, memory may have run out (lower --num_workers)") from error
 
 
-def _loader(dataset: CocoDetection, batches: Sampler, num_workers: int, pad_multiple: int = 1) -> DataLoader:
+def _settings(dataset: CocoDetection, num_workers: int, pad_multiple: int = 1) -> dict[str, Any]:
     dataset.watch_workers(num_workers)
-    # Its own generator: starting workers must not move the training's random state.
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=partial(collate, multiple=pad_multiple),
-                      num_workers=num_workers, pin_memory=torch.cuda.is_available(), generator=torch.Generator(),
-                      worker_init_fn=ignore_in_worker)
+    # The loader has its own generator: starting workers must not change the training's random state.
+    return {"collate_fn": partial(collate, multiple=pad_multiple), "num_workers": num_workers,
+            "pin_memory": torch.cuda.is_available(), "generator": torch.Generator(),
+            "worker_init_fn": ignore_in_worker}

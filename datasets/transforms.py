@@ -22,7 +22,7 @@ PER_BOX = ("boxes", "labels", "area", "iscrowd")
 
 
 class ResizeShorter(nn.Module):
-    """Resizes the shorter side to one of `sizes` px, or less where the longer one would pass `max_size` px."""
+    """Resizes the shorter side to one of `sizes` px, or less where the longer side would exceed `max_size` px."""
 
     def __init__(self, sizes: list[int], max_size: int):
         super().__init__()
@@ -42,7 +42,7 @@ class ResizeShorter(nn.Module):
 
 
 class ResizeTo(nn.Module):
-    """Resizes to `height` x `width` px, whatever the shape was."""
+    """Resizes to `height` x `width` px, whatever the aspect ratio."""
 
     def __init__(self, height: int, width: int):
         super().__init__()
@@ -53,7 +53,7 @@ class ResizeTo(nn.Module):
 
 
 class RandomSizeCrop(nn.Module):
-    """Crops a region with sides from `low` to `high` px, or the image's own where it is smaller."""
+    """Crops a region with sides from `low` to `high` px, or the image's side where that is smaller."""
 
     def __init__(self, low: int, high: int):
         super().__init__()
@@ -87,17 +87,17 @@ def keep_boxes(target: dict[str, Any], keep: Tensor) -> dict[str, Any]:
 
 
 def train_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
-    """Flips, then a resize to one of the scales, half of the time after a random crop, then the change of colours.
-    fix_size: one size for all."""
+    """Flips, then a resize to one of the scales, half of the time after a random crop, then color jitter.
+    fix_size: all images get the same size."""
     scales, max_size = _scaled(options.data_aug_scales, options), _scaled([options.data_aug_max_size], options)[0]
-    flips = [v2.RandomHorizontalFlip()] + [v2.RandomVerticalFlip()] * options.data_aug_vertical_flip
+    flips = [v2.RandomHorizontalFlip(), *([v2.RandomVerticalFlip()] if options.data_aug_vertical_flip else [])]
     if fix_size:
-        return v2.Compose([*flips, ResizeTo(max(scales), max_size), *_color_change(options), ToModelInput()])
-    # The crop's first resize is bounded too: a panorama would grow to tens of thousands of pixels.
+        return v2.Compose([*flips, ResizeTo(max(scales), max_size), *_color_jitter(options), ToModelInput()])
+    # The resize before the crop is bounded too: a panorama would grow to tens of thousands of pixels.
     crop = v2.Compose([ResizeShorter(_scaled(options.data_aug_scales2_resize, options), max_size),
                        RandomSizeCrop(*_scaled(options.data_aug_scales2_crop, options)),
                        ResizeShorter(scales, max_size)])
-    return v2.Compose([*flips, v2.RandomChoice([ResizeShorter(scales, max_size), crop]), *_color_change(options),
+    return v2.Compose([*flips, v2.RandomChoice([ResizeShorter(scales, max_size), crop]), *_color_jitter(options),
                        ToModelInput()])
 
 
@@ -110,34 +110,33 @@ def val_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
 
 
 def eval_limits(options: DataOptions) -> tuple[int, int]:
-    """The shorter side in evaluation, and the longer one at most, px."""
+    """The shorter side in evaluation, and the maximum of the longer side, px."""
     largest = _scaled([max(options.data_aug_scales), options.data_aug_max_size], options)
     size, max_size = (round(size * options.eval_size_factor) for size in largest)
     return size, max_size
 
 
 def train_limits(options: DataOptions) -> tuple[int, int, int]:
-    """The smallest and the largest shorter side in training, and the longer one at most, px."""
+    """The smallest and the largest shorter side in training, and the maximum of the longer side, px."""
     scales, max_size = _scaled(options.data_aug_scales, options), _scaled([options.data_aug_max_size], options)[0]
     return min(scales), max(scales), max_size
 
 
 def largest_train_shape(options: DataOptions, sizes: Iterable[tuple[int, int]], batch_size: int,
-                        fix_size: bool = False) -> tuple[int, int]:
+                        fix_size: bool = False, pad_multiple: int = 1) -> tuple[int, int]:
     """The largest (height, width) that train_transforms and padding give a batch of images of these sizes (width,
-    height). A single image has one shape: that of the largest area; of more the largest height may meet the largest
-    width. options.pad_multiple is the device's (see padding_for).
+    height). For a single image that is the shape with the largest area; in a batch of several, the largest height may
+    meet the largest width. pad_multiple: see padding_for.
     """
     height, width = _largest_shape(options, sizes, batch_size, fix_size)
-    multiple = options.pad_multiple or 1
-    return round_up(height, multiple), round_up(width, multiple)
+    return round_up(height, pad_multiple), round_up(width, pad_multiple)
 
 
 def padding_for(options: DataOptions, device: torch.device) -> int:
-    """What the sides of a training batch are multiples of, px.
+    """The height and the width of a training batch are multiples of this, px.
 
-    On a GPU cuDNN plans every convolution anew for each size of its input: with sides as they come, nearly every batch
-    of a DETR training has a new one.
+    On a GPU, cuDNN plans every convolution anew for each input size, and without padding nearly every batch of a DETR
+    training has a new size.
     """
     return options.pad_multiple or (32 if device.type == "cuda" else 1)
 
@@ -152,23 +151,23 @@ def _largest_shape(options: DataOptions, sizes: Iterable[tuple[int, int]], batch
     shapes = set()
     for original in set(sizes):
         shapes.add(resize.result(*original, size))
-        for first in _scaled(options.data_aug_scales2_resize, options):
-            sides = resize.result(*original, first)[::-1]
-            least, most = ([min(limit, side) for side in sides] for limit in (low, high))
+        for resized in _scaled(options.data_aug_scales2_resize, options):
+            sides = resize.result(*original, resized)[::-1]
+            smallest, largest = ([min(limit, side) for side in sides] for limit in (low, high))
             for long, short in ((0, 1), (1, 0)):
                 # The longest crop, but no longer than what fills size x max_size.
-                crop = most.copy()
-                crop[short] = min(most[short], max(least[short], round(most[long] * size / max_size)))
-                shapes.add(resize.result(*crop, size))
+                crop = largest.copy()
+                crop[short] = min(largest[short], max(smallest[short], round(largest[long] * size / max_size)))
+                shapes.add(resize.result(crop[0], crop[1], size))
     if batch_size == 1:
         return max(shapes, key=lambda shape: shape[0] * shape[1])
     return max(height for height, _ in shapes), max(width for _, width in shapes)
 
 
-def _color_change(options: DataOptions) -> list[nn.Module]:
-    """What data_aug_color asks for. Not the hue: on a CPU that takes longer than all the rest of loading an image."""
-    change = options.data_aug_color
-    return [v2.ColorJitter(change, change, change)] if change else []
+def _color_jitter(options: DataOptions) -> list[nn.Module]:
+    """Jitter by data_aug_color. Not of the hue: on a CPU that takes longer than everything else in loading an image."""
+    strength = options.data_aug_color
+    return [v2.ColorJitter(strength, strength, strength)] if strength else []
 
 
 def _scaled(sizes: list[int], options: DataOptions) -> list[int]:
@@ -182,5 +181,5 @@ def _resize(image: Image.Image, target: dict[str, Any], size: tuple[int, int]) -
 
 
 def _randint(low: int, high: int) -> int:
-    """Uniform integer from low to high, both included."""
+    """Uniform integer from low to high, inclusive."""
     return int(torch.randint(low, high + 1, ()))

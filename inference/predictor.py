@@ -8,9 +8,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from datasets.adapt import adapt_config
+from datasets.adapt import adapt_options
 from datasets.transforms import val_transforms
-from models import build_model
+from models import build_detector
 from models.postprocess import PostProcess
 from util.checkpoint import load_weights, read_checkpoint
 from util.config import load_config, parse_pairs
@@ -37,10 +37,9 @@ class Predictor:
         classes and no names has COCO's. Raises UserError where files are missing or do not fit each other.
         """
         content = read_checkpoint(checkpoint)
-        config = load_config(config_file, parse_pairs(options or []))
-        adapt_config(config, None, "val", content)
-        parsed = parse_options(config)
-        model, _, postprocessors = build_model(config | {"pretrained_backbone": False})
+        parsed = parse_options(load_config(config_file, parse_pairs(options or [])))
+        parsed = adapt_options(parsed, None, "val", content)
+        model, _, postprocessors = build_detector(parsed.replaced(pretrained_backbone=False))
         load_weights(model, content, ema=parsed.training.use_ema)
         place(model, torch.device(device))
         names = content.get("class_names", COCO_CLASSES if parsed.data.num_classes == len(COCO_CLASSES) else {})

@@ -25,7 +25,11 @@ def build_model(config: Config) -> Built:
 
     Raises UserError for keys and values that make no model.
     """
-    options = parse_options(config)
+    return build_detector(parse_options(config))
+
+
+def build_detector(options: Options) -> Built:
+    """The same from parsed options."""
     return choose(MODELS, "modelname", options.modelname)(options)
 
 

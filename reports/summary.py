@@ -2,6 +2,7 @@
 import logging
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from datasets.coco import class_names
-from datasets.coco_eval import CLASS_STATS, STATS, CocoEvaluator
+from datasets.coco_eval import CLASS_STATS, STATS, EvaluationSummary
 from reports.curves import plot_log, read_log
 from reports.drawing import detection_tensors, draw_closely, save_grid, truth_tensors
 from reports.error_analysis import (
@@ -54,39 +55,38 @@ PICTURES = {"curves.png": "loss, AP and learning rate by epoch", "precision_reca
 CLOSE_UPS = 16  # in background.png
 
 
-def write_summary(folder: str | os.PathLike, evaluator: CocoEvaluator, images: str | os.PathLike,
-                  log_path: str | os.PathLike | None = None, facts: dict[str, object] | None = None) -> str:
+def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images: str | os.PathLike,
+                  log_path: str | os.PathLike | None = None, facts: Mapping[str, object] | None = None) -> str:
     """Writes summary.md and PICTURES into `folder`; returns a text of a few lines for the console.
 
-    evaluator: after `summarize`. images: the folder with what was evaluated. log_path: of a training's log.txt, for the
-    curves; one that is missing or has no epoch gives none. facts: what to say about the run at the top, such as
-    {"checkpoint": path}.
+    images: the folder with what was evaluated. log_path: of a training's log.txt, for the curves; one that is missing
+    or has no epoch gives none. facts: what to say about the run at the top, such as {"checkpoint": path}.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    names = list(class_names(evaluator.coco)[category] for category in evaluator.result.params.catIds)
-    matches = match_detections(evaluator.coco, evaluator.detections)
+    names = list(class_names(summary.truth)[category] for category in summary.classes)
+    matches = match_detections(summary.truth, summary.detections)
     matrix, errors, points = confusion_matrix(matches), tide_errors(matches), operating_points(matches)
 
-    plot_precision_recall({f"IoU {iou}": evaluator.precision(iou) for iou in (0.5, 0.75)}, names,
+    plot_precision_recall({f"IoU {iou}": summary.precision[iou] for iou in (0.5, 0.75)}, names,
                           folder / "precision_recall.png")
     plot_confusion_matrix(matrix, names, f"Detections with a score of at least {CONFIDENT}",
                           folder / "confusion_matrix.png")
     plot_errors({kind: errors.gains[kind] for kind in KINDS},
                 {kind: gain for kind, gain in errors.gains.items() if kind not in KINDS}, folder / "errors.png")
     pictures = ["precision_recall.png", "confusion_matrix.png", "errors.png"]
-    if draw_background(evaluator.coco, matches, Path(images), folder / "background.png"):
+    if draw_background(summary.truth, matches, Path(images), folder / "background.png"):
         pictures.append("background.png")
     if log_path is not None and Path(log_path).is_file() and (records := read_log(log_path)):
         plot_log(records, folder / "curves.png")
         pictures.insert(0, "curves.png")
 
-    stats = dict(zip(STATS, (float(x) if x >= 0 else None for x in evaluator.result.stats)))
-    size = f"{len(evaluator.detections)} images, {len(matches.truth)} boxes, {len(names)} classes"
-    parts = [_heading(stats, size, facts or {}), _coco_part(stats), _class_part(evaluator, names, points),
+    stats = dict(zip(STATS, (x if x >= 0 else None for x in summary.stats)))
+    size = f"{len(summary.detections)} images, {len(matches.truth)} boxes, {len(names)} classes"
+    parts = [_heading(stats, size, facts or {}), _coco_part(stats), _class_part(summary, names, points),
              _error_part(errors), _confusion_part(matrix, names), _picture_part(pictures)]
     (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return _console(stats, size, errors, evaluator, names, folder / "summary.md")
+    return _console(stats, size, errors, summary, names, folder / "summary.md")
 
 
 def draw_background(coco: COCO, matches: Matches, images: Path, path: Path) -> bool:
@@ -108,7 +108,7 @@ def draw_background(coco: COCO, matches: Matches, images: Path, path: Path) -> b
     return bool(close_ups)
 
 
-def _heading(stats: dict[str, float | None], size: str, facts: dict[str, object]) -> str:
+def _heading(stats: dict[str, float | None], size: str, facts: Mapping[str, object]) -> str:
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     return "\n".join(["# Summary", "", f"**AP {_percent(stats['AP'])}, AP50 {_percent(stats['AP50'])}** on {size}",
                       *([""] if lines else []), *lines, "",
@@ -120,12 +120,12 @@ def _coco_part(stats: dict[str, float | None]) -> str:
     return "## COCO's twelve numbers\n\n" + _table(["", "%", "meaning"], rows, "lrl")
 
 
-def _class_part(evaluator: CocoEvaluator, names: list[str], points: list[OperatingPoint | None]) -> str:
+def _class_part(summary: EvaluationSummary, names: list[str], points: list[OperatingPoint | None]) -> str:
     rows = []
-    for name, numbers, point in zip(names, evaluator.class_numbers().values(), points):
+    for name, score, point in zip(names, summary.classes.values(), points):
         best = ["-"] * 3 if point is None else [_threshold(point.score), _percent(point.precision),
                                                 _percent(point.recall)]
-        rows.append([name, *(_percent(numbers[stat]) for stat in CLASS_STATS), str(numbers["boxes"]), *best])
+        rows.append([name, *(_percent(score.stats[stat]) for stat in CLASS_STATS), str(score.boxes), *best])
     return ("## Classes\n\n" + _table(["class", *CLASS_STATS, "boxes", "best score", "precision", "recall"], rows,
                                       "l" + "r" * 10)
             + "\n\nBest score: the least score of a detection to use, for the best F1 (the harmonic mean of precision "
@@ -163,11 +163,11 @@ def _picture_part(pictures: list[str]) -> str:
     return "## Pictures\n\n" + "\n\n".join(f"![{PICTURES[name]}]({name})" for name in pictures)
 
 
-def _console(stats: dict[str, float | None], size: str, errors: ErrorSplit, evaluator: CocoEvaluator,
+def _console(stats: dict[str, float | None], size: str, errors: ErrorSplit, summary: EvaluationSummary,
              names: list[str], path: Path) -> str:
     lines = [", ".join(f"{name} {_percent(stats[name])}" for name in CLASS_STATS) + f" on {size}"]
-    worst = sorted((numbers["AP"], name) for name, numbers in zip(names, evaluator.class_numbers().values())
-                   if numbers["AP"] is not None)
+    worst = sorted((score.stats["AP"], name) for name, score in zip(names, summary.classes.values())
+                   if score.stats["AP"] is not None)
     if len(worst) > 1:
         lines.append("hardest classes by AP: " + ", ".join(f"{name} {_percent(ap)}" for ap, name in worst[:3]))
     costs = sorted(((errors.gains[kind], kind) for kind in KINDS if errors.gains[kind] is not None), reverse=True)

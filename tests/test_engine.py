@@ -7,7 +7,7 @@ import torch
 from torch.amp import GradScaler
 
 from datasets.coco import CocoDetection
-from datasets.coco_eval import CocoEvaluator
+from datasets.coco_eval import summarize
 from datasets.loaders import eval_loader, train_loader
 from datasets.transforms import train_transforms, val_transforms
 from engine import NonFiniteError, evaluate, train_one_epoch
@@ -209,16 +209,32 @@ def test_evaluation_sees_every_image_and_returns_losses(training, tiny_config, c
     state, criterion, _, post = training()
     dataset = CocoDetection(coco_root, "val", val_transforms(parse_options(tiny_config).data))
     for batch_size in (1, 3):
-        evaluator = CocoEvaluator(dataset.coco)
-        losses = evaluate(state.model, criterion, post, eval_loader(dataset, batch_size, 0), evaluator, CPU)
-        assert sorted(evaluator.detections) == sorted(dataset.coco.getImgIds())
-        assert losses["loss"] > 0 and len(evaluator.summarize()) == 12
-    assert evaluate(state.model, None, post, eval_loader(dataset, 4, 0), CocoEvaluator(dataset.coco), CPU) == {}
+        evaluation = evaluate(state.model, criterion, post, eval_loader(dataset, batch_size, 0), CPU)
+        assert sorted(evaluation.detections) == sorted(dataset.coco.getImgIds())
+        assert evaluation.losses["loss"] > 0 and len(summarize(dataset.coco, evaluation.detections).stats) == 12
+    assert evaluate(state.model, None, post, eval_loader(dataset, 4, 0), CPU).losses == {}
 
 
 def test_evaluation_stops_after_max_batches(training, tiny_config, coco_root):
     state, _, _, post = training()
     dataset = CocoDetection(coco_root, "val", val_transforms(parse_options(tiny_config).data))
-    evaluator = CocoEvaluator(dataset.coco)
-    evaluate(state.model, None, post, eval_loader(dataset, 1, 0), evaluator, CPU, max_batches=3)
-    assert len(evaluator.detections) == 3
+    evaluation = evaluate(state.model, None, post, eval_loader(dataset, 1, 0), CPU, max_batches=3)
+    assert len(evaluation.detections) == 3
+
+
+def test_parts_of_several_processes_make_one_evaluation(training, tiny_config, coco_root, monkeypatch):
+    state, criterion, _, post = training()
+    dataset = CocoDetection(coco_root, "val", val_transforms(parse_options(tiny_config).data))
+    whole = evaluate(state.model, criterion, post, eval_loader(dataset, 1, 0), CPU)
+    shares = {}
+    for rank in range(2):
+        monkeypatch.setattr("datasets.loaders.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("datasets.loaders.world_size", lambda: 2)
+        with monkeypatch.context() as patch:
+            patch.setattr("engine.all_gather", lambda item: shares.setdefault(type(next(iter(item))), []).append(item)
+                          or [item])
+            evaluate(state.model, criterion, post, eval_loader(dataset, 1, 0), CPU)
+    monkeypatch.setattr("engine.all_gather", lambda item: shares[type(next(iter(item)))])
+    merged = evaluate(state.model, criterion, post, eval_loader(dataset, 1, 0), CPU)
+    assert merged.detections == whole.detections
+    assert merged.losses == pytest.approx(whole.losses)

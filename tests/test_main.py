@@ -1,4 +1,5 @@
 """main.py as its users call it: whole runs on a small generated set."""
+import dataclasses
 import json
 import os
 import shutil
@@ -11,7 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import datasets.coco
+import main
 from datasets.coco import class_names, read_annotations
+from datasets.coco_eval import summarize
 from util.config import load_config
 from util.errors import UserError
 
@@ -46,6 +50,39 @@ def test_train_writes_log_checkpoints_config_and_scalars(call, tmp_path):
     assert load_config(out / "config.py").hidden_dim == 32
     run = json.loads((out / "run.json").read_text())
     assert run["arguments"]["note"] == "first try" and run["git"]
+
+
+def test_each_annotation_file_is_read_and_the_config_parsed_once(call, tmp_path, coco_root, monkeypatch):
+    monkeypatch.setattr("measure.model_cost.SECONDS", 0.0)
+    data = shutil.copytree(coco_root, tmp_path / "data")
+    shutil.copytree(data / "val2017", data / "test2017")
+    shutil.copy(data / "annotations/instances_val2017.json", data / "annotations/image_info_test-dev2017.json")
+    splits, parsed = [], []
+    read, parse = datasets.coco.read_content, main.parse_options
+    monkeypatch.setattr("datasets.coco.read_content", lambda root, split: splits.append(split) or read(root, split))
+    for module in ("main", "models"):
+        monkeypatch.setattr(f"{module}.parse_options", lambda config: parsed.append(config) or parse(config))
+    options = ["epochs=1", "epoch_steps=1", "num_classes=auto", "dn_labelbook_size=None"]
+    weights = ["--resume", tmp_path / "run/checkpoint.pth"]
+    for flags, wanted in (([], ["train", "val"]), (["--eval", *weights], ["val"]), (["--test", *weights], ["test"]),
+                          (["--benchmark", "--benchmark_only", "--debug"], ["val"])):
+        assert call("--output_dir", tmp_path / "run", *flags, data=data, options=options) == 0
+        assert sorted(splits) == wanted and len(parsed) == 1
+        splits.clear(), parsed.clear()
+
+
+def test_a_config_in_an_older_checkpoint_serves_a_resumed_training_and_an_evaluation(call, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert call("--output_dir", out, options=["epochs=1"]) == 0
+    checkpoint = torch.load(out / "checkpoint.pth", weights_only=True)
+    checkpoint["config"] = {"modelname": "dino", "num_classes": 7, "masks": False, "key_aware": None, "lr": 1e-4}
+    torch.save(checkpoint, out / "checkpoint.pth")
+    capsys.readouterr()
+    assert call("--output_dir", out, "--resume", "auto", options=["epochs=2"]) == 0
+    assert "another config" not in capsys.readouterr().out and len(log_of(out)) == 2
+    torch.save(checkpoint, tmp_path / "old.pth")
+    assert call("--eval", "--resume", tmp_path / "old.pth", "--output_dir", tmp_path / "eval",
+                options=["num_classes=auto"]) == 0
 
 
 def test_a_run_resumed_after_an_epoch_equals_one_never_stopped(call, tmp_path):
@@ -168,7 +205,7 @@ def test_start_epoch_moves_the_schedule(call, tmp_path):
 
 
 def test_debug_and_fix_size(call, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.DEBUG_BATCHES", 2)
+    monkeypatch.setattr("util.run_options.DEBUG_BATCHES", 2)
     assert call("--output_dir", tmp_path / "run", "--debug", "--fix_size", options=["epochs=1"]) == 0
     checkpoint = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)
     assert max(s["step"] for s in checkpoint["optimizer"]["state"].values()) == 2
@@ -193,7 +230,8 @@ def test_epochs_of_a_fixed_length_with_steps_of_two_batches(call, tmp_path):
 
 def test_a_training_ends_early_without_a_better_ap(call, tmp_path, monkeypatch, capsys):
     values = iter([0.1, 0.3, 0.2, 0.3, 0.9])
-    monkeypatch.setattr("trainer.report", lambda evaluator, per_class: (evaluator.summarize(), [next(values)] * 12)[1])
+    monkeypatch.setattr("trainer.summarize", lambda *arguments: dataclasses.replace(
+        summarize(*arguments), stats=(next(values, 0.0),) * 12))
     out = tmp_path / "run"
     assert call("--output_dir", out, options=["epochs=5", "epoch_steps=1", "early_stop=2"]) == 0
     assert [line[AP][0] for line in log_of(out)] == [0.1, 0.3, 0.2, 0.3]

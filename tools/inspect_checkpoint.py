@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common import ROOT, run_tool
 from datasets.coco import CocoDetection
-from datasets.coco_eval import CocoEvaluator
+from datasets.coco_eval import summarize
 from datasets.loaders import eval_loader
 from datasets.transforms import val_transforms
 from engine import evaluate
@@ -26,7 +26,7 @@ from models.encoders.interleaved import InterleavedEncoder
 from util.checkpoint import load_weights, model_state, our_name, read_checkpoint
 from util.config import Config, load_config
 from util.errors import UserError
-from util.options import GROUPS, Options, parse_options
+from util.options import Options, parse_options
 
 RESNETS = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50", (23, True): "resnet101"}
 USUAL_HEADS = 8  # no shape tells them
@@ -143,9 +143,7 @@ def _count(state: dict[str, Tensor], prefix: str) -> int:
 
 def flat(options: Options) -> dict[str, Any]:
     """Every key with its value; a label book that follows the classes has their number."""
-    keys = {"modelname": options.modelname}
-    for group in GROUPS:
-        keys |= vars(getattr(options, group))
+    keys = options.to_dict()
     if keys["dn_labelbook_size"] is None:
         keys["dn_labelbook_size"] = keys["num_classes"]
     return keys
@@ -199,9 +197,8 @@ def rank_scales(model: nn.Module, postprocess: nn.Module, options: Options, coco
     ranking = []
     for scale in range(1, options.transformer.num_feature_levels):
         encoder.enc_scale = scale
-        evaluator = CocoEvaluator(dataset.coco)
-        evaluate(model, None, postprocess, eval_loader(dataset, 1, 0), evaluator, device, max_batches=images)
-        ranking.append((evaluator.summarize()[0], scale))
+        evaluation = evaluate(model, None, postprocess, eval_loader(dataset, 1, 0), device, max_batches=images)
+        ranking.append((summarize(dataset.coco, evaluation.detections).stats[0], scale))
     return sorted(ranking, reverse=True)
 
 

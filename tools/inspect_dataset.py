@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     options = parse_options(config)
     device = init_distributed(args.device, world_size=1, rank=0, local_rank=0, dist_url="env://")
     train, val = splits = [inspect_split(args.root, split, progress=sys.stderr.isatty()) for split in BOTH]
-    if options.data.image_size is not None:  # as adapt_config does for a training, which some of the data would stop
+    if options.data.image_size is not None:  # as adapt_options does for a training, which some of the data would stop
         check_sizes(options.data)
         sized = [image for image in train.images.values() if has_size(image)]
         config = config | fitting_sizes(options.data.image_size, sized) | {"image_size": None}
@@ -154,19 +154,20 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
     model, criterion, _ = build_model(config | {"pretrained_backbone": False})
     place(model, device)
     criterion.to(device)
-    options.data.pad_multiple = padding_for(options.data, device)
+    pad_multiple = padding_for(options.data, device)
     precision = amp_dtype(options.training, False, device)
     batch_size, most = options.data.batch_size, int(described["boxes_an_image"][2])
     sizes = [(image["width"], image["height"]) for image in train.images.values()]
 
     def worst(batch_size: int):
-        return worst_batch(batch_size, largest_train_shape(options.data, sizes, batch_size), most,
-                           options.data.num_classes)
+        shape = largest_train_shape(options.data, sizes, batch_size, pad_multiple=pad_multiple)
+        return worst_batch(batch_size, shape, most, options.data.class_count)
 
     limit = memory_limit(device)
     cost = {"device": device_name(device), "precision": str(precision or torch.float32).removeprefix("torch."),
             "batch_size": batch_size, "limit_bytes": limit, "seconds": None,
-            "worst_shape": list(largest_train_shape(options.data, sizes, batch_size)), "most_boxes": most,
+            "worst_shape": list(largest_train_shape(options.data, sizes, batch_size, pad_multiple=pad_multiple)),
+            "most_boxes": most,
             "epochs": options.training.epochs, "levers": memory_levers(options, amp=precision is not None)}
     if device.type == "cpu" and batch_size > 1:  # more than there is would end this process
         before = resident("VmRSS") * 2**20
@@ -177,7 +178,7 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
     try:
         largest = measure_step(model, criterion, [worst(batch_size)], device, precision)
         steps = options.training.epoch_steps
-        loader = train_loader(dataset, batch_size, num_workers=0, seed=0, pad_multiple=options.data.pad_multiple,
+        loader = train_loader(dataset, batch_size, num_workers=0, seed=0, pad_multiple=pad_multiple,
                               epoch_batches=steps and steps * options.training.grad_accum_steps)
         start = time.perf_counter()
         batches = [batch for batch, _ in zip(loader, range(STEP_BATCHES))]

@@ -6,6 +6,7 @@ import ast
 import os
 import runpy
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,11 @@ class Config(addict.Dict):
         Path(path).write_text(self.text())
 
 
-def load_config(path: str | os.PathLike, options: dict[str, Any] | None = None) -> Config:
+def load_config(path: str | os.PathLike, options: Mapping[str, Any] | None = None) -> Config:
     """Reads a config file, its bases first, and merges `options` over it.
 
     `options` maps a key, or the dotted path of a nested one ("a.b"), to its value.
-    Raises UserError for a file that is missing or does not run, and for bases that form a circle.
+    Raises UserError for a file that is missing or does not run, and for circular bases.
     """
     config = Config(_merge(_read(Path(path), ()), {}))
     for key, value in (options or {}).items():
@@ -86,7 +87,7 @@ def _parse_value(text: str) -> Any:
 def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
     if path in chain:
-        raise UserError(f"{path}: _base_ files form a circle: {' -> '.join(str(p) for p in (*chain, path))}")
+        raise UserError(f"{path}: circular _base_ files: {' -> '.join(str(p) for p in (*chain, path))}")
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         wanted = f", which {chain[-1]} names as _base_" if chain else ""

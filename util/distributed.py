@@ -1,4 +1,4 @@
-"""Process groups: torchrun, torch.distributed.launch, or a single process, which needs none of it."""
+"""Process groups: of torchrun, torch.distributed.launch, or none for a single process."""
 import os
 import re
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ def init_distributed(device: str, world_size: int, rank: int, local_rank: int, d
                      timeout_minutes: float = 30) -> torch.device:
     """Joins the process group that the launcher's environment (or the arguments) describes, if there is one.
 
-    Uses NCCL for cuda and gloo for cpu, and returns the device of this process. A process that the others do not hear
-    of for `timeout_minutes` counts as lost.
+    Uses NCCL for cuda and gloo for cpu, and returns the device of this process. A process counts as lost if the others
+    do not hear from it for `timeout_minutes`.
     """
     from_launcher = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if from_launcher:
@@ -31,40 +31,40 @@ def init_distributed(device: str, world_size: int, rank: int, local_rank: int, d
             raise UserError("--world_size without a launcher needs --dist_url tcp://HOST:PORT, the same everywhere")
         if not 0 <= rank < world_size:
             raise UserError(f"--rank {rank} must be from 0 to {world_size - 1}")
-    place = torch.device(device)
-    if place.type == "cuda" and not torch.cuda.is_available():
+    target = torch.device(device)
+    if target.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {device}: torch sees no CUDA device; use --device cpu")
-    if place.type == "cuda":
+    if target.type == "cuda":
         gpus = torch.cuda.device_count()
-        if place.index is None:
+        if target.index is None:
             if not from_launcher and world_size > 1 and local_rank == 0:
                 local_rank = rank % gpus
-            place = torch.device("cuda", local_rank)
-        if place.index >= gpus:
-            raise UserError(f"process {rank} wants {place}, and this node has {gpus} GPUs: lower --nproc_per_node, or "
+            target = torch.device("cuda", local_rank)
+        if target.index >= gpus:
+            raise UserError(f"process {rank} wants {target}, and this node has {gpus} GPUs: lower --nproc_per_node, or "
                             "choose another --device")
-        torch.cuda.set_device(place)
+        torch.cuda.set_device(target)
     if world_size > 1 or from_launcher:
         timeout = timedelta(minutes=timeout_minutes)
         store, rank, world_size = next(dist.rendezvous(dist_url, rank, world_size, timeout=timeout))
         store.set_timeout(timeout)
-        # torchrun may keep the store when it starts the processes again: the old ones' addresses must not be found.
+        # torchrun may keep the store when it restarts the processes: addresses of the old ones must not be found.
         store = dist.PrefixStore("attempt " + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", store=store, world_size=world_size,
+        dist.init_process_group("nccl" if target.type == "cuda" else "gloo", store=store, world_size=world_size,
                                 rank=rank, timeout=timeout)
-    return place
+    return target
 
 
 @contextmanager
 def watch_for_lost_processes() -> Iterator[None]:
-    """Raises LostProcess where another process is gone: tells the loss of another process from a fault of this one."""
+    """Raises LostProcess if another process is gone, as opposed to an error of this one."""
     try:
         yield
     except RuntimeError as error:
         if world_size() == 1 or not (isinstance(error, dist.DistError) or LOST.search(str(error))):
             raise
-        raise LostProcess(f"lost contact with another process, look at its output: {error}. --resume auto goes on "
-                          "from the last checkpoint") from error
+        raise LostProcess(f"lost contact with another process, look at its output: {error}. --resume auto "
+                          "continues from the last checkpoint") from error
 
 
 def world_size() -> int:

@@ -32,7 +32,7 @@ class _TqdmHandler(logging.StreamHandler):
 
 
 def setup_logging(rank: int, folder: Path | None = None) -> None:
-    """Rank 0 logs to the console and appends to folder/info.txt; the others print warnings alone."""
+    """Rank 0 logs to the console and appends to folder/info.txt; the others only print warnings."""
     root = logging.getLogger()
     root.handlers.clear()
     console = _TqdmHandler()
@@ -47,7 +47,7 @@ def setup_logging(rank: int, folder: Path | None = None) -> None:
 
 
 class Progress:
-    """Iterates with a progress bar on a terminal, and with a line every `every` steps elsewhere."""
+    """Iterates with a progress bar on a terminal, or with a log line every `every` steps elsewhere."""
 
     def __init__(self, title: str, total: int, done: int = 0, every: int = 20, quiet: bool = False):
         self.title, self.total, self.done, self.every = title, total, done, every
@@ -55,7 +55,7 @@ class Progress:
         self.text = ""
 
     def show(self, text: str) -> None:
-        """Numbers to print with the progress."""
+        """Sets the text that is printed with the progress."""
         self.text = text
 
     def __call__(self, batches: Iterable) -> Iterator:

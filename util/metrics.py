@@ -30,7 +30,7 @@ class Meters:
 
 
 class LogFile:
-    """log.txt: a JSON line an epoch, in DETR's format. A line that a killed run left unfinished is removed first."""
+    """log.txt: one JSON line per epoch, in DETR's format. An unfinished last line of a killed run is removed first."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -1,116 +1,128 @@
 """Every config key once: type, default, meaning. The only reader of the flat config.
 
-A group of keys is a dataclass, and a part of the program receives its own group. `parse_options` checks names and types
-and refuses what no part would read; `python main.py --help` ends with this list.
+Keys are grouped into dataclasses, and each part of the program receives its own group. `parse_options` checks names and
+types and rejects keys that nothing reads; `python main.py --help` ends with this list.
 """
+import copy
 import dataclasses
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from util.config import Config
 from util.errors import UserError, nearest
 
 
 def key(default: Any, meaning: str, least: float = -math.inf, most: float = math.inf) -> Any:
-    """A config key: its default, a one-line meaning, and the least and the largest number it may be or hold."""
+    """A config key: its default, a one-line meaning, and the range of the number, or of each number in a list."""
     metadata = {"meaning": meaning, "least": least, "most": most}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@dataclass
+@dataclass(frozen=True)
 class BackboneOptions:
     backbone: str = key("resnet50", "resnet18|34|50|101, swin_T_224_1k and larger, or timm:NAME")
     return_interm_indices: list[int] = key([1, 2, 3], "stages that become feature levels, 0..3 = strides 4..32")
     dilation: bool = key(False, "ResNet: dilated last stage at stride 16 (DC5)")
     pretrained_backbone: bool = key(True, "start from ImageNet weights")
     backbone_dir: str | None = key(None, "file or folder with local ImageNet weights, instead of a download")
-    backbone_freeze_keywords: list[str] | None = key(None, "freeze backbone parameters by words in their names")
-    use_checkpoint: bool = key(False, "recompute the backbone's activations in the backward pass to save memory")
+    backbone_freeze_keywords: list[str] | None = key(None, "freeze backbone parameters with such a word in the name")
+    use_checkpoint: bool = key(False, "recompute the backbone's activations in the backward pass, to save memory")
 
 
-@dataclass
+@dataclass(frozen=True)
 class PositionOptions:
     position_embedding: Literal["sine", "v2", "learned", "v3"] = key("sine", "position encoding of the feature maps")
     pe_temperatureH: float = key(20, "temperature of the sine encoding along the height")
     pe_temperatureW: float = key(20, "temperature of the sine encoding along the width")
-    pe_centres: bool = key(False, "sine: encode the pixels' centres, as Deformable DETR, instead of their far edges")
+    pe_centres: bool = key(False, "sine: encode pixel centres, as Deformable DETR does, instead of their far edges")
 
 
-@dataclass
+@dataclass(frozen=True)
 class TransformerOptions:
     hidden_dim: int = key(256, "channels of the transformer", least=1)
     nheads: int = key(8, "attention heads", least=1)
-    num_feature_levels: int = key(4, "levels the transformer reads; those the backbone lacks are made by convolution",
+    num_feature_levels: int = key(4, "feature levels of the transformer; convolutions make those the backbone lacks",
                                   least=1)
     dim_feedforward: int = key(2048, "hidden channels of the feed-forward blocks", least=1)
     dropout: float = key(0.0, "dropout in the transformer", least=0, most=1)
-    pre_norm: bool = key(False, "global attention: normalise what enters a block instead of what leaves it")
+    pre_norm: bool = key(False, "global attention: normalise the input of each block instead of its output")
     transformer_activation: Literal["relu", "gelu"] = key("relu", "activation of the feed-forward blocks")
-    key_aware: bool | None = key(None, "key-aware deformable attention; None: where the encoder is interleaved")
-    proj_key: bool = key(False, "key-aware attention projects keys of its own instead of using the values as keys")
-    same_loc: bool = key(False, "all heads of a query share one set of sampling locations")
-    deformable_use_checkpoint: bool = key(False, "recompute the transformer layers' activations in the backward pass")
+    key_aware: bool | None = key(None, "key-aware deformable attention; None: on if the encoder is interleaved")
+    proj_key: bool = key(False, "key-aware attention: separate key projection instead of values used as keys")
+    same_loc: bool = key(False, "all heads of a query share their sampling locations")
+    deformable_use_checkpoint: bool = key(False, "recompute the transformer layers' activations in the backward pass, "
+                                                 "to save memory")
 
 
-@dataclass
+@dataclass(frozen=True)
 class EncoderOptions:
     encoder: str | None = key(None, "name in models.encoders.ENCODERS. None: global in DETR and SDETR; elsewhere "
                                     "interleaved where num_expansion is set, else deformable")
-    enc_layers: int | list[int] = key(6, "encoder layers in all; SDETR: of each stage, one number or a list", least=0)
-    enc_n_points: int = key(4, "sampling points a level and head", least=1)
-    num_expansion: int | None = key(None, "interleaved encoder: blocks, each ending with a layer over all tokens; "
-                                          "must divide enc_layers. None: every layer updates all tokens")
-    enc_scale: int = key(3, "interleaved encoder: how many of the coarsest levels count as high-level")
-    small_expand: bool = key(True, "interleaved encoder: a small feed-forward for the low-level tokens")
+    enc_layers: int | list[int] = key(6, "total encoder layers; SDETR: per stage, one number or a list", least=0)
+    enc_n_points: int = key(4, "sampling points per level and head", least=1)
+    num_expansion: int | None = key(None, "interleaved encoder: number of blocks, each ending with a layer over all "
+                                          "tokens; must divide enc_layers. None: every layer updates all tokens")
+    enc_scale: int = key(3, "interleaved encoder: how many of the coarsest levels are high-level")
+    small_expand: bool = key(True, "interleaved encoder: a small feed-forward block for the low-level tokens")
+
+    @property
+    def depth(self) -> int:
+        """enc_layers of a model with a single encoder. Raises UserError if it is a list."""
+        return _single("enc_layers", self.enc_layers)
 
 
-@dataclass
+@dataclass(frozen=True)
 class DecoderOptions:
     decoder: str | None = key(None, "name in models.decoders.DECODERS; None: the detector's own")
-    dec_layers: int | list[int] = key(6, "decoder layers; stacked models: of each stage, one number or a list", least=1)
-    dec_n_points: int = key(4, "sampling points a level and head", least=1)
-    dec_pred_bbox_embed_share: bool = key(True, "one box head for all decoder layers")
-    dec_pred_class_embed_share: bool = key(True, "one class head for all decoder layers")
-    use_detached_boxes_dec_out: bool = key(False, "no gradient from a layer's box into the layer before it")
+    dec_layers: int | list[int] = key(6, "decoder layers; stacked models: per stage, one number or a list", least=1)
+    dec_n_points: int = key(4, "sampling points per level and head", least=1)
+    dec_pred_bbox_embed_share: bool = key(True, "all decoder layers share one box head")
+    dec_pred_class_embed_share: bool = key(True, "all decoder layers share one class head")
+    use_detached_boxes_dec_out: bool = key(False, "no gradient from a layer's box to the previous layer")
     num_queries: int = key(900, "queries, at most the number of tokens", least=1)
-    two_stage_bbox_embed_share: bool = key(False, "the encoder's proposals use the decoder's box head")
-    two_stage_class_embed_share: bool = key(False, "the encoder's proposals use the decoder's class head")
-    embed_init_tgt: bool = key(True, "learned query content (mixed query selection) instead of the tokens' own")
+    two_stage_bbox_embed_share: bool = key(False, "encoder proposals use the decoder's box head")
+    two_stage_class_embed_share: bool = key(False, "encoder proposals use the decoder's class head")
+    embed_init_tgt: bool = key(True, "learned query content (mixed query selection) instead of the selected tokens")
+
+    @property
+    def depth(self) -> int:
+        """dec_layers of a model with a single decoder. Raises UserError if it is a list."""
+        return _single("dec_layers", self.dec_layers)
 
 
-@dataclass
+@dataclass(frozen=True)
 class StageOptions:
-    stage_levels: list[list[int]] | None = key(None, "stacked models: the levels that each stage reads; 0: finest")
-    enc_nheads: list[int] | None = key(None, "SDETR: heads of each stage's encoder; None: nheads")
-    dec_nheads: list[int] | None = key(None, "stacked models: heads of each stage's decoder; None: nheads")
+    stage_levels: list[list[int]] | None = key(None, "stacked models: the levels each stage reads; 0 is the finest")
+    enc_nheads: list[int] | None = key(None, "SDETR: encoder heads per stage; None: nheads")
+    dec_nheads: list[int] | None = key(None, "stacked models: decoder heads per stage; None: nheads")
 
 
-@dataclass
+@dataclass(frozen=True)
 class DeformableDETROptions:
-    with_box_refine: bool = key(False, "every decoder layer refines the boxes of the one before it")
-    two_stage: bool = key(False, "queries start at the encoder's best proposals; needs with_box_refine")
-    mixed_selection: bool = key(False, "two_stage: the queries' content is learned, their positions are the proposals'")
-    look_forward_twice: bool = key(False, "with_box_refine: gradient from a layer's box into the layer before it")
-    num_queries_one2many: int = key(0, "H-DETR: queries of the one-to-many branch, in training alone")
-    k_one2many: int = key(6, "H-DETR: how often the one-to-many branch may find each object")
+    with_box_refine: bool = key(False, "every decoder layer refines the boxes of the previous one")
+    two_stage: bool = key(False, "queries start at the best encoder proposals; needs with_box_refine")
+    mixed_selection: bool = key(False, "two_stage: query content is learned, query positions come from the proposals")
+    look_forward_twice: bool = key(False, "with_box_refine: gradient from a layer's box to the previous layer")
+    num_queries_one2many: int = key(0, "H-DETR: queries of the one-to-many branch, in training only")
+    k_one2many: int = key(6, "H-DETR: queries matched to each object in the one-to-many branch")
     lambda_one2many: float = key(1.0, "H-DETR: weight of the one-to-many losses")
 
 
-@dataclass
+@dataclass(frozen=True)
 class DenoisingOptions:
     use_dn: bool = key(True, "contrastive denoising queries in training")
-    dn_number: int = key(100, "positive denoising queries an image, about; at least one group", least=0)
-    dn_box_noise_scale: float = key(1.0, "box noise: 1 moves a positive corner by up to half a side", least=0)
-    dn_label_noise_ratio: float = key(0.5, "twice the part of the labels that are replaced", least=0)
-    dn_labelbook_size: int | None = key(None, "label embeddings less one; None: num_classes")
+    dn_number: int = key(100, "approximate number of positive denoising queries per image; at least one group", least=0)
+    dn_box_noise_scale: float = key(1.0, "box noise: 1 moves a positive box's corners by up to half a side", least=0)
+    dn_label_noise_ratio: float = key(0.5, "twice the fraction of labels that are replaced", least=0)
+    dn_labelbook_size: int | None = key(None, "number of label embeddings minus one; None: num_classes")
 
 
-@dataclass
+@dataclass(frozen=True)
 class LossOptions:
     set_cost_class: float = key(2.0, "matcher: weight of the class cost", least=0)
     set_cost_bbox: float = key(5.0, "matcher: weight of the L1 box cost", least=0)
@@ -119,81 +131,88 @@ class LossOptions:
     bbox_loss_coef: float = key(5.0, "weight of the L1 box loss", least=0)
     giou_loss_coef: float = key(2.0, "weight of the GIoU loss", least=0)
     interm_loss_coef: float = key(1.0, "weight of the encoder proposals' losses", least=0)
-    no_interm_box_loss: bool = key(False, "no box losses for the encoder's proposals")
-    classification: Literal["focal", "softmax"] = key("focal", "a sigmoid a class, or softmax with \"no object\"")
-    eos_coef: float = key(0.1, "softmax: weight of the queries without an object", least=0)
+    no_interm_box_loss: bool = key(False, "no box losses for encoder proposals")
+    classification: Literal["focal", "softmax"] = key("focal", "a sigmoid per class, or softmax with \"no object\"")
+    eos_coef: float = key(0.1, "softmax: weight of unmatched queries", least=0)
     focal_alpha: float = key(0.25, "focal loss: weight of the positives")
-    aux_loss: bool = key(True, "losses for every decoder layer, and not the last alone")
+    aux_loss: bool = key(True, "losses for every decoder layer, not only the last")
 
 
-@dataclass
+@dataclass(frozen=True)
 class PostprocessOptions:
-    num_select: int = key(300, "detections an image; with softmax each query gives one", least=1)
-    nms_iou_threshold: float = key(-1, "class-wise NMS above this IoU; -1: none")
+    num_select: int = key(300, "detections per image; with softmax, one per query", least=1)
+    nms_iou_threshold: float = key(-1, "IoU threshold of the class-wise NMS; -1: no NMS")
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataOptions:
-    num_classes: int | Literal["auto"] = key(91, "largest category id + 1, or 'auto' to take it from the annotations",
+    num_classes: int | Literal["auto"] = key(91, "largest category id + 1; 'auto': from the annotations",
                                              least=1)
     data_aug_scales: list[int] = key([480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
                                      "training: shorter sides to choose from, px; evaluation uses the largest", least=1)
-    data_aug_max_size: int = key(1333, "longer side at most, px", least=1)
+    data_aug_max_size: int = key(1333, "maximum longer side, px", least=1)
     data_aug_scales2_resize: list[int] = key([400, 500, 600], "training: shorter sides before a random crop, px",
                                              least=1)
-    data_aug_scales2_crop: list[int] = key([384, 600], "training: smallest and largest side of the random crop, px",
+    data_aug_scales2_crop: list[int] = key([384, 600], "training: minimum and maximum side of the random crop, px",
                                            least=1)
     data_aug_scale_overlap: float | None = key(None, "factor on all these sizes", least=0)
-    data_aug_vertical_flip: bool = key(False, "training: flips upside down too, for images without an up or down")
-    data_aug_color: float = key(0.0, "training: brightness, contrast and saturation change by up to this part",
+    data_aug_vertical_flip: bool = key(False, "training: vertical flips too, for images without an up or down")
+    data_aug_color: float = key(0.0, "training: brightness, contrast and saturation change by up to this fraction",
                                 least=0, most=1)
-    image_size: int | None = key(None, "shorter side at most, px: chooses the data_aug_ sizes by it and by the "
+    image_size: int | None = key(None, "maximum shorter side, px: the data_aug_ sizes follow from it and from the "
                                        "training images, which are not enlarged. None: those sizes as given", least=1)
-    eval_size_factor: float = key(1.0, "evaluation: factor on its size; a little above 1 helps where training was on "
-                                       "small images", least=0.01)
-    batch_size: int = key(2, "training images a step and process", least=1)
-    pad_multiple: int | None = key(None, "training: batches are padded to multiples of this many px; None: of 32 on a "
-                                         "GPU, where each new size costs time, of 1 on a CPU", least=0)
-    eval_batch_size: int = key(1, "evaluation images a step and process", least=1)
+    eval_size_factor: float = key(1.0, "evaluation: factor on the image size; slightly above 1 helps after training "
+                                       "on small images", least=0.01)
+    batch_size: int = key(2, "training images per batch and process", least=1)
+    pad_multiple: int | None = key(None, "training: batch height and width are padded to multiples of this, px; None: "
+                                         "32 on a GPU, where each new size costs time, 1 on a CPU", least=0)
+    eval_batch_size: int = key(1, "evaluation images per batch and process", least=1)
+
+    @property
+    def class_count(self) -> int:
+        """num_classes as a number. Raises UserError while it is still "auto" (see datasets.adapt)."""
+        if self.num_classes == "auto":
+            raise UserError("num_classes='auto' takes the classes from a data set: pass --coco_path, or set a number")
+        return self.num_classes
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainingOptions:
     lr: float = key(1e-4, "learning rate", least=0)
     lr_backbone: float = key(1e-5, "learning rate of the backbone; 0 freezes it", least=0)
     param_dict_type: Literal["default", "ddetr_in_mmdet", "large_wd"] = key("default", "how parameters are grouped")
-    lr_backbone_names: list[str] = key(["backbone.0"], "parameters with lr_backbone")
+    lr_backbone_names: list[str] = key(["backbone.0"], "parameters that use lr_backbone")
     lr_linear_proj_names: list[str] = key(["reference_points", "sampling_offsets"],
-                                          "ddetr_in_mmdet: parameters with lr * lr_linear_proj_mult")
+                                          "ddetr_in_mmdet: parameters that use lr * lr_linear_proj_mult")
     lr_linear_proj_mult: float = key(0.1, "see lr_linear_proj_names", least=0)
     weight_decay: float = key(1e-4, "AdamW weight decay", least=0)
-    clip_max_norm: float = key(0.1, "largest gradient norm; 0: no clipping")
-    grad_accum_steps: int = key(1, "batches a step", least=1)
+    clip_max_norm: float = key(0.1, "maximum gradient norm; 0: no clipping")
+    grad_accum_steps: int = key(1, "batches per optimizer step", least=1)
     epochs: int = key(12, "training epochs", least=1)
-    epoch_steps: int | None = key(None, "optimizer steps that count as an epoch, whatever the size of the set; None: "
-                                        "those of one pass over the images", least=1)
-    warmup_steps: int = key(0, "optimizer steps in which the learning rate rises to its value; one-cycle: 0 means a "
-                               "fifth of the training", least=0)
-    lr_drop: int = key(11, "epoch at which the learning rate falls to a tenth")
-    multi_step_lr: bool = key(False, "fall at each epoch of lr_drop_list instead")
+    epoch_steps: int | None = key(None, "optimizer steps per epoch, whatever the size of the data set; None: one pass "
+                                        "over the images", least=1)
+    warmup_steps: int = key(0, "optimizer steps of learning-rate warm-up; one-cycle: 0 means a fifth of the "
+                               "training", least=0)
+    lr_drop: int = key(11, "epoch at which the learning rate drops to a tenth")
+    multi_step_lr: bool = key(False, "drop at each epoch of lr_drop_list instead")
     lr_drop_list: list[int] = key([33, 45], "see multi_step_lr")
-    onecyclelr: bool = key(False, "one-cycle schedule by step instead")
+    onecyclelr: bool = key(False, "one-cycle schedule, per step, instead")
     save_checkpoint_interval: int = key(1, "epochs between numbered checkpoints; checkpoint.pth is written every epoch",
                                         least=1)
-    checkpoint_steps: int = key(1000, "optimizer steps between writes of checkpoint.pth within an epoch; 0: none")
-    early_stop: int | None = key(None, "end after so many evaluations in a row without a better val AP", least=1)
+    checkpoint_steps: int = key(1000, "optimizer steps between writes of checkpoint.pth within an epoch; 0: never")
+    early_stop: int | None = key(None, "stop after this many evaluations in a row without a better val AP", least=1)
     eval_interval: int = key(1, "epochs between evaluations; the last epoch is always evaluated", least=1)
-    use_ema: bool = key(False, "keep an exponential moving average of the weights and evaluate it")
-    ema_decay: float = key(0.9997, "decay of the average a step", least=0, most=1)
+    use_ema: bool = key(False, "keep an exponential moving average of the weights, and evaluate it")
+    ema_decay: float = key(0.9997, "decay of the average per optimizer step", least=0, most=1)
     ema_epoch: int = key(0, "first epoch that is averaged", least=0)
-    amp: Literal["flag", "cuda"] = key("flag", "mixed precision: where --amp asks for it, or on GPUs always")
+    amp: Literal["flag", "cuda"] = key("flag", "mixed precision: only with --amp, or always on GPUs")
     amp_dtype: Literal["auto", "bfloat16", "float16"] = key("auto", "half precision: bfloat16 where supported, else "
                                                                     "float16")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Options:
-    """All groups. `modelname` chooses the detector in models.MODELS."""
+    """The values of all config keys, in groups. `modelname` chooses the detector in models.MODELS."""
 
     modelname: str
     backbone: BackboneOptions
@@ -209,8 +228,26 @@ class Options:
     data: DataOptions
     training: TrainingOptions
 
+    def to_dict(self) -> dict[str, Any]:
+        """Every config key with its value, flat: `parse_options` turns it back into equal options."""
+        keys: dict[str, Any] = {"modelname": self.modelname}
+        for group in GROUPS:
+            keys |= copy.deepcopy(vars(getattr(self, group)))
+        return keys
 
-# Keys of the published configs that choose something which is not built here: accepted at the value that means "off".
+    def replaced(self, **keys: Any) -> "Options":
+        """The same options except for some keys, whose values are taken as they are."""
+        unknown = set(keys) - set(KEYS)
+        if unknown:
+            raise TypeError(f"no config keys: {sorted(unknown)}")
+        groups = {}
+        for name, group in GROUPS.items():
+            own = {field.name: keys[field.name] for field in dataclasses.fields(group) if field.name in keys}
+            groups[name] = dataclasses.replace(getattr(self, name), **own)
+        return dataclasses.replace(self, **groups)
+
+
+# Keys of the published configs for features that are not built here: accepted only at the values that mean "off".
 RETIRED: dict[str, tuple] = {
     "frozen_weights": (None,), "masks": (False,), "mask_loss_coef": (1.0,), "dice_loss_coef": (1.0,),
     "unic_layers": (0,), "query_dim": (4,), "num_patterns": (0,),
@@ -227,39 +264,61 @@ RETIRED: dict[str, tuple] = {
     "rm_self_attn_layers": (None,),
     "rm_detach": (None,), "num_patterns_dn": (0,), "use_detached_boxes": (False,), "pe_temperature": (20,),
 }
-GROUPS: dict[str, type] = {f.name: f.type for f in dataclasses.fields(Options) if dataclasses.is_dataclass(f.type)}
+GROUPS: dict[str, type] = {name: hint for name, hint in typing.get_type_hints(Options).items() if name != "modelname"}
 KEYS: dict[str, dataclasses.Field] = {f.name: f for group in GROUPS.values() for f in dataclasses.fields(group)}
+_KEY_HINTS = {name: hint for group in GROUPS.values() for name, hint in typing.get_type_hints(group).items()}
 
 
-def parse_options(config: Config) -> Options:
+def parse_options(config: Mapping[str, Any]) -> Options:
     """Groups the keys of a config and fills in defaults.
 
     Raises UserError for an unknown key (with the nearest known name), a value of the wrong type, and a retired key
     that is not off.
     """
-    config = dict(config)
-    modelname = _typed("modelname", config.pop("modelname", "dino"), str)
     for name, value in config.items():
         if name in RETIRED:
             if value not in RETIRED[name]:
                 raise UserError(f"config key {name}={value!r} is not supported here; the only value is "
                                 f"{RETIRED[name][0]!r}")
-        elif name not in KEYS:
+        elif name not in KEYS and name != "modelname":
             raise UserError(f"unknown config key {name!r}.{nearest(name, [*KEYS, *RETIRED, 'modelname'])}")
-    groups = {}
+    groups: dict[str, Any] = {}
     for group_name, group in GROUPS.items():
-        hints = typing.get_type_hints(group)
-        given = {f.name: _bounded(f, _typed(f.name, config[f.name], hints[f.name]))
-                 for f in dataclasses.fields(group) if f.name in config}
+        given = {field.name: checked(field.name, config[field.name]) for field in dataclasses.fields(group)
+                 if field.name in config}
         groups[group_name] = group(**given)
-    options = Options(modelname=modelname, **groups)
+    options = Options(modelname=_typed("modelname", config.get("modelname", "dino"), str), **groups)
     if options.stages.stage_levels is None:
         for name, layers in (("enc_layers", options.encoder.enc_layers), ("dec_layers", options.decoder.dec_layers)):
-            if isinstance(layers, list):
-                raise UserError(f"config key {name}={layers!r} must be int: only stages (stage_levels) have one each")
+            _single(name, layers)
     if options.transformer.key_aware is None:
-        options.transformer.key_aware = options.encoder.num_expansion is not None
+        options = options.replaced(key_aware=options.encoder.num_expansion is not None)
     return options
+
+
+def checked(name: str, value: Any) -> Any:
+    """The value of a known key, converted to its type where that is exact. Raises UserError if the value does not
+    fit."""
+    return _bounded(KEYS[name], _typed(name, value, _KEY_HINTS[name]))
+
+
+def changed_keys(saved: Mapping[str, Any], options: Options) -> dict[str, tuple[Any, Any]]:
+    """The keys whose value differs from the one in a config that was saved with a checkpoint: (saved value, new one).
+
+    Keys that are not in `saved`, or only there, do not count; nor does a saved None that meant "choose by the other
+    keys".
+    """
+    changed = {}
+    for name, value in options.to_dict().items():
+        if name not in saved or (name == "key_aware" and saved[name] is None):
+            continue
+        try:
+            before = saved[name] if name == "modelname" else checked(name, saved[name])
+        except UserError:  # of a version that allowed it
+            before = saved[name]
+        if before != value:
+            changed[name] = before, value
+    return changed
 
 
 def describe_keys() -> str:
@@ -267,10 +326,15 @@ def describe_keys() -> str:
     lines = []
     for group_name, group in GROUPS.items():
         lines.append(f"  {group_name}:")
-        for f in dataclasses.fields(group):
-            default = f.default_factory() if f.default is dataclasses.MISSING else f.default
-            lines.append(f"    {f.name} = {default!r}: {f.metadata['meaning']}")
+        for name, default in vars(group()).items():
+            lines.append(f"    {name} = {default!r}: {KEYS[name].metadata['meaning']}")
     return "\n".join(lines)
+
+
+def _single(name: str, layers: int | list[int]) -> int:
+    if isinstance(layers, list):
+        raise UserError(f"config key {name}={layers!r} must be int: only stages (stage_levels) have one each")
+    return layers
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
@@ -286,7 +350,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
 
 
 def _bounded(field: dataclasses.Field, value: Any) -> Any:
-    """The value, if all its numbers are in the field's range."""
+    """The value, if all its numbers are in the range of the key."""
     least, most = field.metadata["least"], field.metadata["most"]
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, float) and not math.isfinite(item):

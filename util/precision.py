@@ -1,4 +1,4 @@
-"""Precision and memory format that a training or an evaluation computes in."""
+"""Precision and memory format of a training or an evaluation."""
 import torch
 from torch import Tensor, nn
 
@@ -21,12 +21,12 @@ def amp_dtype(options: TrainingOptions, flag: bool, device: torch.device) -> tor
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:
-    """Moves a model to its device, in the memory format that its convolutions are fastest in.
+    """Moves a model to its device, in the memory format in which its convolutions are fastest.
 
-    That is channels-last, for CPUs and for tensor cores; but not on a GPU for grouped convolutions, such as those of
-    EfficientNet and ConvNeXt: cuDNN generates their channels-last kernels anew for every size of the images, which
-    takes seconds (docs/benchmarks/finetune.md).
+    That is channels-last on CPUs and tensor cores, except on a GPU for grouped convolutions, such as those of
+    EfficientNet and ConvNeXt: cuDNN generates their channels-last kernels anew for every image size, which takes
+    seconds (docs/benchmarks/finetune.md).
     """
     grouped = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in model.modules())
     contiguous = device.type == "cuda" and grouped
-    return model.to(device, memory_format=torch.contiguous_format if contiguous else torch.channels_last)
+    return model.to(device).to(memory_format=torch.contiguous_format if contiguous else torch.channels_last)

@@ -1,4 +1,4 @@
-"""Starting a fine-tuning from a model that was trained on other classes."""
+"""Fine-tuning from a model that was trained on other classes."""
 import logging
 import os
 from collections import Counter
@@ -15,15 +15,15 @@ COCO_CLASSES = dict(enumerate(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["cate
 
 def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[str] | None = None,
                     class_names: dict[int, str] | None = None, no_object: bool = False) -> list[str]:
-    """Starts a training from another model's weights. Returns the names of the tensors with fresh values in them.
+    """Loads another model's weights for a new training. Returns the names of the tensors that keep initial values.
 
-    Those are the ones whose name contains a word of `ignore`, and the class tensors (a row a class) if the classes
-    differ: in them the rows of classes that both models know by name are carried over, the others stay fresh.
-    `class_names` (id to name) are the new ones; the old ones are in the checkpoint, and COCO's in a released one with
-    as many rows.
-    no_object: the last row of the class heads stands for "no object" (softmax). A table of it all goes to the log.
+    Those are the ones whose name contains a word of `ignore`, and the class tensors (one row per class) if the classes
+    differ: rows of classes that both models know by name are carried over, the others keep their initial values.
+    `class_names` (id to name) are the new classes. The old ones are in the checkpoint; a released checkpoint without
+    names has COCO's if the number of rows agrees.
+    no_object: the last row of the class heads stands for "no object" (softmax). A table of the result is logged.
 
-    Raises UserError if anything else does not fit, since that means another architecture.
+    Raises UserError if anything else does not fit, because that means another architecture.
     """
     own = {key: value.cpu() for key, value in model.state_dict().items()}
     checkpoint = read_checkpoint(source)

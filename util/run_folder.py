@@ -3,22 +3,25 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from util.checkpoint import UNFINISHED
 from util.config import Config
 from util.errors import UserError
+from util.options import Options
 
 
 def prepare_folder(folder: Path) -> None:
-    """Makes the folder, and clears it of what a run that was killed left half written. Raises UserError if files
-    cannot be written to it."""
+    """Creates the folder, and removes unfinished files of a killed run from it. Raises UserError if it is not
+    writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(UNFINISHED):
-            left.unlink(missing_ok=True)
+        for unfinished in folder.glob(UNFINISHED):
+            unfinished.unlink(missing_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
             file.flush()
@@ -36,15 +39,15 @@ def require_space(folder: Path, checkpoint_bytes: int, checkpoints: int) -> None
                         "with a larger save_checkpoint_interval")
 
 
-def record_run(folder: Path, config: Config, arguments: dict) -> None:
-    """Saves what made the results: config.py (runs again with -c) and run.json."""
-    config.dump(folder / "config.py")
-    record = {"arguments": arguments, "git": git_hash(), "torch": torch.__version__}
+def record_run(folder: Path, options: Options, arguments: Mapping[str, Any]) -> None:
+    """Saves what the results were made with: config.py (runs again with -c) and run.json."""
+    Config(options.to_dict()).dump(folder / "config.py")
+    record = {"arguments": dict(arguments), "git": git_hash(), "torch": torch.__version__}
     (folder / "run.json").write_text(json.dumps(record, indent=1, default=str) + "\n")
 
 
 def git_hash() -> str:
-    """Commit of the program, with "-dirty" for uncommitted changes, or "unknown"."""
+    """The program's commit, with "-dirty" for uncommitted changes, or "unknown"."""
     try:
         described = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True,
                                    text=True, cwd=Path(__file__).parent, timeout=10)

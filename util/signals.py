@@ -4,8 +4,8 @@ import time
 
 
 class StopRequest:
-    """Remembers the first SIGINT or SIGTERM. Another Ctrl-C more than two seconds later interrupts at once (launchers
-    repeat the terminal's signal, so an immediate second one means nothing)."""
+    """Remembers the first SIGINT or SIGTERM. A Ctrl-C more than two seconds later interrupts at once (launchers repeat
+    the terminal's signal, so an immediate second one is ignored)."""
 
     def __init__(self):
         self.signal: signal.Signals | None = None
@@ -30,6 +30,6 @@ class StopRequest:
 
 
 def ignore_in_worker(worker: int) -> None:
-    """Data-loader workers leave these signals to the process that reads from them."""
+    """Data-loader workers leave these signals to their parent process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Everything that a training has to remember to go on exactly where it stopped."""
+"""Everything that a training needs to continue exactly where it stopped."""
 import logging
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TrainState:
-    """`epoch` is the one in progress, `step` counts the batches of it that are done. `best` is the best val AP, and
-    `stale` counts the evaluations since."""
+    """`epoch` is in progress; `step` counts its finished batches. `best_ap` is the best val AP, and
+    `stale_evaluations` counts the evaluations since then."""
 
     model: nn.Module  # not wrapped in DDP
     optimizer: Optimizer
@@ -30,23 +30,34 @@ class TrainState:
     ema: AveragedModel | None = None
     epoch: int = 0
     step: int = 0
-    best: float = float("-inf")
-    stale: int = 0
+    best_ap: float = float("-inf")
+    stale_evaluations: int = 0
     images_per_step: int = 1  # of all processes
     grad_norm: float = 0.0  # of the latest optimizer step
     meters: Meters = field(default_factory=Meters)
 
+    def note_ap(self, ap: float) -> bool:
+        """Records the val AP of an evaluation, below 0 if there was none. Returns whether these weights are the best so
+        far; without an AP the latest are."""
+        if ap < 0:
+            return True
+        if ap > self.best_ap:
+            self.best_ap, self.stale_evaluations = ap, 0
+            return True
+        self.stale_evaluations += 1
+        return False
+
     def state_dict(self) -> dict[str, Any]:
-        """Call it on every process: it gathers their random states. "epoch" is the last finished one, as in the
+        """To be called on every process: it gathers their random states. "epoch" is the last finished one, as in the
         published checkpoints."""
-        random = {"cpu": torch.get_rng_state()}
+        random_state = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
-            random["cuda"] = torch.cuda.get_rng_state()
+            random_state["cuda"] = torch.cuda.get_rng_state()
         state = {
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(), "epoch": self.epoch - 1, "step": self.step,
-            "images_per_step": self.images_per_step, "best": self.best, "stale": self.stale,
-            "meters": self.meters.state_dict(), "rng": all_gather(random), "grad_norm": self.grad_norm,
+            "images_per_step": self.images_per_step, "best": self.best_ap, "stale": self.stale_evaluations,
+            "meters": self.meters.state_dict(), "rng": all_gather(random_state), "grad_norm": self.grad_norm,
         }
         if self.ema is not None and self.ema.n_averaged > 0:
             state["ema_model"] = self.ema.module.state_dict()
@@ -54,9 +65,9 @@ class TrainState:
         return state
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
-        """All but the schedule, whose place follows from epoch and step: see util.optim.advance_scheduler.
+        """Restores everything but the schedule, which follows from epoch and step: see util.optim.advance_scheduler.
 
-        Raises UserError for a checkpoint that lacks what a training needs, such as a released one.
+        Raises UserError for a checkpoint without a training state, such as a released one.
         """
         absent = {"optimizer", "scaler", "rng", "step", "images_per_step"} - set(state)
         if absent:
@@ -71,8 +82,8 @@ class TrainState:
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.grad_norm = state["epoch"] + 1, state["grad_norm"]
-        self.best, self.stale = state["best"], state.get("stale", 0)
-        # Images, and not batches, are what another number of processes has done too.
+        self.best_ap, self.stale_evaluations = state["best"], state.get("stale", 0)
+        # The number of processes may have changed: images count, not batches.
         self.step = state["step"] * state["images_per_step"] // self.images_per_step
         self.meters.load_state_dict(state["meters"])
         if self.ema is not None and "ema_model" in state:
@@ -81,10 +92,10 @@ class TrainState:
         elif self.ema is not None:
             self.ema.module.load_state_dict(state["model"])
         if rank() < len(state["rng"]):
-            random = state["rng"][rank()]
-            torch.set_rng_state(random["cpu"])
-            if "cuda" in random and torch.cuda.is_available():
-                torch.cuda.set_rng_state(random["cuda"])
+            random_state = state["rng"][rank()]
+            torch.set_rng_state(random_state["cpu"])
+            if "cuda" in random_state and torch.cuda.is_available():
+                torch.cuda.set_rng_state(random_state["cuda"])
         else:
             logger.warning("%s was written by %d processes: this one starts from fresh random numbers",
                            source, len(state["rng"]))

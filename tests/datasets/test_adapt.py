@@ -4,16 +4,18 @@ import shutil
 
 import pytest
 
-from datasets.adapt import SIZES, adapt_config, fitting_sizes
+from datasets.adapt import SIZES, adapt_options, fitting_sizes
+from datasets.coco import CocoFolder
 from util.config import load_config
 from util.errors import UserError
-from util.options import DataOptions
+from util.options import DataOptions, parse_options
 
 
 @pytest.fixture
 def auto(tiny_config):
     published = {name: getattr(DataOptions(), name) for name in SIZES}
-    return tiny_config | published | {"num_classes": "auto", "dn_labelbook_size": None, "image_size": 640}
+    return parse_options(tiny_config | published | {"num_classes": "auto", "dn_labelbook_size": None,
+                                                    "image_size": 640})
 
 
 def images(*sides):
@@ -35,53 +37,54 @@ def test_images_are_not_enlarged_and_not_larger_than_asked(image_size, sides, la
 
 
 def test_classes_and_sizes_come_from_the_training_images(auto, coco_root):
-    adapt_config(auto, str(coco_root), "train", None)
+    adapted = adapt_options(auto, CocoFolder(coco_root), "train").data
     images = json.loads((coco_root / "annotations/instances_train2017.json").read_text())["images"]
     sides = sorted(min(image["width"], image["height"]) for image in images)
-    assert auto.num_classes == 7 and auto.image_size is None
-    assert sides[3] - 1 <= max(auto.data_aug_scales) <= sides[4] + 1
+    assert adapted.class_count == 7 and adapted.image_size is None
+    assert auto.data.num_classes == "auto"
+    assert sides[3] - 1 <= max(adapted.data_aug_scales) <= sides[4] + 1
 
 
 def test_a_checkpoint_knows_them_better_than_the_data(auto, coco_root):
     sizes = fitting_sizes(100, [])
-    adapt_config(auto, str(coco_root), "val", {"class_names": {1: "a", 9: "b"}, "config": sizes})
-    assert auto.num_classes == 10 and auto.data_aug_scales == sizes["data_aug_scales"]
+    checkpoint = {"class_names": {1: "a", 9: "b"}, "config": sizes}
+    adapted = adapt_options(auto, CocoFolder(coco_root), "val", checkpoint).data
+    assert adapted.class_count == 10 and adapted.data_aug_scales == sizes["data_aug_scales"]
 
 
 def test_without_data_the_size_is_the_one_asked_for(auto):
-    adapt_config(auto, None, "val", {"config": {"num_classes": 5}})
-    assert auto.num_classes == 5 and max(auto.data_aug_scales) == 640
+    adapted = adapt_options(auto, None, "val", {"config": {"num_classes": 5}}).data
+    assert adapted.class_count == 5 and max(adapted.data_aug_scales) == 640
 
 
 def test_classes_need_data_or_a_checkpoint(auto):
     with pytest.raises(UserError, match="--coco_path"):
-        adapt_config(auto, None, "val", None)
+        adapt_options(auto, None, "val")
 
 
 def test_too_few_classes_name_the_set(tiny_config, coco_root, tmp_path):
     shutil.copytree(coco_root, tmp_path / "data")
     with pytest.raises(UserError, match=f"val set of {tmp_path}"):
-        adapt_config(tiny_config | {"num_classes": 3}, str(tmp_path / "data"), "val", None)
+        adapt_options(parse_options(tiny_config | {"num_classes": 3}), CocoFolder(tmp_path / "data"), "val")
 
 
 @pytest.mark.parametrize("checkpoint", [{"class_names": {1: "a", 3: "b"}}, {"config": {"num_classes": 4}}])
 def test_data_with_other_classes_than_the_checkpoint_is_refused(auto, coco_root, checkpoint):
-    for config in (auto, auto | {"num_classes": 4}):
+    for options in (auto, auto.replaced(num_classes=4)):
         with pytest.raises(UserError, match=f"ids below 4, but the val set of {coco_root} has the id 6: .*--pretrain"):
-            adapt_config(config, str(coco_root), "val", checkpoint)
+            adapt_options(options, CocoFolder(coco_root), "val", checkpoint)
 
 
 def test_sizes_that_image_size_would_replace_are_an_error(auto, coco_root):
     chosen = {"data_aug_scales": [480, 512], "data_aug_max_size": 800}
     with pytest.raises(UserError, match="image_size=640 would replace data_aug_scales, data_aug_max_size: .*=None"):
-        adapt_config(auto | chosen, str(coco_root), "train", None)
-    config = auto | chosen | {"image_size": None}
-    adapt_config(config, str(coco_root), "train", None)
-    assert config.data_aug_scales == [480, 512] and config.data_aug_max_size == 800
+        adapt_options(auto.replaced(**chosen), CocoFolder(coco_root), "train")
+    adapted = adapt_options(auto.replaced(**chosen, image_size=None), CocoFolder(coco_root), "train").data
+    assert adapted.data_aug_scales == [480, 512] and adapted.data_aug_max_size == 800
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite0_640", "r50", "swint"])
 def test_the_configs_for_fine_tuning_adapt(name, coco_root):
-    config = load_config(f"config/finetune/{name}.py")
-    adapt_config(config, str(coco_root), "train", None)
-    assert config.num_classes == 7 and max(config.data_aug_scales) < 100
+    options = parse_options(load_config(f"config/finetune/{name}.py"))
+    adapted = adapt_options(options, CocoFolder(coco_root), "train").data
+    assert adapted.class_count == 7 and max(adapted.data_aug_scales) < 100

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from datasets.coco import read_annotations
-from datasets.coco_eval import CLASS_STATS, STATS, CocoEvaluator
+from datasets.coco_eval import CLASS_STATS, STATS, coco_results, log_summary, result_rows, save_results, summarize
 
 IMAGES = list(range(1, 9))
 EMPTY, CROWD = 4, 8  # ids of the image without objects, and of the one with a crowd
@@ -45,11 +45,9 @@ def shaken(coco, image_id, seed=0):
 
 
 def evaluated(coco, results):
-    """Evaluator and numbers for results by image id."""
-    evaluator = CocoEvaluator(coco)
-    for image_id, found in results.items():
-        evaluator.update([image_id], [found])
-    return evaluator, evaluator.summarize()
+    """Summary of results by image id, and its twelve numbers."""
+    summary = summarize(coco, coco_results(list(results), list(results.values()), coco.cats))
+    return summary, summary.stats
 
 
 def official(path, rows, images=None):
@@ -89,31 +87,32 @@ def test_an_annotation_with_the_id_0_can_be_found(coco_root, tmp_path):
 
 
 def test_no_detections_have_ap_0(coco):
-    evaluator, stats = evaluated(coco, {i: result([]) for i in IMAGES})
+    summary, stats = evaluated(coco, {i: result([]) for i in IMAGES})
     assert dict(zip(STATS, stats, strict=True))["AP"] == 0 and set(stats) <= {0, -1}
-    assert "0.0" in evaluator.per_class() and evaluator.rows() == []
+    assert "0.0" in summary.class_table and result_rows(summary.detections) == []
 
 
 def test_nothing_seen_is_no_crash(coco):
-    evaluator, stats = evaluated(coco, {})
-    assert stats == [-1] * 12
-    assert len(evaluator.per_class().splitlines()) == 7
+    summary, stats = evaluated(coco, {})
+    assert stats == (-1,) * 12
+    assert len(summary.class_table.splitlines()) == 7
 
 
 @pytest.mark.parametrize("images", [IMAGES, [1, 2, EMPTY], [EMPTY]])
 def test_the_numbers_are_those_of_pycocotools(coco, coco_root, images):
-    evaluator, stats = evaluated(coco, {i: shaken(coco, i) for i in images})
-    wanted, table = official(annotation_file(coco_root), evaluator.rows(), images)
+    summary, stats = evaluated(coco, {i: shaken(coco, i) for i in images})
+    wanted, table = official(annotation_file(coco_root), result_rows(summary.detections), images)
     assert len(stats) == 12 and all(type(x) is float for x in stats)
-    assert stats == pytest.approx(wanted, abs=1e-12)
-    assert evaluator.table == table
+    assert stats == pytest.approx(tuple(wanted), abs=1e-12)
+    assert summary.table == table
     if images == IMAGES:
         assert 0.05 < stats[0] < 0.9  # neither trivial
 
 
 def test_summarize_twice_gives_the_same(coco):
-    evaluator, stats = evaluated(coco, {i: shaken(coco, i) for i in IMAGES})
-    assert evaluator.summarize() == stats
+    summary, stats = evaluated(coco, {i: shaken(coco, i) for i in IMAGES})
+    again = summarize(coco, summary.detections)
+    assert again.stats == stats and again.classes == summary.classes
 
 
 def test_only_images_that_were_seen_count(coco):
@@ -141,9 +140,9 @@ def test_labels_without_a_category_are_left_out(coco, coco_root):
     for image_id in IMAGES:
         extra = result([(1.0, 0, [1, 1, 50, 50]), (1.0, 7, [1, 1, 50, 50]), (1.0, 90, [5, 5, 9, 9])])
         found[image_id] = {name: torch.cat([value, found[image_id][name]]) for name, value in extra.items()}
-    evaluator, stats = evaluated(coco, found)
+    summary, stats = evaluated(coco, found)
     assert stats[0] == pytest.approx(1)
-    assert {row["category_id"] for row in evaluator.rows()} <= set(range(1, 7))
+    assert {row["category_id"] for row in result_rows(summary.detections)} <= set(range(1, 7))
 
 
 def test_the_table_has_a_line_for_every_class(coco):
@@ -151,7 +150,7 @@ def test_the_table_has_a_line_for_every_class(coco):
     found = {i: perfect(coco, i) for i in IMAGES}
     for one in found.values():
         one["boxes"][one["labels"] == wrong] = torch.tensor([0.0, 0, 1, 1])
-    header, *lines = evaluated(coco, found)[0].per_class().splitlines()
+    header, *lines = evaluated(coco, found)[0].class_table.splitlines()
     assert header.split() == ["class", "AP", "AP50", "AP75", "APs", "APm", "APl", "boxes"]
     assert [line.split()[0] for line in lines] == ["disc", "ring", "square", "triangle", "star", "cross"]
     for label, line in enumerate(lines, 1):
@@ -163,57 +162,37 @@ def test_the_table_has_a_line_for_every_class(coco):
 
 
 def test_the_numbers_of_the_classes_have_those_of_all_as_their_mean(coco):
-    evaluator, stats = evaluated(coco, {i: shaken(coco, i) for i in IMAGES})
-    rows = evaluator.class_numbers().values()
+    summary, stats = evaluated(coco, {i: shaken(coco, i) for i in IMAGES})
     for name, wanted in zip(CLASS_STATS, stats):
-        measured = [row[name] for row in rows if row[name] is not None]
+        measured = [score.stats[name] for score in summary.classes.values() if score.stats[name] is not None]
         assert wanted == -1 and not measured or np.mean(measured) == pytest.approx(wanted)
-    assert evaluator.precision(0.75).shape == (101, 6)
-    assert evaluator.precision(0.75).mean() == pytest.approx(stats[2])
+    assert list(summary.precision) == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+    assert summary.precision[0.75].shape == (101, 6)
+    assert summary.precision[0.75].mean() == pytest.approx(stats[2])
 
 
 def test_classes_that_no_image_shows_have_no_number(coco):
-    lines = evaluated(coco, {EMPTY: result([(0.5, 1, [1, 1, 9, 9])])})[0].per_class().splitlines()[1:]
+    lines = evaluated(coco, {EMPTY: result([(0.5, 1, [1, 1, 9, 9])])})[0].class_table.splitlines()[1:]
     assert all(line.split()[1:] == ["-"] * 6 + ["0"] for line in lines)
 
 
 def test_saved_results_are_a_file_for_pycocotools(coco, coco_root, tmp_path):
-    evaluator, stats = evaluated(coco, {i: shaken(coco, i) for i in IMAGES})
+    summary, stats = evaluated(coco, {i: shaken(coco, i) for i in IMAGES})
     path = tmp_path / "new" / "results.json"
-    evaluator.save_results(path)
+    count = save_results(path, summary.detections)
     rows = json.loads(path.read_text())
-    assert rows == evaluator.rows() and rows[0].keys() == {"image_id", "category_id", "bbox", "score"}
-    assert official(annotation_file(coco_root), str(path))[0] == pytest.approx(stats, abs=1e-12)
+    assert rows == result_rows(summary.detections) and len(rows) == count
+    assert rows[0].keys() == {"image_id", "category_id", "bbox", "score"}
+    assert official(annotation_file(coco_root), str(path))[0] == pytest.approx(list(stats), abs=1e-12)
 
 
-def test_only_the_main_process_saves(coco, tmp_path, monkeypatch):
-    evaluator, _ = evaluated(coco, {1: perfect(coco, 1)})
-    monkeypatch.setattr("datasets.coco_eval.is_main", lambda: False)
-    evaluator.save_results(tmp_path / "results.json")
-    assert not (tmp_path / "results.json").exists()
-
-
-def test_parts_of_several_processes_make_one_whole(coco, monkeypatch):
-    found = {i: shaken(coco, i) for i in IMAGES}
-    whole, stats = evaluated(coco, found)
-    parts = [CocoEvaluator(coco) for _ in range(3)]
-    for rank, part in enumerate(parts):
-        share = IMAGES[rank::3]
-        part.update(share, [found[i] for i in share])
-    gathered = [dict(part.detections) for part in parts]
-    monkeypatch.setattr("datasets.coco_eval.all_gather", lambda item: gathered)
-    for part in parts:
-        part.synchronize()
-        assert part.rows() == whole.rows()
-        assert part.summarize() == stats
-
-
-def test_an_image_that_comes_twice_counts_once(coco):
-    evaluator = CocoEvaluator(coco)
-    for _ in range(2):
-        evaluator.update(IMAGES, [shaken(coco, i) for i in IMAGES])
-    once, stats = evaluated(coco, {i: shaken(coco, i) for i in IMAGES})
-    assert evaluator.rows() == once.rows() and evaluator.summarize() == stats
+def test_the_tables_are_logged(coco, caplog):
+    with caplog.at_level("INFO"):
+        log_summary(evaluated(coco, {1: perfect(coco, 1)})[0])
+    assert "COCO evaluation of 1 images" in caplog.text and "by class" not in caplog.text
+    with caplog.at_level("INFO"):
+        log_summary(evaluated(coco, {EMPTY: result([])})[0], per_class=True)
+    assert "no ground-truth boxes" in caplog.text and "by class" in caplog.text
 
 
 def test_results_are_left_as_they_are(coco):

@@ -112,7 +112,7 @@ def test_a_start_in_mid_epoch_gives_the_remaining_batches(start):
 
 def test_the_next_epoch_starts_at_its_beginning():
     batches = TrainBatches(Numbers(23), 4, seed=0)
-    batches.set_epoch(0, start=3)
+    batches.set_epoch(0, first_batch=3)
     assert len(list(batches)) == len(batches) == 2
     batches.set_epoch(1)
     assert list(batches) == samples(epoch=1)
@@ -147,7 +147,7 @@ def test_a_loader_started_in_mid_epoch_gives_the_same_samples(coco_root):
     loader.batch_sampler.set_epoch(2)
     whole = list(loader)
     resumed = train_loader(opened(coco_root, "train"), 2, 0, seed=1)
-    resumed.batch_sampler.set_epoch(2, start=3)
+    resumed.batch_sampler.set_epoch(2, first_batch=3)
     assert len(resumed) == 1 and len(whole) == 4
     ((batch, targets),) = resumed
     assert torch.equal(batch.tensors, whole[3][0].tensors) and torch.equal(batch.mask, whole[3][0].mask)

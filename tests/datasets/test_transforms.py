@@ -346,8 +346,8 @@ def test_the_largest_shape_is_reached_and_never_passed():
     height, width = largest_train_shape(SMALL, sizes, batch_size=1)
     assert 0.95 * height * width <= largest <= 1.02 * height * width
     assert largest_train_shape(SMALL, sizes, 2, fix_size=True) == (96, 128)
-    padded = dataclasses.replace(SMALL, pad_multiple=50)
-    assert largest_train_shape(padded, sizes, batch_size=1) == (-(-height // 50) * 50, -(-width // 50) * 50)
+    padded = largest_train_shape(SMALL, sizes, batch_size=1, pad_multiple=50)
+    assert padded == (-(-height // 50) * 50, -(-width // 50) * 50)
 
 
 @pytest.mark.parametrize("given, device, multiple", [(None, "cpu", 1), (None, "cuda", 32), (64, "cpu", 64),

@@ -1,4 +1,5 @@
 """summary.md and its pictures, for good results and for runs in which there is nothing to measure."""
+import dataclasses
 import json
 from collections import defaultdict
 
@@ -8,7 +9,7 @@ from PIL import Image
 from pycocotools import mask
 
 from datasets.coco import read_annotations
-from datasets.coco_eval import CocoEvaluator
+from datasets.coco_eval import coco_results, summarize
 from reports.drawing import draw_closely
 from reports.summary import PICTURES, write_summary
 
@@ -28,16 +29,15 @@ def no_plots(monkeypatch):
 
 
 def evaluated(coco, find=True, images=IMAGES):
-    """An evaluator that was given every object, or none."""
-    evaluator = CocoEvaluator(coco)
+    """The summary of detections of every object, or of none."""
+    detections = {}
     for image in images:
         rows = [a for a in coco.imgToAnns[image] if find and not a["iscrowd"]]
         boxes = torch.tensor([a["bbox"] for a in rows]).reshape(-1, 4).float()
         boxes[:, 2:] += boxes[:, :2]
-        evaluator.update([image], [{"scores": torch.full((len(rows),), 0.75), "boxes": boxes,
-                                    "labels": torch.tensor([a["category_id"] for a in rows])}])
-    evaluator.summarize()
-    return evaluator
+        detections |= coco_results([image], [{"scores": torch.full((len(rows),), 0.75), "boxes": boxes,
+                                              "labels": torch.tensor([a["category_id"] for a in rows])}], coco.cats)
+    return summarize(coco, detections)
 
 
 def cells(text, title):
@@ -73,16 +73,16 @@ def test_the_summary_of_perfect_detections(coco, coco_root, tmp_path):
 
 
 def test_close_ups_of_what_nobody_annotated(coco, coco_root, tmp_path, no_plots, monkeypatch):
-    evaluator, drawn = evaluated(coco), []
+    summary, drawn = evaluated(coco), []
     width, height = coco.imgs[2]["width"], coco.imgs[2]["height"]
     for score, box in ((0.6, [0, 0, 6, 5]), (0.9, [width - 5, height - 6, 5, 6]), (0.4, [width - 9, 1, 8, 8])):
-        evaluator.detections[2].append({"image_id": 2, "category_id": 3, "score": score, "bbox": box})
-    nothing = [row for row in evaluator.detections[2][-3:] if max(mask.iou(
+        summary.detections[2].append({"image_id": 2, "category_id": 3, "score": score, "bbox": box})
+    nothing = [row for row in summary.detections[2][-3:] if max(mask.iou(
         [row["bbox"]], [a["bbox"] for a in coco.imgToAnns[2]], [0] * len(coco.imgToAnns[2])).max(), 0) < 0.1]
     assert len(nothing) > 1
     real = draw_closely
     monkeypatch.setattr("reports.summary.draw_closely", lambda *arguments: drawn.append(arguments) or real(*arguments))
-    write_summary(tmp_path, evaluator, coco_root / "val2017")
+    write_summary(tmp_path, summary, coco_root / "val2017")
     assert "](background.png)" in (tmp_path / "summary.md").read_text()
     scores = [detection["scores"].item() for _, _, detection, _ in drawn]
     assert scores == pytest.approx(sorted((row["score"] for row in nothing), reverse=True))
@@ -94,22 +94,22 @@ def test_close_ups_of_what_nobody_annotated(coco, coco_root, tmp_path, no_plots,
 
 def test_close_ups_do_not_cost_the_summary(coco, tmp_path, no_plots, caplog):
     """Of images with any id, that are gone, and in the wild numbers of a diverged model."""
-    evaluator = evaluated(coco)
+    summary = evaluated(coco)
     coco.imgs["one"] = {"id": "one", "file_name": "gone.png", "width": 64, "height": 64}
-    evaluator.detections["one"] = [{"image_id": "one", "category_id": 1, "score": 0.9, "bbox": [1, 1, 8, 8]}]
-    evaluator.detections = {str(image): rows for image, rows in evaluator.detections.items()}
+    summary.detections["one"] = [{"image_id": "one", "category_id": 1, "score": 0.9, "bbox": [1, 1, 8, 8]}]
+    summary = dataclasses.replace(summary, detections={str(image): rows for image, rows in summary.detections.items()})
     coco.imgs = {str(image): info for image, info in coco.imgs.items()}
     coco.imgToAnns = defaultdict(list, {str(image): rows for image, rows in coco.imgToAnns.items()})
     (tmp_path / "background.png").write_text("of an earlier summary")
-    write_summary(tmp_path, evaluator, tmp_path)
+    write_summary(tmp_path, summary, tmp_path)
     assert "gone.png" in caplog.text and not (tmp_path / "background.png").exists()
     assert "background.png" not in (tmp_path / "summary.md").read_text()
 
 
 def test_faint_detections_are_no_close_ups(coco, coco_root, tmp_path, no_plots):
-    evaluator = evaluated(coco)
-    evaluator.detections[4].append({"image_id": 4, "category_id": 3, "score": 0.2, "bbox": [0, 0, 6, 5]})
-    write_summary(tmp_path, evaluator, coco_root / "val2017")
+    summary = evaluated(coco)
+    summary.detections[4].append({"image_id": 4, "category_id": 3, "score": 0.2, "bbox": [0, 0, 6, 5]})
+    write_summary(tmp_path, summary, coco_root / "val2017")
     assert not (tmp_path / "background.png").exists()
 
 
@@ -153,12 +153,12 @@ def test_no_ground_truth(coco, tmp_path, images):
 def test_many_classes_list_the_confusions_only(coco, tmp_path, no_plots):
     coco.dataset["categories"] += [{"id": i, "name": f"more {i}"} for i in range(7, 30)]
     coco.createIndex()
-    evaluator = evaluated(coco)
-    write_summary(tmp_path, evaluator, tmp_path)
+    summary = evaluated(coco)
+    write_summary(tmp_path, summary, tmp_path)
     assert "No class is taken for another." in (tmp_path / "summary.md").read_text()
-    wrong = next(row for rows in evaluator.detections.values() for row in rows if row["category_id"] == 2)
+    wrong = next(row for rows in summary.detections.values() for row in rows if row["category_id"] == 2)
     wrong["category_id"] = 29
-    write_summary(tmp_path, evaluator, tmp_path)
+    write_summary(tmp_path, summary, tmp_path)
     assert cells((tmp_path / "summary.md").read_text(), "Confusion matrix")[2:] == [["ring", "more 29", "1"]]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets.coco_eval import CocoEvaluator
+from datasets.coco_eval import coco_results
+from engine import Evaluation
 from models import build_model
 from tools import inspect_checkpoint
 from tools.inspect_checkpoint import choose_config, describe, main, rank_scales
@@ -94,15 +95,18 @@ def test_scales_are_ranked_by_ap(save, coco_root, monkeypatch):
     _, config = save()
     model, _, post = build_model(config)
 
-    def evaluate(model, criterion, postprocess, loader, evaluator: CocoEvaluator, device, max_batches):
+    def evaluate(model, criterion, postprocess, loader, device, max_batches):
         assert max_batches == 3
+        coco, detections = loader.dataset.coco, {}
         shift = 0 if model.transformer.encoder.enc_scale == 1 else 500
-        for image in list(evaluator.coco.imgs)[:max_batches]:
-            rows = evaluator.coco.imgToAnns[image]
+        for image in list(coco.imgs)[:max_batches]:
+            rows = coco.imgToAnns[image]
             boxes = torch.tensor([row["bbox"] for row in rows]).reshape(-1, 4)
             boxes[:, 2:] += boxes[:, :2]
-            evaluator.update([image], [{"boxes": boxes + shift, "scores": torch.ones(len(rows)),
-                                        "labels": torch.tensor([row["category_id"] for row in rows])}])
+            found = {"boxes": boxes + shift, "scores": torch.ones(len(rows)),
+                     "labels": torch.tensor([row["category_id"] for row in rows])}
+            detections |= coco_results([image], [found], coco.cats)
+        return Evaluation(detections, {})
 
     monkeypatch.setattr(inspect_checkpoint, "evaluate", evaluate)
     ranking = rank_scales(model, post["bbox"], parse_options(config), str(coco_root), 3, torch.device("cpu"))

@@ -183,11 +183,11 @@ def test_dicts_merge_key_by_key_and_all_else_is_replaced(write):
 
 
 @pytest.mark.parametrize("names", [["a.py"], ["a.py", "b.py"], ["a.py", "b.py", "c.py"]])
-def test_a_circle_is_named(write, names):
+def test_circular_bases_are_named(write, names):
     for name, base in zip(names, names[1:] + names[:1], strict=True):
         path = write(name, f"_base_ = ['{base}']")
     text = refused(path)
-    assert "circle" in text and all(name in text for name in names)
+    assert "circular" in text and all(name in text for name in names)
 
 
 def test_a_missing_base_is_named_with_the_file_that_wants_it(write):

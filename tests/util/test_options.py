@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from models import MODELS
-from util.config import load_config
+from util.config import Config, load_config
 from util.errors import UserError
-from util.options import GROUPS, KEYS, RETIRED, describe_keys, parse_options
+from util.options import GROUPS, KEYS, RETIRED, changed_keys, describe_keys, parse_options
 
 # The keys that IDEA-Research's DINO and Lite-DETR configs set.
 PUBLISHED = {
@@ -106,6 +106,44 @@ def test_a_list_of_layers_needs_stages(name):
 def test_depths_of_stages():
     options = parse_options({"enc_layers": [3, 2], "dec_layers": 4, "stage_levels": [[1], [0]]})
     assert options.encoder.enc_layers == [3, 2] and options.decoder.dec_layers == 4
+
+
+def test_one_number_of_layers_and_of_classes():
+    options = parse_options({"enc_layers": [3, 2], "stage_levels": [[1], [0]], "num_classes": "auto"})
+    assert options.decoder.depth == 6 and parse_options({"num_classes": 80}).data.class_count == 80
+    with pytest.raises(UserError, match=r"enc_layers=\[3, 2\] must be int"):
+        options.encoder.depth  # noqa: B018
+    with pytest.raises(UserError, match="num_classes='auto'"):
+        options.data.class_count  # noqa: B018
+
+
+def test_options_are_replaced_and_never_changed():
+    options = parse_options({"batch_size": 4})
+    changed = options.replaced(batch_size=2, lr=0.5)
+    assert (changed.data.batch_size, changed.training.lr, options.data.batch_size) == (2, 0.5, 4)
+    assert changed.encoder == options.encoder
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.data.batch_size = 1
+    with pytest.raises(TypeError, match="batchsize"):
+        options.replaced(batchsize=1)
+
+
+@pytest.mark.parametrize("path", sorted(Path("config").rglob("*.py")), ids=str)
+def test_a_config_file_written_from_options_gives_equal_options(path, tmp_path):
+    options = parse_options(load_config(path))
+    keys = options.to_dict()
+    assert set(keys) == set(KEYS) | {"modelname"}
+    Config(keys).dump(tmp_path / "config.py")
+    assert parse_options(load_config(tmp_path / "config.py")) == options
+    keys["data_aug_scales"].append(0)  # the caller's own copy
+    assert options == parse_options(load_config(path))
+
+
+def test_changed_keys_of_a_saved_config():
+    options = parse_options({"lr": 0.5, "epochs": 2, "num_expansion": 3, "return_interm_indices": (1, 2)})
+    saved = {"lr": 1e-4, "epochs": 2.0, "key_aware": None, "num_expansion": 3, "return_interm_indices": (1, 2),
+             "masks": False, "of_another_version": 1, "batch_size": 0}
+    assert changed_keys(saved, options) == {"lr": (1e-4, 0.5), "batch_size": (0, 2)}
 
 
 def test_modelname_must_be_text():

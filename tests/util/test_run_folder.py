@@ -3,8 +3,9 @@ import shutil
 
 import pytest
 
-from util.config import Config, load_config
+from util.config import load_config
 from util.errors import UserError
+from util.options import parse_options
 from util.run_folder import git_hash, prepare_folder, record_run, require_space
 
 
@@ -28,7 +29,7 @@ def test_space_for_the_checkpoints_is_required(tmp_path, monkeypatch):
 
 
 def test_the_recorded_config_runs_again(tmp_path):
-    config = Config({"lr": 1e-4, "names": ["a"], "nothing": None})
-    record_run(tmp_path, config, {"note": "x"})
-    assert load_config(tmp_path / "config.py") == config
+    options = parse_options({"lr": 0.5, "lr_backbone_names": ["a"], "num_expansion": 3})
+    record_run(tmp_path, options, {"note": "x"})
+    assert parse_options(load_config(tmp_path / "config.py")) == options
     assert json.loads((tmp_path / "run.json").read_text())["git"] == git_hash()

@@ -29,14 +29,14 @@ def train(s, steps):
 def test_a_restored_state_goes_on_exactly(tmp_path):
     first = state(ema=True)
     train(first, 3)
-    first.epoch, first.step, first.best, first.stale = 4, 7, 0.25, 3
+    first.epoch, first.step, first.best_ap, first.stale_evaluations = 4, 7, 0.25, 3
     first.meters.update({"loss": 2.0})
     torch.save(first.state_dict(), tmp_path / "s.pth")
     train(first, 3)
     second = state(ema=True)
     second.load_state_dict(torch.load(tmp_path / "s.pth", weights_only=True), "s.pth")
     advance_scheduler(second.scheduler, 3)
-    assert (second.epoch, second.step, second.best, second.stale) == (4, 7, 0.25, 3)
+    assert (second.epoch, second.step, second.best_ap, second.stale_evaluations) == (4, 7, 0.25, 3)
     assert second.meters.means() == {"loss": 2.0}
     train(second, 3)
     for ours, theirs in ((first.model, second.model), (first.ema.module, second.ema.module)):

@@ -1,0 +1,97 @@
+"""The command line as a value, and what a run starts from."""
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from main import parse_args
+from util.errors import UserError
+from util.run_options import RunKind, RunOptions, Start, StartKind, decide_start
+
+
+def options_of(*flags):
+    return RunOptions.from_arguments(parse_args([*map(str, flags)]), Path("default/config.py"))
+
+
+def training(folder, *flags):
+    return options_of("--coco_path", "data", "--output_dir", folder, *flags)
+
+
+@pytest.mark.parametrize("flags, kind, split", [
+    ([], RunKind.TRAIN, "train"), (["--benchmark"], RunKind.TRAIN, "train"),
+    (["--eval", "--resume", "a.pth"], RunKind.EVAL, "val"), (["--test", "--resume", "a.pth"], RunKind.TEST, "test"),
+    (["--benchmark", "--benchmark_only"], RunKind.BENCHMARK, "val"),
+    (["--eval", "--benchmark", "--benchmark_only"], RunKind.BENCHMARK, "val"),
+])
+def test_the_kind_of_run(flags, kind, split):
+    run = options_of("--coco_path", "data", *flags)
+    assert (run.kind, run.kind.split) == (kind, split)
+
+
+def test_values_of_the_command_line():
+    run = options_of("-c", "a/b.py", "--coco_path", "data", "--lr", "0.5", "--note", "x", "--benchmark",
+                     "--benchmark_size", 64, 96, "--options", "lr=1e-3", "amp=cuda")
+    assert (run.config_file, run.folder, run.coco_path) == (Path("a/b.py"), Path("outputs/b"), "data")
+    assert run.config_overrides == {"lr": 1e-3, "amp": "cuda"}
+    assert run.benchmark_size == [64, 96] and run.seed == 42 and run.max_batches is None
+    assert run.arguments["note"] == "x" and run.arguments["lr"] == "0.5"
+    assert options_of("--coco_path", "data", "--debug").max_batches == 16
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run.seed = 1
+
+
+def test_the_default_config():
+    run = options_of("--coco_path", "data")
+    assert run.config_file == run.arguments["config_file"] == Path("default/config.py")
+    assert run.folder == Path("outputs/config")
+
+
+def test_contradictions_are_refused():
+    with pytest.raises(UserError, match="--eval and --test exclude each other"):
+        options_of("--coco_path", "data", "--eval", "--test", "--resume", "a.pth")
+
+
+def test_a_training_starts_with_an_imagenet_backbone(tmp_path):
+    for flags in ([], ["--resume", "auto"]):
+        assert decide_start(training(tmp_path, *flags)) == Start(StartKind.FRESH, imagenet_backbone=True)
+
+
+def test_a_named_checkpoint_is_resumed(tmp_path):
+    assert decide_start(training(tmp_path, "--resume", "a.pth")) == Start(StartKind.RESUMED, "a.pth")
+    (tmp_path / "checkpoint.pth").touch()
+    assert decide_start(training(tmp_path, "--resume", "a.pth")) == Start(StartKind.RESUMED, "a.pth")
+
+
+@pytest.mark.parametrize("flags", [[], ["--pretrain_model_path", "b.pth"]])
+def test_auto_resumes_the_checkpoint_of_the_folder(tmp_path, flags):
+    latest = tmp_path / "checkpoint.pth"
+    latest.touch()
+    assert decide_start(training(tmp_path, "--resume", "auto", *flags)) == Start(StartKind.RESUMED, str(latest))
+
+
+@pytest.mark.parametrize("flags", [[], ["--pretrain_model_path", "b.pth"]])
+def test_a_training_is_not_overwritten(tmp_path, flags):
+    (tmp_path / "checkpoint.pth").touch()
+    with pytest.raises(UserError, match=f"{tmp_path} already holds a training. Pass --resume auto"):
+        decide_start(training(tmp_path, *flags))
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume", "auto"]])
+@pytest.mark.parametrize("ignore, imagenet", [([], False), (["--finetune_ignore", "class_embed"], True)])
+def test_a_training_from_other_weights(tmp_path, resume, ignore, imagenet):
+    run = training(tmp_path, "--pretrain_model_path", "b.pth", *resume, *ignore)
+    assert decide_start(run) == Start(StartKind.PRETRAINED, "b.pth", imagenet)
+
+
+def test_an_evaluation_and_a_benchmark_need_no_backbone_weights(tmp_path):
+    (tmp_path / "checkpoint.pth").touch()  # of a training that they do not disturb
+    assert decide_start(training(tmp_path, "--eval", "--resume", "a.pth")) == Start(StartKind.WEIGHTS, "a.pth")
+    only = ("--benchmark", "--benchmark_only")
+    assert decide_start(training(tmp_path, *only, "--resume", "a.pth")) == Start(StartKind.WEIGHTS, "a.pth")
+    assert decide_start(training(tmp_path, *only)) == Start(StartKind.FRESH)
+
+
+def test_processes_must_see_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("util.run_options.all_gather", lambda found: [found, True])
+    with pytest.raises(UserError, match="nodes must share the output folder"):
+        decide_start(training(tmp_path, "--resume", "auto"))
