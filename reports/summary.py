@@ -25,6 +25,7 @@ from reports.error_analysis import (
     tide_errors,
 )
 from reports.plots import READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
+from util.markdown import table
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ def _heading(stats: dict[str, float | None], size: str, facts: dict[str, object]
 
 def _coco_part(stats: dict[str, float | None]) -> str:
     rows = [[name, _percent(value), STAT_MEANINGS[name]] for name, value in stats.items()]
-    return "## COCO's twelve numbers\n\n" + _table(["", "%", "meaning"], rows, "lrl")
+    return "## COCO's twelve numbers\n\n" + table(["", "%", "meaning"], rows, "lrl")
 
 
 def _class_part(evaluator: CocoEvaluator, names: list[str], points: list[OperatingPoint | None]) -> str:
@@ -126,7 +127,7 @@ def _class_part(evaluator: CocoEvaluator, names: list[str], points: list[Operati
         best = ["-"] * 3 if point is None else [_threshold(point.score), _percent(point.precision),
                                                 _percent(point.recall)]
         rows.append([name, *(_percent(numbers[stat]) for stat in CLASS_STATS), str(numbers["boxes"]), *best])
-    return ("## Classes\n\n" + _table(["class", *CLASS_STATS, "boxes", "best score", "precision", "recall"], rows,
+    return ("## Classes\n\n" + table(["class", *CLASS_STATS, "boxes", "best score", "precision", "recall"], rows,
                                       "l" + "r" * 10)
             + "\n\nBest score: the least score of a detection to use, for the best F1 (the harmonic mean of precision "
               "and recall, both at IoU 0.5) on these images.")
@@ -134,7 +135,7 @@ def _class_part(evaluator: CocoEvaluator, names: list[str], points: list[Operati
 
 def _error_part(errors: ErrorSplit) -> str:
     rows = [[kind, _percent(gain), str(errors.counts[kind]), REMEDIES[kind]] for kind, gain in errors.gains.items()]
-    return ("## Errors\n\n" + _table(["kind", "AP50 gained without it", "count", "what it is, and what to do"], rows,
+    return ("## Errors\n\n" + table(["kind", "AP50 gained without it", "count", "what it is, and what to do"], rows,
                                      "lrrl")
             + f"\n\nAfter TIDE (Bolya et al., ECCV 2020), at AP50 {_percent(errors.ap50)}. Each kind is mended alone, "
               "so the gains do not add up. Counts are of detections with any score, most of which cost little: the "
@@ -150,12 +151,12 @@ def _confusion_part(matrix: np.ndarray, names: list[str]) -> str:
         pairs = sorted(pairs, key=lambda pair: -pair[0])[:10]
         rows = [[names[row], names[column], str(count)] for count, row, column in pairs]
         return text + (f"The {len(rows)} classes most often taken for another; all are in confusion_matrix.png.\n\n"
-                       + _table(["ground truth", "detected as", "count"], rows, "llr") if rows else
+                       + table(["ground truth", "detected as", "count"], rows, "llr") if rows else
                        "No class is taken for another.")
     cells = matrix.astype(str)
     cells[-1, -1] = ""
-    return text + _table(["", *names, "missed"],
-                         [[f"**{_escaped(name)}**", *row] for name, row in zip([*names, "background"], cells)],
+    return text + table(["", *names, "missed"],
+                         [[f"**{name}**", *row] for name, row in zip([*names, "background"], cells)],
                          "l" + "r" * len(cells))
 
 
@@ -174,16 +175,6 @@ def _console(stats: dict[str, float | None], size: str, errors: ErrorSplit, eval
     if costs:
         lines.append("AP50 gained without: " + ", ".join(f"{kind} {_percent(gain)}" for gain, kind in costs))
     return "\n".join([*lines, f"more, with pictures, in {path}"])
-
-
-def _table(header: list[str], rows: list[list[str]], sides: str) -> str:
-    """Markdown; sides: l or r for every column."""
-    lines = [header, ["--:" if side == "r" else "---" for side in sides], *rows]
-    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("\\|", "|").replace("|", "\\|").replace("\n", " ")
 
 
 def _percent(value: float | None) -> str:

@@ -33,7 +33,7 @@ from measuring import (
 from models.ops import implementation
 from util.config import parse_pairs
 from util.cpu import keep_freed_memory
-from util.markdown import number, table
+from util.markdown import table, three_digits
 from util.metrics import Meters
 from util.options import parse_options
 
@@ -105,18 +105,18 @@ def train(setting: Setting, name: str, steps: int) -> dict:
 def report_inference(records: list[dict], names: list[str], rounds: int) -> str:
     columns = ["model", "dtype", "batch"]
     columns += [f"{unit} {IMPLEMENTATIONS[name]}" for unit in ("ms/image", "images/s", "MB") for name in names]
-    rows = []
-    for record in records:
-        row = [record["model"], record["dtype"], str(record["batch"])]
-        row += [number(record[name][key]) for key in ("ms_per_image", "images_per_s", "mb") for name in names]
-        rows.append(row + [number(record.get("ratio"))] * (len(names) == 2))
-    return (f"{table(columns + ['ratio'] * (len(names) == 2), rows)}\n\nBest of {rounds}; MB: peak with the weights; "
-            "ratio: time PyTorch / native.\n")
+    rows = [[record["model"], record["dtype"], str(record["batch"]),
+             *(three_digits(record[name][key]) for key in ("ms_per_image", "images_per_s", "mb") for name in names)]
+            for record in records]
+    if len(names) == 2:
+        columns.append("ratio")
+        rows = [[*row, three_digits(record["ratio"])] for row, record in zip(rows, records)]
+    return f"{table(columns, rows)}\n\nBest of {rounds}; MB: peak with the weights; ratio: time PyTorch / native.\n"
 
 
 def report_training(records: list[dict], names: list[str], steps: int) -> str:
     rows = [[record["model"], record["dtype"], str(record["batch"]), IMPLEMENTATIONS[name],
-             *(number(record[name][key]) for key in ("s_per_step", "mb", "loss"))]
+             *(three_digits(record[name][key]) for key in ("s_per_step", "mb", "loss"))]
             for record in records for name in names]
     columns = ["training", "dtype", "batch", "operator", "s/step", "MB", "mean loss"]
     return f"{table(columns, rows)}\n\n{steps} steps after {WARM_UP}; MB: peak in all.\n"

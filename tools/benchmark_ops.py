@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +26,7 @@ from measure.memory import measure_memory
 from measuring import DTYPES, IMPLEMENTATIONS, add_common_arguments, apart, check_device, describe_run, title
 from models.ops import implementation, key_aware_deform_attn, ms_deform_attn
 from util.cpu import keep_freed_memory
-from util.markdown import number, table
+from util.markdown import table, three_digits
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
 OFFSET = 3.0  # px, standard deviation of a token's sampling offsets on each level
@@ -52,6 +53,7 @@ SIZES = {
 }
 OPS = {"kda": "KDA", "kda_keys": "KDA, separate keys", "msda": "MSDA"}
 PASSES = {"forward": "forward", "backward": "forward + backward"}
+UNITS = {"ms": "ms", "mb": "MB"}
 
 
 @dataclass
@@ -62,8 +64,9 @@ class Case:
     inputs: list[Tensor]
     gradient: Tensor
 
-    def step(self, backward: bool) -> Tensor | tuple[Tensor, ...]:
-        if backward:
+    def step(self, direction: str) -> Tensor | tuple[Tensor, ...]:
+        """One of PASSES."""
+        if direction == "backward":
             return torch.autograd.grad(self.run(), self.inputs, self.gradient)
         with torch.no_grad():
             return self.run()
@@ -145,11 +148,11 @@ def operator_memory(size: str, op: str, dtype: torch.dtype, device: torch.device
     torch.set_num_threads(threads)
     memory = {}
     with implementation(name):
-        for backward in (False, True):
-            make_case(SIZES["tiny"], op, dtype, device).step(backward)
+        for direction in PASSES:
+            make_case(SIZES["tiny"], op, dtype, device).step(direction)
         case = make_case(SIZES[size], op, dtype, device)
-        for backward, passed in enumerate(PASSES):
-            memory[passed] = measure_memory(lambda case=case, backward=backward: case.step(bool(backward)), device)[0]
+        for direction in PASSES:
+            memory[direction] = measure_memory(partial(case.step, direction), device)[0]
     return memory
 
 
@@ -159,10 +162,11 @@ def run_case(size: str, op: str, names: list[str], dtype: torch.dtype, device: t
     memory = {name: apart(device, operator_memory, size, op, dtype, device, name, threads) for name in names}
     case = make_case(SIZES[size], op, dtype, device)
     records = []
-    for backward, passed in enumerate(PASSES):
-        times = time_calls(lambda backward=backward: case.step(bool(backward)), names, repeat, device)
-        record = {"op": op, "size": size, "batch": SIZES[size].batch, "queries": case.gradient.shape[1], "pass": passed}
-        record |= {name: {"ms": min(times[name]), "ms_median": median(times[name]), "mb": memory[name][passed]}
+    for direction in PASSES:
+        times = time_calls(partial(case.step, direction), names, repeat, device)
+        record = {"op": op, "size": size, "batch": SIZES[size].batch, "queries": case.gradient.shape[1],
+                  "pass": direction}
+        record |= {name: {"ms": min(times[name]), "ms_median": median(times[name]), "mb": memory[name][direction]}
                    for name in names}
         records.append(with_ratios(record))
     return records
@@ -178,15 +182,16 @@ def with_ratios(record: dict) -> dict:
 
 
 def report(about: dict, records: list[dict], names: list[str]) -> str:
-    both = len(names) == 2
-    columns = ["operator", "size", "pass", *(f"ms {IMPLEMENTATIONS[name]}" for name in names)]
-    columns += ["ratio"] * both + [f"MB {IMPLEMENTATIONS[name]}" for name in names] + ["ratio"] * both
-    rows = []
-    for record in records:
-        row = [OPS[record["op"]], SIZES[record["size"]].meaning, PASSES[record["pass"]]]
-        row += [number(record[name]["ms"]) for name in names] + [number(record.get("ratio_ms"))] * both
-        row += [number(record[name]["mb"]) for name in names]
-        rows.append(row + [number(record.get("ratio_mb"))] * both)
+    columns = ["operator", "size", "pass"]
+    rows = [[OPS[record["op"]], SIZES[record["size"]].meaning, PASSES[record["pass"]]] for record in records]
+    for key in ("ms", "mb"):
+        columns += [f"{UNITS[key]} {IMPLEMENTATIONS[name]}" for name in names]
+        for row, record in zip(rows, records):
+            row += [three_digits(record[name][key]) for name in names]
+        if len(names) == 2:
+            columns.append("ratio")
+            for row, record in zip(rows, records):
+                row.append(three_digits(record[f"ratio_{key}"]))
     return (f"{title(about)}\n\n{table(columns, rows)}\n\nms: best of {about['repeat']}; MB: peak beyond the inputs; "
             f"ratio: PyTorch / native.\n`{about['command']}`\n")
 
@@ -205,7 +210,7 @@ def draw(about: dict, records: list[dict], names: list[str], path: Path) -> None
         places = [y + (i - (len(names) - 1) / 2) * height for y in range(len(records))]
         bars = panels[0].barh(places, [r[name]["ms"] for r in records], height, color=colours[name],
                               label=IMPLEMENTATIONS[name])
-        panels[0].bar_label(bars, [f"{number(r[name]['ms'])} ms" for r in records], padding=3, fontsize=8)
+        panels[0].bar_label(bars, [f"{three_digits(r[name]['ms'])} ms" for r in records], padding=3, fontsize=8)
     panels[0].set(title="time of a call (less is better)", xlabel="ms, logarithmic", xscale="log")
     panels[0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     shortest, longest = (f(r[name]["ms"] for r in records for name in names) for f in (min, max))
@@ -215,7 +220,7 @@ def draw(about: dict, records: list[dict], names: list[str], path: Path) -> None
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     if len(names) == 2:
         bars = panels[1].barh(range(len(records)), [r["ratio_ms"] for r in records], 0.6, color=colours["native"])
-        panels[1].bar_label(bars, [f"{number(r['ratio_ms'])}x" for r in records], padding=3, fontsize=8)
+        panels[1].bar_label(bars, [f"{three_digits(r['ratio_ms'])}x" for r in records], padding=3, fontsize=8)
         panels[1].axvline(1, color="#9ca3af", linewidth=1, zorder=0)
         panels[1].set(title="times as fast as PyTorch (more is better)", xlabel="time PyTorch / time native")
         panels[1].set_xlim(right=panels[1].get_xlim()[1] * 1.12)

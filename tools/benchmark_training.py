@@ -50,7 +50,7 @@ from util.config import parse_pairs
 from util.cpu import keep_freed_memory
 from util.errors import UserError
 from util.logger import Progress
-from util.markdown import number, table
+from util.markdown import table, three_digits
 from util.metrics import Meters
 from util.optim import MovingAverage
 from util.options import parse_options
@@ -348,20 +348,20 @@ def measure_levers(base: Recipe, names: list[str], steps: int) -> list[dict]:
 
 def report_levers(records: list[dict], steps: int) -> str:
     keys = ["s_per_step", "images_per_s", "mb", "time_ratio", "memory_ratio"]
-    rows = [[record["name"], record["change"], *(number(record[key]) for key in keys)] for record in records]
+    rows = [[record["name"], record["change"], *(three_digits(record[key]) for key in keys)] for record in records]
     columns = ["lever", "change", "s/step", "images/s", "MB", "time / base", "MB / base"]
     return (f"{table(columns, rows)}\n\nMedian of {steps} steps after {WARM_UP}; MB: peak in all; base: the faster of "
             "its two.\n")
 
 
 def report_parts(parts: dict, batch: int) -> str:
-    rows = [[name, number(ms), number(100 * ms / parts["step_ms"]), str(parts["calls"][name])]
+    rows = [[name, three_digits(ms), three_digits(100 * ms / parts["step_ms"]), str(parts["calls"][name])]
             for name, ms in parts["ms"].items()]
-    total = ["all", number(parts["step_ms"]), "100", str(sum(parts["calls"].values()))]
+    total = ["all", three_digits(parts["step_ms"]), "100", str(sum(parts["calls"].values()))]
     text = table(["part of a step of the base", "ms", "%", "calls"], [*rows, total])
     return (f"{text}\n\nMean of {parts['steps']} steps after {WARM_UP}, waiting for the device after each part. calls: "
             "of torch's operators without views, each about a kernel; a GPU that waits for them is faster with fewer. "
-            f"{parts['workers']} data-loading processes; one needs {number(parts['worker_ms'])} ms for a batch of "
+            f"{parts['workers']} data-loading processes; one needs {three_digits(parts['worker_ms'])} ms for a batch of "
             f"{batch} ({SIDES[0]}x{SIDES[1]} px JPEGs with the config's augmentations).\n")
 
 

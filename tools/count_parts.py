@@ -9,6 +9,7 @@ from common import run_tool
 from measure.model_cost import count_flops, count_part_parameters
 from models import build_model
 from util.config import load_config, parse_pairs
+from util.markdown import table
 
 
 def count(config: str, options: dict, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
@@ -20,15 +21,16 @@ def count(config: str, options: dict, size: tuple[int, int]) -> dict[str, tuple[
     return parts | {"all": (sum(parameters.values()) / 1e6, flops["total"])}
 
 
-def table(configs: dict[str, dict[str, tuple[float, float]]]) -> str:
-    """A row a part and two columns a config."""
+def parts_table(configs: dict[str, dict[str, tuple[float, float]]]) -> str:
+    """One row per part and two columns per config."""
     parts = [part for part in dict.fromkeys(part for counts in configs.values() for part in counts) if part != "all"]
-    lines = ["| | " + " | ".join(f"{name}: M parameters | GFLOPs" for name in configs) + " |",
-             "|---|" + "---:|" * (2 * len(configs))]
+    columns = ["", *(column for name in configs for column in (f"{name}: M parameters", "GFLOPs"))]
+    rows = []
     for part in [*parts, "all"]:
-        cells = [f"{c[part][0]:.2f} | {c[part][1]:.1f}" if part in c else " | " for c in configs.values()]
-        lines.append(f"| {part} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        counts = [config.get(part) for config in configs.values()]
+        rows.append([part, *(cell for count in counts
+                             for cell in ((f"{count[0]:.2f}", f"{count[1]:.1f}") if count else ("", "")))])
+    return table(columns, rows, "l" + "rr" * len(configs))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     options = parse_pairs(args.options)
-    print(table({Path(config).stem: count(config, options, tuple(args.size)) for config in args.configs}))
+    print(parts_table({Path(config).stem: count(config, options, tuple(args.size)) for config in args.configs}))
 
 
 if __name__ == "__main__":

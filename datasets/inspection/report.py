@@ -59,11 +59,12 @@ def listed_problems(found: dict) -> str:
     lines = []
     for split, kinds in found["problems"].items():
         for row in kinds.values():
-            notes = ["**stops a training**"] * row["stops"] + [f"--fix: {row['remedy']}"] * bool(row["remedy"])
-            lines.append(f"- {split}: {row['count']} {row['meaning']}" + f" ({'; '.join(notes)})" * bool(notes))
+            notes = [note for note in ("**stops a training**" if row["stops"] else None,
+                                       f"--fix: {row['remedy']}" if row["remedy"] else None) if note]
+            lines.append(f"- {split}: {row['count']} {row['meaning']}" + (f" ({'; '.join(notes)})" if notes else ""))
             lines += [f"  - {example}" for example in row["examples"]]
-            more = row["count"] - len(row["examples"])
-            lines += [f"  - and {more} more"] * (more > 0)
+            if row["count"] > len(row["examples"]):
+                lines.append(f"  - and {row['count'] - len(row['examples'])} more")
     text = "## Problems\n\n" + ("\n".join(lines) or "None.")
     return text + "\n\n## Warnings\n\n" + ("\n".join(f"- {line}" for line in found["warnings"]) or "None.")
 
