@@ -7,7 +7,6 @@ The maps are those of an 800x1333 image; heads, channels and points are those of
 the two implementations alternate, so that a ratio compares neighbours in time. Inputs stay the same: caches are warm.
 """
 import argparse
-import json
 import math
 import sys
 import time
@@ -21,9 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common import run_tool
+from common import run_tool, tool_parser
 from measure.memory import measure_memory
-from measuring import DTYPES, IMPLEMENTATIONS, add_common_arguments, apart, check_device, describe_run, title
+from measuring import (
+    DTYPES,
+    IMPLEMENTATIONS,
+    add_common_arguments,
+    check_device,
+    describe_run,
+    isolated_on_cpu,
+    summary_line,
+    write_results,
+)
 from models.ops import implementation, key_aware_deform_attn, ms_deform_attn
 from util.cpu import keep_freed_memory
 from util.markdown import table, three_digits
@@ -109,7 +117,7 @@ def make_locations(size: Size, generator: torch.Generator) -> Tensor:
 
 
 def time_calls(call: Callable[[], Any], names: list[str], repeat: int, device: torch.device) -> dict[str, list[float]]:
-    """Milliseconds a call by implementation, `repeat` times each, in turn. Two calls of each warm up."""
+    """Milliseconds per call by implementation: `repeat` measurements of each, in turn, after two calls to warm up."""
     launches = {}
     for name in names:
         with implementation(name):
@@ -124,7 +132,7 @@ def time_calls(call: Callable[[], Any], names: list[str], repeat: int, device: t
 
 
 def elapsed(call: Callable[[], Any], launches: int, device: torch.device) -> float:
-    """Milliseconds a call, the mean of `launches` in a row."""
+    """Milliseconds per call, the mean of `launches` in a row."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -141,7 +149,7 @@ def elapsed(call: Callable[[], Any], launches: int, device: torch.device) -> flo
 
 def operator_memory(size: str, op: str, dtype: torch.dtype, device: torch.device, name: str,
                     threads: int) -> dict[str, float | None]:
-    """MB by pass: results, gradients and whatever the operator needs on the way, but not its inputs.
+    """MB by pass: results, gradients and whatever the operator allocates, but not its inputs.
 
     The tiny calls before load libraries and start threads; they are too small to raise the peak of those that count.
     """
@@ -159,7 +167,7 @@ def operator_memory(size: str, op: str, dtype: torch.dtype, device: torch.device
 def run_case(size: str, op: str, names: list[str], dtype: torch.dtype, device: torch.device, repeat: int) -> list[dict]:
     """A record for each pass."""
     threads = torch.get_num_threads()
-    memory = {name: apart(device, operator_memory, size, op, dtype, device, name, threads) for name in names}
+    memory = {name: isolated_on_cpu(device, operator_memory, size, op, dtype, device, name, threads) for name in names}
     case = make_case(SIZES[size], op, dtype, device)
     records = []
     for direction in PASSES:
@@ -192,8 +200,8 @@ def report(about: dict, records: list[dict], names: list[str]) -> str:
             columns.append("ratio")
             for row, record in zip(rows, records):
                 row.append(three_digits(record[f"ratio_{key}"]))
-    return (f"{title(about)}\n\n{table(columns, rows)}\n\nms: best of {about['repeat']}; MB: peak beyond the inputs; "
-            f"ratio: PyTorch / native.\n`{about['command']}`\n")
+    return (f"{summary_line(about)}\n\n{table(columns, rows)}\n\nms: best of {about['repeat']}; MB: peak beyond the "
+            f"inputs; ratio: PyTorch / native.\n`{about['command']}`\n")
 
 
 def draw(about: dict, records: list[dict], names: list[str], path: Path) -> None:
@@ -226,12 +234,12 @@ def draw(about: dict, records: list[dict], names: list[str], path: Path) -> None
         panels[1].set_xlim(right=panels[1].get_xlim()[1] * 1.12)
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title(about), fontsize=11)
+    figure.suptitle(summary_line(about), fontsize=11)
     figure.savefig(path, dpi=130)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add_common_arguments(parser)
     sizes = "; ".join(f"{name}: {size.meaning}" for name, size in SIZES.items())
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of queries, keys and values")
@@ -257,11 +265,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"{OPS[op]}, {SIZES[size].meaning} ...", file=sys.stderr, flush=True)
             records += run_case(size, op, names, DTYPES[args.dtype], device, args.repeat)
     text = report(about, records, names)
-    print(text)
-    if args.json:
-        args.json.write_text(json.dumps(about | {"cases": records}, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(text)
+    write_results(args, text, about | {"cases": records})
     if args.picture:
         draw(about, records, names, args.picture)
 

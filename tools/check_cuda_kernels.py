@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import run_tool
+from common import run_tool, tool_parser
 from util.errors import UserError
 
 SOURCE = Path(__file__).resolve().parents[1] / "models/ops/src/cuda"
@@ -132,7 +132,7 @@ def report(kernels: list[Kernel], problems: dict[Kernel, str]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--record", action="store_true", help="write the registers to budget.json")
     parser.add_argument("--jobs", type=int, default=2, help="compilers at a time")
     run_tool(main, parser.parse_args())

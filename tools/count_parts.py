@@ -5,7 +5,7 @@ One image; a multiply-add counts as one. Shapes alone are computed: no data, no 
 import argparse
 from pathlib import Path
 
-from common import run_tool
+from common import add_options_flag, add_size_flag, run_tool, tool_parser
 from measure.model_cost import count_flops, count_part_parameters
 from models import build_model
 from util.config import load_config, parse_pairs
@@ -34,10 +34,10 @@ def parts_table(configs: dict[str, dict[str, tuple[float, float]]]) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("configs", nargs="+", metavar="CONFIG")
-    parser.add_argument("--size", nargs=2, type=int, default=(800, 1066), metavar=("H", "W"), help="px")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys of all")
+    add_size_flag(parser)
+    add_options_flag(parser)
     return parser.parse_args(argv)
 
 

@@ -6,7 +6,7 @@ checkpoint, and leaves pictures, curves and tables in outputs/demo. A second cal
 import subprocess
 import sys
 
-from common import ROOT, run_tool
+from common import ROOT, run_tool, tool_parser
 from datasets.synthetic import generate
 
 DATA, OUTPUT, CONFIG = "data/demo", "outputs/demo", "config/demo/lite_dino.py"
@@ -38,4 +38,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    tool_parser(__doc__).parse_args()
     run_tool(main)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision.ops import box_convert
 
-from common import run_tool
+from common import add_detector_flags, add_device_flag, run_tool, tool_parser
 from inference.predictor import Predictor, read_image
 from reports.drawing import draw_detections, truth_tensors
 from util.errors import UserError
@@ -76,14 +76,12 @@ def as_rows(found: dict[str, torch.Tensor], class_names: dict[int, str]) -> list
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
-    parser.add_argument("--config_file", "-c", required=True)
-    parser.add_argument("--resume", required=True, metavar="FILE|URL", help="the detector's weights")
+    add_detector_flags(parser)
     parser.add_argument("--score", type=float, default=0.3, help="least score of a detection")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/detect"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:N or cpu")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
+    add_device_flag(parser)
     return parser.parse_args(argv)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from common import run_tool
+from common import run_tool, tool_parser
 from datasets.coco import SPLITS, class_names, read_annotations
 from reports.curves import plot_log
 from reports.drawing import detection_tensors, draw_detections, save_grid, truth_tensors
@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--coco_path", required=True, metavar="DIR")
     parser.add_argument("--images", type=int, default=16, help="how many val images")

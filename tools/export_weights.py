@@ -3,14 +3,13 @@
 Keeps the weights alone (the average, where the training kept one): matrices and convolutions in half precision, the
 rest as it is. Class names are stored with them, and the config goes to OUT.py beside it.
 """
-import argparse
 import json
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common import run_tool
+from common import run_tool, tool_parser
 from util.checkpoint import model_state, read_checkpoint
 from util.config import Config
 from util.errors import UserError
@@ -41,7 +40,7 @@ def smaller(tensor: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("source", type=Path, metavar="CHECKPOINT")
     parser.add_argument("target", type=Path, metavar="OUT.safetensors")
     args = parser.parse_args()

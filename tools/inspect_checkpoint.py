@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common import ROOT, run_tool
+from common import ROOT, add_device_flag, run_tool, tool_parser
 from datasets.coco import CocoDetection
 from datasets.coco_eval import CocoEvaluator
 from datasets.loaders import eval_loader
@@ -242,9 +242,9 @@ def _arguments(path: Path, options: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("checkpoint", metavar="CKPT", help="a file or an https address")
     parser.add_argument("--coco_path", metavar="DIR", help="try what shapes do not tell on val images of this data set")
     parser.add_argument("--images", type=int, default=50, help="how many val images")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_flag(parser)
     run_tool(main, parser.parse_args())

@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as F
 
-from common import run_tool
+from common import add_device_flag, add_options_flag, run_tool, tool_parser
 from datasets.adapt import check_sizes, fitting_sizes
 from datasets.coco import CocoDetection, has_size
 from datasets.inspection.repair import repair
@@ -192,14 +192,14 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("root", type=Path, metavar="DIR", help="folder with train2017/, val2017/ and annotations/")
     parser.add_argument("-c", "--config_file", help="config of the training that is planned")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
+    add_options_flag(parser)
     parser.add_argument("--output_dir", help="default: outputs/inspect/<name of DIR>")
     parser.add_argument("--fix", metavar="NEW_DIR", help="write a corrected copy")
     parser.add_argument("--samples", type=int, default=16, help="pictures in samples.png")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:N or cpu")
+    add_device_flag(parser)
     return parser
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from common import ROOT, run_tool
+from common import ROOT, run_tool, tool_parser
 from measure.model_cost import count_flops, count_parameters
 from models import build_model
 from models.ops import native
@@ -210,7 +210,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", metavar="DIR")
     parser.add_argument("--rows", nargs="+", default=[], metavar="WORD", help="only configs that have all these words")
     run_tool(main, parser.parse_args())

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from common import run_tool
+from common import add_detector_flags, run_tool, tool_parser
 from inference.predictor import Predictor, read_image
 from models.attention_maps import Attended, record_attention
 from util.errors import UserError
@@ -112,14 +112,12 @@ def as_map(weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config_file", "-c", required=True)
-    parser.add_argument("--resume", required=True, metavar="FILE|URL", help="the detector's weights")
+    parser = tool_parser(__doc__)
+    add_detector_flags(parser)
     parser.add_argument("--image", required=True, type=Path)
     parser.add_argument("--query", type=int, help="number of the query; default: the one with the best score")
     parser.add_argument("--heads", action="store_true", help="the heads of each part's last layer, not its layers")
     parser.add_argument("--output", type=Path, default=Path("attention.png"))
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
     return parser.parse_args(argv)
 
 

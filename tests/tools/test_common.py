@@ -1,0 +1,40 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.common import run_tool
+from util.errors import UserError
+
+TOOLS = Path("tools").resolve()
+SHARED = {"__init__", "common", "measuring", "training_parts", "training_steps"}  # modules that are no programs
+
+HELP = """
+import runpy, sys
+for path in sys.argv[1:]:
+    sys.argv = [path, "--help"]
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except SystemExit as end:
+        print(path, end.code)
+"""
+
+
+def test_every_tool_has_a_help_from_any_folder(tmp_path):
+    """In one process, which imports torch only once."""
+    tools = [path for path in sorted(TOOLS.glob("*.py")) if path.stem not in SHARED]
+    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path[0] = {str(TOOLS)!r}\n{HELP}", *map(str, tools)],
+                          capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for path in tools:
+        assert f"usage: {path.name}" in done.stdout and f"{path} 0\n" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_users_mistake_has_no_traceback():
+    def fail():
+        raise UserError("no file x")
+
+    with pytest.raises(SystemExit, match="error: no file x"):
+        run_tool(fail)
