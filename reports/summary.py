@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from datasets.coco import class_names
 from datasets.coco_eval import CLASS_STATS, STATS, CocoEvaluator
 from reports.curves import plot_log, read_log
-from reports.drawing import detection_tensors, draw_closely, save_grid, truth_tensors
+from reports.drawing import detection_tensors, draw_closely, truth_tensors
 from reports.error_analysis import (
     CONFIDENT,
     KINDS,
@@ -24,6 +24,7 @@ from reports.error_analysis import (
     operating_points,
     tide_errors,
 )
+from reports.grid import save_grid
 from reports.plots import READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
 from util.markdown import table
 

@@ -13,7 +13,8 @@ from PIL import Image
 from common import run_tool, tool_parser
 from datasets.coco import SPLITS, class_names, read_annotations
 from reports.curves import plot_log
-from reports.drawing import detection_tensors, draw_detections, save_grid, truth_tensors
+from reports.drawing import detection_tensors, draw_detections, truth_tensors
+from reports.grid import save_grid
 from util.errors import UserError
 
 

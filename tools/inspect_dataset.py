@@ -33,7 +33,8 @@ from measure.model_cost import device_name
 from measure.step_cost import measure_step, memory_levers, memory_limit, worst_batch
 from models import build_model
 from reports.data_plots import plot_boxes
-from reports.drawing import draw_targets, save_grid
+from reports.drawing import draw_targets
+from reports.grid import save_grid
 from util.config import Config, load_config, parse_pairs
 from util.cpu import keep_freed_memory
 from util.distributed import init_distributed
