@@ -8,7 +8,8 @@ from tools.common import run_tool
 from util.errors import UserError
 
 TOOLS = Path("tools").resolve()
-SHARED = {"__init__", "common", "measuring", "training_parts", "training_steps"}  # modules that are no programs
+# Modules that are no programs.
+SHARED = {"__init__", "checkpoint_keys", "common", "measuring", "training_parts", "training_steps"}
 
 HELP = """
 import runpy, sys
