@@ -1,6 +1,7 @@
 """Parameters and GFLOPs of detectors by part, as a Markdown table: python tools/count_parts.py CONFIG ...
 
-One image; a multiply-add counts as one. Shapes alone are computed: no data, no weights, and any machine gives the same.
+One image; a multiply-add counts as one. Only shapes are computed: it needs neither data nor
+weights, and gives the same on any machine.
 """
 import argparse
 from pathlib import Path
@@ -12,12 +13,12 @@ from util.config import load_config, parse_pairs
 from util.markdown import table
 
 
-def count(config: str, options: dict, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
-    """Millions of parameters and GFLOPs of each part, with "other" where there is something, and last of "all"."""
+def count_costs(config: str, options: dict, size: tuple[int, int]) -> dict[str, tuple[float, float]]:
+    """Millions of parameters and GFLOPs of each part, of "other" if it is not empty, and last of "all"."""
     model = build_model(load_config(config, {"pretrained_backbone": False} | options))[0]
     parameters, flops = count_part_parameters(model), count_flops(model, size)
-    parts = {part: (number / 1e6, flops[part]) for part, number in parameters.items()
-             if part != "other" or number or flops[part] >= 0.05}
+    parts = {part: (count / 1e6, flops[part]) for part, count in parameters.items()
+             if part != "other" or count or flops[part] >= 0.05}
     return parts | {"all": (sum(parameters.values()) / 1e6, flops["total"])}
 
 
@@ -43,7 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     options = parse_pairs(args.options)
-    print(parts_table({Path(config).stem: count(config, options, tuple(args.size)) for config in args.configs}))
+    print(parts_table({Path(config).stem: count_costs(config, options, tuple(args.size)) for config in args.configs}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws what a run found: python tools/draw_results.py RUN_FOLDER --coco_path DIR
+"""Draws the results of a run: python tools/draw_results.py RUN_FOLDER --coco_path DIR
 
 Reads RUN_FOLDER/results/val_detections.json (written by main.py --eval --save_results) and log.txt, and writes
 detections.png, a grid of val images with ground truth and detections, and curves.png, the training by epoch.
@@ -40,6 +40,6 @@ if __name__ == "__main__":
     parser = tool_parser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--coco_path", required=True, metavar="DIR")
-    parser.add_argument("--images", type=int, default=16, help="how many val images")
-    parser.add_argument("--score", type=float, default=0.3, help="least score of a detection")
+    parser.add_argument("--images", type=int, default=16, help="number of val images; default: %(default)s")
+    parser.add_argument("--score", type=float, default=0.3, help="minimum score of a detection; default: %(default)s")
     run_tool(main, parser.parse_args())

@@ -168,10 +168,11 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
         return worst_batch(images, largest_train_shape(options.data, sizes, images), most, num_classes)
 
     limit = memory_limit(device)
-    cost: dict[str, Any] = {"device": device_name(device), "precision": str(precision or torch.float32).removeprefix("torch."),
-            "batch_size": batch_size, "limit_bytes": limit, "seconds": None,
-            "worst_shape": list(largest_train_shape(options.data, sizes, batch_size)), "most_boxes": most,
-            "epochs": options.training.epochs, "levers": memory_levers(options, amp=precision is not None)}
+    cost: dict[str, Any] = {
+        "device": device_name(device), "precision": str(precision or torch.float32).removeprefix("torch."),
+        "batch_size": batch_size, "limit_bytes": limit, "seconds": None,
+        "worst_shape": list(largest_train_shape(options.data, sizes, batch_size)), "most_boxes": most,
+        "epochs": options.training.epochs, "levers": memory_levers(options, amp=precision is not None)}
     if device.type == "cpu" and batch_size > 1:  # too much memory would end this process: estimate first
         before = resident("VmRSS") * 2**20
         one = measure_step(model, criterion, [largest_batch(1)], device, precision).peak_bytes

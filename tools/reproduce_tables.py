@@ -1,4 +1,4 @@
-"""Builds every row of the Lite DETR paper's tables and sets its cost beside the paper's:
+"""Builds each row of the Lite DETR paper's tables and compares its cost with the paper's:
 
     python tools/reproduce_tables.py [--out docs/benchmarks] [--rows WORD ...]
 
@@ -29,7 +29,7 @@ COLUMNS = ["model", "config", "parameters (M)", "GFLOPs", "paper", "difference",
 @dataclass
 class Table:
     title: str
-    target: float  # largest relative difference of all GFLOPs
+    target: float  # largest relative difference of the total GFLOPs
     rows: list["Row"]
 
 
@@ -212,5 +212,6 @@ def main(args: argparse.Namespace) -> int:
 if __name__ == "__main__":
     parser = tool_parser(__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", metavar="DIR")
-    parser.add_argument("--rows", nargs="+", default=[], metavar="WORD", help="only configs that have all these words")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="WORD",
+                        help="only configs whose names have all these words")
     run_tool(main, parser.parse_args())

@@ -3,7 +3,7 @@ import math
 
 
 def table(columns: list[str], rows: list[list[str]], sides: str | None = None) -> str:
-    """A Markdown table whose columns line up as text too. Cells hold any text: `|` is escaped, line breaks are spaces.
+    """A Markdown table whose columns line up as text too. Cells hold any text: `|` is escaped, a line break is a space.
 
     sides: "l" or "r" for each column; by default a column is right-aligned if its first row holds a number or "-".
     """

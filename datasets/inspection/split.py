@@ -46,7 +46,7 @@ KINDS = {
     "unknown_image": Kind("annotations of an image that is not listed", BOTH, "left out"),
     "not_a_box": Kind("annotations whose bbox or area is not made of numbers", BOTH, "left out"),
     "not_a_crowd": Kind("annotations whose iscrowd is neither 0 nor 1", BOTH, "left out"),
-    "repeated_annotation_id": Kind("annotations with the id of another", remedy="numbered anew"),
+    "repeated_annotation_id": Kind("annotations with the id of another", remedy="renumbered"),
     "missing": Kind("images without a file", ("val",), "left out with their boxes"),
     "unreadable": Kind("images that cannot be read", ("val",), "left out with their boxes"),
     "other_size": Kind("images whose size differs from the annotations", ("val",), "size taken from the file; look "

@@ -1,12 +1,12 @@
 import pytest
 
-from tools.count_parts import count, main, parse_args, parts_table
+from tools.count_parts import count_costs, main, parse_args, parts_table
 
 SDETR = "config/SDETR/sdetr_r50.py"
 
 
 def test_counts_by_part():
-    counts = count(SDETR, {"num_queries": 10}, (64, 96))
+    counts = count_costs(SDETR, {"num_queries": 10}, (64, 96))
     assert list(counts) == ["backbone", "input projection", "encoder, stage 1", "decoder, stage 1", "encoder, stage 2",
                             "decoder, stage 2", "heads", "other", "all"]
     assert counts["heads"][0] == pytest.approx((257 * 92 + 2 * 257 * 256 + 257 * 4) / 1e6)
@@ -18,9 +18,9 @@ def test_counts_by_part():
 
 def test_an_encoder_is_expensive_where_tokens_are_many():
     """Of one head or eight: attention costs the same, and grows with the square of the tokens."""
-    one, eight = (count(SDETR, {"enc_nheads": heads}, (256, 256))["encoder, stage 2"][1] for heads in (1, 8))
+    one, eight = (count_costs(SDETR, {"enc_nheads": heads}, (256, 256))["encoder, stage 2"][1] for heads in (1, 8))
     assert one == pytest.approx(eight)
-    small, large = (count(SDETR, {}, size)["encoder, stage 2"][1] for size in ((64, 64), (128, 128)))
+    small, large = (count_costs(SDETR, {}, size)["encoder, stage 2"][1] for size in ((64, 64), (128, 128)))
     linear = 3 * (4 * 256**2 + 2 * 256 * 2048)
     tokens = [16, 64]
     assert [small, large] == pytest.approx([(n * linear + 3 * 2 * 256 * n * n) / 1e9 for n in tokens])
