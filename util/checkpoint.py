@@ -133,11 +133,11 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike | dict[str, Any
     content = checkpoint if isinstance(checkpoint, dict) else read_checkpoint(checkpoint)
     own = model.state_dict()
     state = to_our_layout(model_state(content, ema), own)
-    missing, unexpected, mismatched = compare(state, own)
-    problems = describe("missing", missing) + describe("unexpected", unexpected)
+    missing, unexpected, mismatched = compare_states(state, own)
+    problems = listed_tensors("missing", missing) + listed_tensors("unexpected", unexpected)
     other_classes = bool(mismatched) and all(CLASS_TENSORS.search(line.split()[0]) for line in mismatched)
     if mismatched or (strict and problems):
-        problems += describe("of another shape (checkpoint, model)", mismatched)
+        problems += listed_tensors("of another shape (checkpoint, model)", mismatched)
         raise UserError(f"{name} does not fit the model that the config describes:\n" + "\n".join(problems)
                         + _advice(other_classes))
     for line in problems:
@@ -165,7 +165,7 @@ def _is_unused(key: str, own: dict[str, Tensor]) -> bool:
     return bool(found) and key not in own and f"{prefix}attention_weights.weight" in own
 
 
-def compare(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+def compare_states(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
     """Names of tensors that are missing in `state`, unexpected in it, and of another shape (with both shapes)."""
     missing = [key for key in own if key not in state and not _DERIVED.search(key)]
     unexpected = [key for key in state if key not in own]
@@ -174,8 +174,8 @@ def compare(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[list[str]
     return missing, unexpected, mismatched
 
 
-def describe(kind: str, names: list[str], most: int = 5) -> list[str]:
-    """Lines of an error about tensors."""
+def listed_tensors(kind: str, names: list[str], most: int = 5) -> list[str]:
+    """Lines for an error message: how many tensors are of this kind, and the first names."""
     if not names:
         return []
     more = [f"... and {len(names) - most} more"] if len(names) > most else []
