@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from checkpoint_keys import keys_from_state
 from common import ROOT, add_device_flag, run_tool, tool_parser
 from datasets.coco import CocoDetection
 from datasets.coco_eval import CocoEvaluator
 from datasets.loaders import eval_loader
 from datasets.transforms import val_transforms
+from detector_keys import keys_from_state
 from engine import evaluate
 from models import build_model
 from models.encoders.interleaved import InterleavedEncoder

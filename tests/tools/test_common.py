@@ -9,24 +9,25 @@ from util.errors import UserError
 
 TOOLS = Path("tools").resolve()
 # Modules that are no programs.
-SHARED = {"__init__", "checkpoint_keys", "common", "measuring", "training_parts", "training_steps"}
+SHARED = {"__init__", "detector_keys", "common", "measuring", "training_parts", "training_steps"}
 
 HELP = """
-import runpy, sys
-for path in sys.argv[1:]:
-    sys.argv = [path, "--help"]
-    try:
+import os, runpy, sys
+import matplotlib.figure, pycocotools.coco, torchvision  # once for all tools, which takes most of the time
+sys.path[0], *tools = sys.argv[1:]
+for path in tools:
+    child = os.fork()
+    if child == 0:
+        sys.argv = [path, "--help"]
         runpy.run_path(path, run_name="__main__")
-    except SystemExit as end:
-        print(path, end.code)
+    print(path, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
 def test_every_tool_has_a_help_from_any_folder(tmp_path):
-    """In one process, which imports torch only once."""
     tools = [path for path in sorted(TOOLS.glob("*.py")) if path.stem not in SHARED]
-    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path[0] = {str(TOOLS)!r}\n{HELP}", *map(str, tools)],
-                          capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    done = subprocess.run([sys.executable, "-c", HELP, str(TOOLS), *map(str, tools)], capture_output=True, text=True,
+                          cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     for path in tools:
         assert f"usage: {path.name}" in done.stdout and f"{path} 0\n" in done.stdout

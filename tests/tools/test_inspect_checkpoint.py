@@ -7,7 +7,7 @@ from datasets.coco_eval import CocoEvaluator
 from models import build_model
 from tests.tools.published import published
 from tools import inspect_checkpoint
-from tools.checkpoint_keys import keys_from_state
+from tools.detector_keys import keys_from_state
 from tools.inspect_checkpoint import choose_config, main, rank_scales
 from util.errors import UserError
 from util.options import parse_options

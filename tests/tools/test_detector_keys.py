@@ -1,5 +1,5 @@
 from tests.tools.published import published
-from tools.checkpoint_keys import keys_from_state
+from tools.detector_keys import keys_from_state
 
 
 def test_every_key_is_read_from_the_shapes():
