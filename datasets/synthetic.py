@@ -2,8 +2,8 @@
 
     python -m datasets.synthetic DIR [--train 600] [--val 100] [--seed 0] [--size 320]
 
-Every picture depends on (seed, size, split, index) alone and geometry is integer arithmetic after one rounding, so the
-annotations are the same on every machine. Colours are drawn without regard to the class: only the shape tells it.
+A picture depends only on (seed, size, split, index), and geometry is integer arithmetic after one rounding, so the
+annotations are the same on every machine. Colours do not depend on the class: only the shape tells it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 CLASSES: tuple[str, ...] = ("disc", "ring", "square", "triangle", "star", "cross")
 
-FORMAT = 1  # raise it when the same parameters begin to give another set, so that older folders are not taken for it
+FORMAT = 1  # raise it when the same parameters give a different set, so that older folders are not mistaken for it
 SPLITS = ("train2017", "val2017")
 ANNOTATIONS = "annotations/instances_{}.json"
 MIN_SIDE, MAX_SIDE = 8, 200  # sides of an object's box in pixels
@@ -81,7 +81,8 @@ def _recorded_parameters(path: Path) -> dict | None:
 def _write_split(root: Path, split: str, count: int, parameters: dict, progress: bool) -> None:
     """Draw and write the pictures of one split, then its annotation file."""
     (root / split).mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in tqdm(range(count), desc=split, disable=None if progress else True):
         rng = np.random.Generator(np.random.PCG64([parameters["seed"], SPLITS.index(split), index]))
         picture, objects = _draw_picture(rng, index, parameters["size"])
@@ -106,7 +107,8 @@ def _draw_picture(rng: np.random.Generator, index: int, size: int) -> tuple[np.n
     height, width = rng.integers(3 * size // 4, size + 1, 2)
     canvas = _background(rng, height, width)
     owner = np.zeros((height, width), np.int8)  # 0, or 1 + the position in `placed` of the topmost object
-    placed, areas = [], []  # (shape, is_crowd) and pixels of each object before others cover it
+    placed: list[tuple[str, bool]] = []  # shape and is_crowd of each object
+    areas: list[int] = []  # and its pixels before others cover it
     crowds = [True] if index % PERIOD == CROWD else []
     singles = [] if index % PERIOD == EMPTY else [False] * rng.integers(1, MAX_OBJECTS + 1)
     for is_crowd in crowds + singles:
@@ -118,14 +120,14 @@ def _draw_picture(rng: np.random.Generator, index: int, size: int) -> tuple[np.n
             left = rng.integers(width - mask.shape[1] + 1)
             attempt = owner.copy()
             attempt[top:, left:][: mask.shape[0], : mask.shape[1]][mask] = len(placed) + 1
-            if _acceptable(attempt, [*areas, mask.sum()]):
+            if _acceptable(attempt, [*areas, int(mask.sum())]):
                 owner = attempt
                 placed.append((shape, is_crowd))
-                areas.append(mask.sum())
+                areas.append(int(mask.sum()))
                 for dx, dy, coverage in parts:
                     _paint(rng, canvas, left + dx, top + dy, coverage)
                 break
-    return canvas.astype(np.uint8), [_annotation(owner == k, *what) for k, what in enumerate(placed, 1)]
+    return canvas.astype(np.uint8), [_annotation(owner == k, *kind) for k, kind in enumerate(placed, 1)]
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -150,7 +152,7 @@ def _single(rng: np.random.Generator, shape: str, size: int) -> list[Part]:
 
 def _crowd(rng: np.random.Generator, shape: str, size: int) -> list[Part]:
     """Many tiny overlapping shapes of one class, the denser the nearer to the middle of a region."""
-    tiny = rng.integers(5, 6 + size // 40)
+    tiny = int(rng.integers(5, 6 + size // 40))
     region = rng.integers(max(16, size // 4), size // 2 + 1, 2)
     parts = []
     for _ in range(3 * region.prod() // (2 * tiny**2)):

@@ -1,4 +1,8 @@
-"""A trained detector for single images."""
+"""A trained detector for single images.
+
+    predictor = Predictor.from_files("config/LiteDINO/r50_h3l1_2p1x3.py", "checkpoint.pth", device="cuda")
+    found = predictor(read_image("street.jpg"))    # scores, labels, and boxes in pixels of the image
+"""
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +26,11 @@ from util.pretrained import COCO_CLASSES
 
 @dataclass
 class Predictor:
-    """class_names: category id to name, as far as they are known."""
+    """Calls a detector on one PIL image at a time; prepares and post-processes as an evaluation does.
+
+    model: in evaluation mode, on `device`. class_names: of the category ids whose names are known. data: the options
+    that say how images are resized.
+    """
 
     model: nn.Module
     postprocess: PostProcess
@@ -33,8 +41,11 @@ class Predictor:
     @classmethod
     def from_files(cls, config_file: str | os.PathLike, checkpoint: str | os.PathLike, options: list[str] | None = None,
                    device: str | torch.device = "cpu") -> "Predictor":
-        """options: KEY=VALUE over the config's. The classes' names are in the checkpoint; one with COCO's number of
-        classes and no names has COCO's. Raises UserError where files are missing or do not fit each other.
+        """The detector of a config file with the weights of a checkpoint, a file or an https address.
+
+        options: "KEY=VALUE" each, override config keys. Class names come from the checkpoint; if it has none and the
+        model has COCO's number of classes, they are COCO's. With use_ema the averaged weights are loaded. Raises
+        UserError for files that are missing, unreadable or do not fit each other.
         """
         content = read_checkpoint(checkpoint)
         parsed = parse_options(load_config(config_file, parse_pairs(options or [])))
@@ -46,13 +57,14 @@ class Predictor:
         return cls(model.eval(), postprocessors["bbox"], names, parsed.data, torch.device(device))
 
     def prepared(self, image: Image.Image) -> Tensor:
-        """[3, H, W] on the device, resized and normalised as in an evaluation."""
+        """The model's input [3, H, W] for an RGB image, on the device: resized and normalised as in an evaluation."""
         boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=image.size[::-1])
         return val_transforms(self.data)(image, {"boxes": boxes, "area": torch.zeros(0)})[0].to(self.device)
 
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
-        """"scores" [n] in descending order, "labels" [n] category ids, "boxes" [n, 4] xyxy px of the image."""
+        """Detections in an RGB image, on the CPU: "scores" [n] in [0, 1], descending, "labels" [n] category ids,
+        "boxes" [n, 4] xyxy in pixels of the image."""
         size = torch.tensor([[image.height, image.width]], device=self.device)
         (found,) = self.postprocess(self.model([self.prepared(image)]), size)
         order = found["scores"].argsort(descending=True)
@@ -60,7 +72,7 @@ class Predictor:
 
 
 def read_image(path: str | os.PathLike) -> Image.Image:
-    """An RGB image, upright. Raises UserError, with the file's name, if it cannot be read."""
+    """An RGB image, turned as its EXIF orientation says. Raises UserError with the file's name if it cannot be read."""
     try:
         with Image.open(Path(path)) as image:
             return ImageOps.exif_transpose(image).convert("RGB")

@@ -11,12 +11,12 @@ import torch
 
 
 def measure_memory(call: Callable[[], Any], device: torch.device) -> tuple[float | None, float | None]:
-    """Peak during `call` in MB: beyond what was there before it, and in all.
+    """Peak during `call` in MB: beyond what was there before it, and in total.
 
-    On CUDA the allocator keeps count. On a CPU the kernel does: VmHWM is the highest that the resident memory of this
-    process ever was, and writing 5 to clear_refs sets it back to what it is now. Memory that was freed but not given
-    back would take the call's allocations in unseen, so it is given back first. Where clear_refs is not allowed, VmHWM
-    is still right if the call raises it, and otherwise too high. None where there is no /proc.
+    On CUDA the allocator counts. On a CPU the kernel does: VmHWM is the highest resident memory of this process so far,
+    and writing 5 to clear_refs resets it to the current value. Memory that was freed but not returned to the system
+    would hide the call's allocations, so it is returned first. Where clear_refs is not allowed, VmHWM is right only if
+    the call raises it, and otherwise too high. None where there is no /proc.
     """
     gc.collect()
     if device.type == "cuda":

@@ -11,39 +11,41 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from measure.memory import peak_memory
+from models.detector import Detector
 
 logger = logging.getLogger(__name__)
 
 
 def _grid_sample_flops(input_shape: tuple, grid_shape: tuple, *args, out_shape: tuple, **kwargs) -> int:
-    """Four multiply-adds for every bilinear sample and channel."""
+    """Four multiply-adds per bilinear sample and channel."""
     return 2 * 4 * torch.Size(out_shape).numel()
 
 
-# Counted besides torch's own (convolutions, matrix products, attention); in FLOPs, two a multiply-add.
+# Counted besides torch's own (convolutions, matrix products, attention); in FLOPs, two per multiply-add.
 FORMULAS = {torch.ops.aten.grid_sampler_2d: _grid_sample_flops}
 
-
-SECONDS = 10.0  # a speed is measured at least this long
+SECONDS = 10.0  # for which a speed is measured
 
 
 @dataclass
 class Speed:
-    """Images a second at a batch size."""
+    """Images per second at a batch size."""
 
     batch: int
     fps: float
 
 
-def count_flops(model: nn.Module, size: tuple[int, int]) -> dict[str, float]:
-    """GFLOPs of one image of `size` (height, width) px, multiply-add = 1: one entry per part of `model.parts()`,
-    in order, and "total". Computes shapes only, on the meta device, so it needs neither time nor memory.
+def count_flops(model: Detector, size: tuple[int, int]) -> dict[str, float]:
+    """GFLOPs of one image of `size` (height, width) px, multiply-add = 1: one entry per part of `model.parts()`, in
+    order, and "total". Computes only shapes, on the meta device, so it is fast and needs no memory.
 
     `parts()` maps a part's name to prefixes of module names; the longest prefix decides.
     """
     model = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-    spent = dict.fromkeys(model.parts(), 0)
+    parts = model.parts()
+    spent = dict.fromkeys(parts, 0)
+    counted: set[nn.Module] = set()  # shared heads are listed once per layer
     stack: list[list] = []  # [part, FLOPs when it started, FLOPs spent inside in other parts]
 
     def enter(part: str):
@@ -56,12 +58,12 @@ def count_flops(model: nn.Module, size: tuple[int, int]) -> dict[str, float]:
         if stack:
             stack[-1][2] += whole
 
-    for part, prefixes in model.parts().items():
+    for part, prefixes in parts.items():
         for prefix in prefixes:
             module = model.get_submodule(prefix)
             for leaf in module if isinstance(module, nn.ModuleList) else [module]:
-                if not getattr(leaf, "_counted", False):  # shared heads are listed once a layer
-                    leaf._counted = True
+                if leaf not in counted:
+                    counted.add(leaf)
                     leaf.register_forward_pre_hook(enter(part))
                     leaf.register_forward_hook(leave)
     with counter, torch.no_grad():
@@ -71,19 +73,20 @@ def count_flops(model: nn.Module, size: tuple[int, int]) -> dict[str, float]:
     return {part: flops / 2e9 for part, flops in (spent | {"total": total}).items()}
 
 
-def count_part_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters of each part of `model.parts()`, in order, and "other". One that several parts share, as a decoder
-    shares the heads, belongs to the last of them.
+def count_part_parameters(model: Detector) -> dict[str, int]:
+    """Parameters of each part of `model.parts()`, in order, and "other". A parameter that several parts share, as the
+    decoder and the heads do, counts for the last of them.
     """
-    owner = {parameter: part for part, prefixes in model.parts().items() for prefix in prefixes
+    parts = model.parts()
+    owner = {parameter: part for part, prefixes in parts.items() for prefix in prefixes
              for parameter in model.get_submodule(prefix).parameters()}
-    counts = dict.fromkeys([*model.parts(), "other"], 0)
+    counts = dict.fromkeys([*parts, "other"], 0)
     for parameter in model.parameters():
         counts[owner.get(parameter, "other")] += parameter.numel()
     return counts
 
 
-def mean_flops(model: nn.Module, sizes: Iterable[tuple[int, int]]) -> dict[str, float]:
+def mean_flops(model: Detector, sizes: Iterable[tuple[int, int]]) -> dict[str, float]:
     """count_flops averaged over images of several sizes; equal sizes are counted once."""
     sizes = list(sizes)
     by_size = {size: count_flops(model, size) for size in set(sizes)}
@@ -116,29 +119,30 @@ def measure_speed(model: nn.Module, images: list[Tensor], batch: int, device: to
     return Speed(batch, len(times) * batch / sum(times))
 
 
-def benchmark(model: nn.Module, images: list[Tensor], device: torch.device, amp_dtype: torch.dtype | None) -> str:
+def benchmark(model: Detector, images: list[Tensor], device: torch.device, amp_dtype: torch.dtype | None) -> str:
     """The table that --benchmark prints, for images [3, H, W]."""
-    flops = mean_flops(model, [tuple(image.shape[1:]) for image in images])
+    image_sizes = [(image.shape[1], image.shape[2]) for image in images]
+    flops = mean_flops(model, image_sizes)
     total, trained = count_parameters(model)
     logger.info("%.1f GFLOPs, %.2f M parameters; timing batches of 1 and 4, each for %d s or three passes",
                 flops["total"], total / 1e6, SECONDS)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     speeds = [measure_speed(model, images, batch, device, amp_dtype) for batch in (1, 4)]
-    sizes = sorted({tuple(image.shape[1:]) for image in images})
-    which = f"one image of {sizes[0][0]}x{sizes[0][1]} px" if len(sizes) == 1 else f"mean of {len(images)} images"
+    (height, width), *others = set(image_sizes)
+    inputs = f"mean of {len(images)} images" if others else f"one image of {height}x{width} px"
     rows = [("parameters (M)", f"{total / 1e6:.2f}"), ("  of these trained (M)", f"{trained / 1e6:.2f}"),
             ("GFLOPs", f"{flops.pop('total'):.1f}")]
     rows += [(f"  {part}", f"{value:.1f}") for part, value in flops.items() if part != "other" or value >= 0.05]
     rows += [(f"images/s, batch {speed.batch}", f"{speed.fps:.2f}") for speed in speeds]
     rows += [("peak memory (MB)", f"{peak_memory(device):.0f}")]
     dtype = "float32" if amp_dtype is None else f"autocast {str(amp_dtype).removeprefix('torch.')}"
-    title = f"{which}; {device_name(device)}, {dtype}"
-    return "\n".join([title, "-" * len(title), *(f"{name:<28}{value:>12}" for name, value in rows)])
+    heading = f"{inputs}; {device_name(device)}, {dtype}"
+    return "\n".join([heading, "-" * len(heading), *(f"{name:<28}{value:>12}" for name, value in rows)])
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """All, and the trainable ones."""
+    """Number of all parameters, and of the trainable ones."""
     return (sum(p.numel() for p in model.parameters()), sum(p.numel() for p in model.parameters() if p.requires_grad))
 
 

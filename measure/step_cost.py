@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,8 @@ from util.options import Options
 
 Batch = tuple[NestedTensor, list[dict[str, Tensor]]]
 
-SPARE_CUDA = 0.1  # of the GPU's memory: fragmentation, and what other libraries allocate
-USED_CPU = 0.8  # of the free memory: there the system ends a process that takes too much
+SPARE_CUDA = 0.1  # share of the GPU's memory, for fragmentation and for other libraries
+USED_CPU = 0.8  # share of the free memory: the system kills a process that takes too much
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -38,7 +39,7 @@ class StepCost:
 
 
 def worst_batch(batch_size: int, shape: tuple[int, int], boxes: int, num_classes: int) -> Batch:
-    """The dearest batch of a data set: noise images of `shape` (H, W) without padding, each with that many boxes."""
+    """The most expensive batch of a data set: noise images of `shape` (H, W) without padding."""
     generator = torch.Generator().manual_seed(0)
     targets = [{"labels": torch.randint(num_classes, (boxes,), generator=generator),
                 "boxes": 0.1 + 0.4 * torch.rand(boxes, 4, generator=generator)} for _ in range(batch_size)]
@@ -50,8 +51,8 @@ def measure_step(model: nn.Module, criterion: nn.Module, batches: Sequence[Batch
                  amp_dtype: torch.dtype | None = None) -> StepCost:
     """A training step (forward, loss, backward, clipping, AdamW) on each batch, after one on the first to warm up.
 
-    The optimizer is one of its own: the moments take the memory that the training's will. Weights, buffers, gradients,
-    modes and random states are afterwards what they were, also after an error such as running out of memory. A copy
+    The optimizer is a separate one, whose moments take as much memory as the training's. Afterwards weights, buffers,
+    gradients, modes and random states are what they were, even after an error such as running out of memory. A copy
     of the weights is kept in host memory; on a CPU it is not counted. A moving average counts if it exists already.
     """
     modules = (model, criterion)
@@ -90,14 +91,14 @@ def measure_step(model: nn.Module, criterion: nn.Module, batches: Sequence[Batch
 
 def _step(model: nn.Module, criterion: nn.Module, optimizer: AdamW, trained: list[nn.Parameter], batch: Batch,
           device: torch.device, amp_dtype: torch.dtype | None) -> float:
-    """Seconds of the step."""
+    """One training step; returns its seconds."""
     start = time.perf_counter()
     samples = batch[0].to(device)
     targets = [{name: target[name].to(device) for name in ("labels", "boxes")} for target in batch[1]]
     with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
         outputs = model(samples, targets)
     losses = criterion(outputs, targets)
-    weighted_sum(losses, criterion.weight_dict).backward()
+    weighted_sum(losses, cast(dict[str, float], criterion.weight_dict)).backward()
     nn.utils.clip_grad_norm_(trained, 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -139,7 +140,7 @@ def _fits(peak: Callable[[int], int], size: int, limit_bytes: int) -> bool:
 
 
 def extrapolated_batch_size(peak: Callable[[int], int], limit_bytes: int, most: int) -> int:
-    """The same from the batches of one and two images alone: a CPU that runs out of memory raises nothing."""
+    """The same, extrapolated from batches of one and two images: a CPU that runs out of memory raises nothing."""
     one = peak(1)
     if one > limit_bytes or most == 1:
         return int(one <= limit_bytes)
@@ -197,7 +198,7 @@ def find_batch_size(model: nn.Module, criterion: nn.Module, batch: Callable[[int
 
 
 def memory_levers(options: Options, amp: bool = False) -> list[str]:
-    """What makes a step smaller, the cheapest in time and AP first; only what is not done yet."""
+    """What reduces the memory of a step and is not done yet, the cheapest in time and AP first."""
     levers = {
         "--amp": not amp,
         "--options use_checkpoint=True (the backbone computes its activations again)":

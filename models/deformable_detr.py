@@ -22,7 +22,6 @@ from models.parts import (
     make_postprocessors,
     refuse_global_attention,
 )
-from models.resolved import layer_count, num_classes
 from models.structures import FlatFeatures, Queries
 from models.transformer import DeformableDETRTransformer, TwoStageDeformableDETRTransformer
 from util.errors import UserError
@@ -96,12 +95,12 @@ def build_deformable_detr(options: Options) -> Built:
     dim, levels, num_queries = shared.hidden_dim, shared.num_feature_levels, options.decoder.num_queries
     refuse_global_attention(options)
     _check(form, loss.aux_loss)
-    depth = layer_count("dec_layers", options.decoder.dec_layers)
+    depth = options.decoder.depth
     backbone = make_backbone(options)
     input_proj = make_input_proj(backbone.num_channels, levels, dim)
     share = not form.with_box_refine
     num_heads = depth + 1 if form.two_stage else depth  # the last, which no layer uses, is for the proposals
-    heads = LayerHeads(dim, num_classes(options.data), num_heads, share_bbox=share, share_class=share,
+    heads = LayerHeads(dim, options.data.class_count, num_heads, share_bbox=share, share_class=share,
                        share_enc_bbox=True, share_enc_class=True)
     encoder, decoder = make_encoder(options), make_decoder(options, heads, "deformable")
     transformer: DeformableDETRTransformer | TwoStageDeformableDETRTransformer

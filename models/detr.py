@@ -17,7 +17,6 @@ from models.parts import (
     make_postprocessors,
     make_shared_heads,
 )
-from models.resolved import layer_count
 from models.stage import Stage
 from models.structures import DecoderOutput, FlatFeatures
 from util.errors import UserError
@@ -58,5 +57,5 @@ def build_detr(options: Options) -> Built:
     model = DETR(backbone, nn.Conv2d(backbone.num_channels[0], dim, kernel_size=1),
                  Stage([0], make_encoder(options, "global"), make_decoder(options, heads, "global")),
                  nn.Embedding(options.decoder.num_queries, dim), heads, loss.aux_loss)
-    depth = layer_count("dec_layers", options.decoder.dec_layers)
+    depth = options.decoder.depth
     return model, make_criterion(loss, depth), make_postprocessors(options)

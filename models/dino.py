@@ -22,7 +22,6 @@ from models.parts import (
     make_postprocessors,
     refuse_global_attention,
 )
-from models.resolved import layer_count, num_classes
 from models.structures import FlatFeatures
 from models.transformer import DINOTransformer
 from util.errors import UserError
@@ -83,7 +82,7 @@ class DINO(Detector):
 
 def build_dino(options: Options) -> Built:
     shared, decoder, denoising, loss = options.transformer, options.decoder, options.denoising, options.loss
-    classes, depth = num_classes(options.data), layer_count("dec_layers", decoder.dec_layers)
+    classes, depth = options.data.class_count, decoder.depth
     _check(options, classes)
     backbone = make_backbone(options)
     input_proj = make_input_proj(backbone.num_channels, shared.num_feature_levels, shared.hidden_dim)

@@ -14,7 +14,6 @@ from models.heads import Heads, SharedHeads
 from models.matcher import HungarianMatcher
 from models.postprocess import PostProcess
 from models.registry import choose
-from models.resolved import num_classes
 from util.errors import UserError
 from util.options import LossOptions, Options
 
@@ -65,7 +64,7 @@ def make_decoder(options: Options, heads: Heads, default: str) -> nn.Module:
 
 
 def make_shared_heads(options: Options) -> SharedHeads:
-    num_logits = make_classification(options.loss).num_logits(num_classes(options.data))
+    num_logits = make_classification(options.loss).num_logits(options.data.class_count)
     return SharedHeads(options.transformer.hidden_dim, num_logits, focal=options.loss.classification == "focal")
 
 

@@ -20,7 +20,6 @@ from models.parts import (
     make_shared_heads,
     stage_options,
 )
-from models.resolved import per_stage
 from models.stage import Stage
 from models.structures import DecoderOutput, FlatFeatures
 from util.errors import UserError
@@ -78,8 +77,8 @@ def build_sdetr(options: Options) -> Built:
     if unread:
         raise UserError(f"stage_levels={levels}: no stage reads level {min(unread)} of return_interm_indices="
                         f"{options.backbone.return_interm_indices}")
-    depths = per_stage("enc_layers", options.encoder.enc_layers, len(levels))
-    num_heads = per_stage("enc_nheads", options.stages.enc_nheads or options.transformer.nheads, len(levels))
+    depths = _per_stage("enc_layers", options.encoder.enc_layers, len(levels))
+    num_heads = _per_stage("enc_nheads", options.stages.enc_nheads or options.transformer.nheads, len(levels))
     encoders: list[nn.Module | None] = [
         make_encoder(stage_options(options, len(read), heads, enc_layers=depth), "global")
         for read, depth, heads in zip(levels, depths, num_heads)]
@@ -105,8 +104,8 @@ def _build_stacked(options: Options, backbone: Backbone, input_proj: nn.ModuleLi
                    encoders: list[nn.Module | None], encoder: nn.Module | None = None,
                    level_embed: nn.Parameter | None = None) -> Built:
     heads = make_shared_heads(options)
-    depths = per_stage("dec_layers", options.decoder.dec_layers, len(levels))
-    num_heads = per_stage("dec_nheads", options.stages.dec_nheads or options.transformer.nheads, len(levels))
+    depths = _per_stage("dec_layers", options.decoder.dec_layers, len(levels))
+    num_heads = _per_stage("dec_nheads", options.stages.dec_nheads or options.transformer.nheads, len(levels))
     decoders = [make_decoder(stage_options(options, len(read), count, dec_layers=depth), heads, "global")
                 for read, depth, count in zip(levels, depths, num_heads)]
     stages = [Stage(*parts) for parts in zip(levels, encoders, decoders)]
@@ -128,3 +127,11 @@ def _stage_levels(options: Options, num_levels: int) -> list[list[int]]:
 
 def _level_embed(num_levels: int, dim: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(num_levels, dim))
+
+
+def _per_stage(key: str, value: int | list[int], num_stages: int) -> list[int]:
+    """One value per stage; a single one is for all of them."""
+    values = value if isinstance(value, list) else [value]
+    if len(values) not in (1, num_stages):
+        raise UserError(f"{key}={value!r} must be a number, or a list with one for each of the {num_stages} stages")
+    return values if len(values) == num_stages else values * num_stages

@@ -72,7 +72,7 @@ def _series(records: list[dict], key: str) -> tuple[list[int], list]:
 
 
 def _plot_curve(axes: Axes, series: tuple[list[int], list[float]], name: str, colour: str) -> None:
-    """A line with some forty markers at most: they show a lone point and do not hide a long curve."""
+    """A line with at most about forty markers: they show a single point and do not hide a long curve."""
     epochs, values = series
     if epochs:
         axes.plot(epochs, values, color=colour, label=name, linewidth=1.6, marker="o", markersize=3.5,
@@ -93,7 +93,7 @@ def _plot_average_precision(axes: Axes, series: tuple[list[int], list[list[float
     axes.legend(frameon=False)
     top = 1.08 * max(1, *map(max, curves.values()))
     axes.set_ylim(0, top)
-    height = 0
+    height = 0.0
     for name, values in sorted(curves.items(), key=lambda curve: curve[1][-1]):
         height = max(height, values[-1])
         axes.text(1.01, height, f"{values[-1]:.1f}", color=METRICS[name], transform=axes.get_yaxis_transform(),

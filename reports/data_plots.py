@@ -1,6 +1,6 @@
 """Histograms of the boxes of a data set."""
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,17 +10,17 @@ from matplotlib.ticker import MaxNLocator
 from reports.style import save_figure
 
 SPLIT_COLOURS = {"train": "#2563eb", "val": "#ea580c"}
-MAX_BARS = 30  # classes that a picture has room for
+MAX_BARS = 30  # classes that fit into the picture
 
 
-def plot_boxes(by_class: dict[str, dict[str, int]], lengths: dict[str, np.ndarray], by_image: dict[str, Sequence[int]],
-               size: int, path: str | os.PathLike) -> None:
+def plot_boxes(by_class: dict[str, dict[str, int]], lengths: dict[str, np.ndarray],
+               by_image: Mapping[str, Sequence[int]], size: int, path: str | os.PathLike) -> None:
     """Writes a PNG of three histograms, each argument by split: boxes by class (the most frequent MAX_BARS), lengths
-    (the root of a box's area, px, in images resized to `size`), and boxes an image.
+    (the root of a box's area, px, in images resized to `size`), and boxes per image.
     """
     boxes = {name: [counts.get(name, 0) for counts in by_class.values()] for counts in by_class.values()
              for name in counts}
-    names = sorted((name for name in boxes if any(boxes[name])), key=boxes.get, reverse=True)
+    names = sorted((name for name in boxes if any(boxes[name])), key=lambda name: boxes[name], reverse=True)
     shown = names[:MAX_BARS]
     figure = Figure(figsize=(14, max(4.2, 0.22 * len(shown) + 1.2)), dpi=110, layout="constrained")
     bars, sizes, images = figure.subplots(1, 3)
@@ -38,7 +38,7 @@ def plot_boxes(by_class: dict[str, dict[str, int]], lengths: dict[str, np.ndarra
     bars.xaxis.set_major_formatter("{x:g}")
     bars.minorticks_off()
     bars.set_yticklabels([name if len(name) <= 20 else name[:19] + "…" for name in shown])
-    bars.set_ylim(len(shown) - 0.5, -0.5)
+    bars.set_ylim(max(len(shown), 1) - 0.5, -0.5)
     bars.grid(axis="y", visible=False)
     bars.legend(frameon=False, loc="lower right")
     _plot_shares(sizes, lengths, np.geomspace(1, 2048, 45))
@@ -48,13 +48,13 @@ def plot_boxes(by_class: dict[str, dict[str, int]], lengths: dict[str, np.ndarra
     sizes.minorticks_off()
     largest = max((max(counts) for counts in by_image.values() if len(counts)), default=0)
     _plot_shares(images, by_image, np.arange(-0.5, largest + 1.5, max(1, largest // 30)))
-    images.set(title="Boxes an image", xlabel="boxes", ylabel="share of the images, %")
+    images.set(title="Boxes per image", xlabel="boxes", ylabel="share of the images, %")
     images.xaxis.set_major_locator(MaxNLocator(integer=True))
     save_figure(figure, path)
 
 
-def _plot_shares(axes: Axes, values: dict[str, Sequence[float]], edges: np.ndarray) -> None:
-    """Histograms in percent, filled and over each other; what lies beyond the edges counts at them."""
+def _plot_shares(axes: Axes, values: Mapping[str, Sequence[float] | np.ndarray], edges: np.ndarray) -> None:
+    """Overlaid histograms in percent; values beyond the edges count in the outermost bins."""
     for split, numbers in values.items():
         if len(numbers):
             heights, _ = np.histogram(np.clip(numbers, edges[0], edges[-1]), edges)

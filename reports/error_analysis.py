@@ -1,4 +1,4 @@
-"""What a detector gets wrong: confusion matrix, TIDE's error split, and the best score threshold of every class.
+"""What a detector gets wrong: confusion matrix, TIDE's error split, and the best score threshold for each class.
 
     matches = match_detections(coco, detections)   # once; the rest is quick
     confusion_matrix(matches), tide_errors(matches), operating_points(matches)
@@ -16,8 +16,9 @@ from pycocotools.coco import COCO
 
 from util.errors import UserError
 
-FOREGROUND, BACKGROUND = 0.5, 0.1  # TIDE's t_f and t_b: the IoU of a find, and below which a detection shows nothing
-MAX_DETECTIONS = 100  # an image and class, as in COCO's AP
+# TIDE's t_f and t_b: the IoU from which a detection finds a box, and below which it shows nothing.
+FOREGROUND, BACKGROUND = 0.5, 0.1
+MAX_DETECTIONS = 100  # per image and class, as in COCO's AP
 CONFIDENT = 0.3  # least score of the detections in a confusion matrix
 RECALLS = np.linspace(0, 1, 101)  # where COCO samples the precision
 KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")
@@ -26,7 +27,7 @@ CLASSIFICATION, LOCALIZATION, BOTH, DUPLICATE, BACKGROUND_KIND, _ = range(len(KI
 
 @dataclass(frozen=True)
 class Matches:
-    """Detections by falling score, and what they have to do with the ground truth.
+    """Detections by falling score, and how they relate to the ground truth.
 
     Classes are indices into `categories`, boxes are indices into `truth`; -1 stands for no box.
     """
@@ -63,7 +64,7 @@ class ErrorSplit:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Precision, recall and their harmonic mean at IoU 0.5 if detections from a score on count, all in [0, 1]."""
+    """Precision, recall and their harmonic mean at IoU 0.5 if detections from `score` on count; all in [0, 1]."""
 
     score: float
     precision: float
@@ -72,7 +73,8 @@ class OperatingPoint:
 
 
 def match_detections(coco: COCO, detections: dict[int, list[dict]]) -> Matches:
-    """detections: rows of COCO's result format by image id, an empty list for an image without; others do not count.
+    """detections: rows of COCO's result format by image id, an empty list for an image without any. Other
+    images do not count.
 
     Of each image and class the MAX_DETECTIONS that score highest are kept. Raises UserError for rows of categories
     that `coco` lacks.
@@ -100,7 +102,7 @@ def confusion_matrix(matches: Matches, score: float = CONFIDENT) -> np.ndarray:
     """How often a box of a class is detected as which class: integers [K + 1, K + 1], rows truth, columns prediction.
 
     Detections from `score` on take, best first, the free box with which they overlap most, whatever its class, at an
-    IoU of at least 0.5. Those that find none are in the last row, boxes that nobody takes in the last column.
+    IoU of at least 0.5. Those that find none are in the last row, boxes that none of them takes in the last column.
     Detections on a crowd count nowhere.
     """
     classes = len(matches.categories)
@@ -115,20 +117,20 @@ def confusion_matrix(matches: Matches, score: float = CONFIDENT) -> np.ndarray:
 
 
 def tide_errors(matches: Matches) -> ErrorSplit:
-    """The AP50 that mending one kind of error alone would gain (TIDE's main errors), and the two special ones.
+    """The AP50 gained by fixing only one kind of error (TIDE's main errors), and by the two special ones.
 
     A detection that finds no box of its class is the first of these that applies; IoU is the largest with any box:
-        localization    IoU in [0.1, 0.5) with its own class. Mended: it finds that box
-        classification  IoU >= 0.5 with another class. Mended: it gets that class and finds that box
-        duplicate       IoU >= 0.5 with its own class, whose box has been found. Mended: removed
-        both            IoU in [0.1, 0.5) with another class. Mended: removed
-        background      IoU < 0.1 with everything. Mended: removed
-    Where a mended detection and others find the same box, only the one with the highest score is kept. (The authors'
+        localization    IoU in [0.1, 0.5) with its own class. Fixed: it finds that box
+        classification  IoU >= 0.5 with another class. Fixed: it gets that class and finds that box
+        duplicate       IoU >= 0.5 with its own class, whose box has been found. Fixed: removed
+        both            IoU in [0.1, 0.5) with another class. Fixed: removed
+        background      IoU < 0.1 with everything. Fixed: removed
+    Where a fixed detection and others find the same box, only the one with the highest score is kept. (The authors'
     program keeps one that found the box before, and lets only one kind have a box: these two gains are smaller there.)
-        missed          a box that none finds, and that no localization or classification error could find.
-                        Mended: it is no longer among those to be found
-    False positives are all of these detections, removed; false negatives all boxes that none finds, no longer to be
-    found. The definitions overlap; the order is that of the authors' program, which the paper leaves open.
+        missed          a box that no detection finds, and that no localization or classification error could find.
+                        Fixed: it is no longer among those to be found
+    False positives are all of these detections, removed; false negatives are all boxes that no detection finds, no
+    longer to be found. The definitions overlap; the order is that of the authors' program, which the paper leaves open.
     """
     m, kinds = matches, error_kinds(matches)
     unfound = np.ones(len(m.truth), bool)
@@ -137,18 +139,18 @@ def tide_errors(matches: Matches) -> ErrorSplit:
     missed[m.same[kinds == LOCALIZATION]] = False
     missed[m.other[kinds == CLASSIFICATION]] = False
 
-    mended = {KINDS[kind]: _ap50(m, keep=kinds != kind) for kind in (BOTH, DUPLICATE, BACKGROUND_KIND)}
-    mended["localization"] = _ap50(m, **_mend(m, np.where(kinds == LOCALIZATION, m.same, m.found)))
-    mended["classification"] = _ap50(m, **_mend(m, np.where(kinds == CLASSIFICATION, m.other, m.found)))
-    mended["missed"] = _ap50(m, without=missed)
-    mended["false positives"] = _ap50(m, keep=m.found >= 0)
-    mended["false negatives"] = _ap50(m, without=unfound)
+    fixed = {KINDS[kind]: _ap50(m, keep=kinds != kind) for kind in (BOTH, DUPLICATE, BACKGROUND_KIND)}
+    fixed["localization"] = _ap50(m, **_fix(m, np.where(kinds == LOCALIZATION, m.same, m.found)))
+    fixed["classification"] = _ap50(m, **_fix(m, np.where(kinds == CLASSIFICATION, m.other, m.found)))
+    fixed["missed"] = _ap50(m, without=missed)
+    fixed["false positives"] = _ap50(m, keep=m.found >= 0)
+    fixed["false negatives"] = _ap50(m, without=unfound)
 
     ap50 = _ap50(m)
     counts = {name: int((kinds == kind).sum()) for kind, name in enumerate(KINDS)} | {
         "missed": int(missed.sum()), "false positives": int((kinds >= 0).sum()), "false negatives": int(unfound.sum())}
-    # Mending never costs AP; a recall that is rounded to the other side of a sample can seem to.
-    gains = {name: None if ap50 is None else max(0.0, mended[name] - ap50) for name in counts}
+    # Fixing never costs AP; a recall that is rounded to the other side of a sample can seem to.
+    gains = {name: None if ap50 is None or (ap := fixed[name]) is None else max(0.0, ap - ap50) for name in counts}
     return ErrorSplit(ap50, gains, counts)
 
 
@@ -167,7 +169,7 @@ def background_errors(matches: Matches, count: int) -> np.ndarray:
 
 
 def operating_points(matches: Matches) -> list[OperatingPoint | None]:
-    """For every class the score with the best F1, or None where no detection finds a box."""
+    """For each class the score with the best F1, or None where no detection finds a box."""
     return [_best_f1(matches, label, boxes) for label, boxes in enumerate(matches.boxes)]
 
 
@@ -179,7 +181,7 @@ def _best_f1(matches: Matches, label: int, boxes: int) -> OperatingPoint | None:
         return None
     kept = np.arange(1, len(found) + 1)
     f1 = 2 * found / (kept + boxes)
-    f1[:-1][scores[:-1] == scores[1:]] = 0  # no threshold parts equal scores
+    f1[:-1][scores[:-1] == scores[1:]] = 0  # no threshold separates equal scores
     best = f1.argmax()
     return OperatingPoint(float(scores[best]), float(found[best] / kept[best]), float(found[best] / boxes),
                           float(f1[best]))
@@ -250,7 +252,7 @@ def _largest(iou: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(largest > 0, column, -1), largest
 
 
-def _mend(matches: Matches, goal: np.ndarray) -> dict[str, np.ndarray]:
+def _fix(matches: Matches, goal: np.ndarray) -> dict[str, np.ndarray]:
     """Detections find their box of `goal` [D] and have its class; only the best of those with the same one is kept."""
     best = np.zeros(len(goal), bool)
     best[np.unique(goal, return_index=True)[1]] = True  # the first of each, and scores fall
@@ -261,7 +263,7 @@ def _mend(matches: Matches, goal: np.ndarray) -> dict[str, np.ndarray]:
 
 def _ap50(matches: Matches, keep: np.ndarray | None = None, labels: np.ndarray | None = None,
           found: np.ndarray | None = None, without: np.ndarray | None = None) -> float | None:
-    """COCO's AP50, with only some detections kept, with other labels or finds, or without some boxes (bool [G])."""
+    """COCO's AP50, with only some detections kept, other labels or found boxes, or without some boxes (bool [G])."""
     kept = ~matches.ignored if keep is None else keep & ~matches.ignored
     labels = (matches.labels if labels is None else labels)[kept]
     positive = (matches.found if found is None else found)[kept] >= 0
@@ -273,7 +275,7 @@ def _ap50(matches: Matches, keep: np.ndarray | None = None, labels: np.ndarray |
 
 def _average_precision(positive: np.ndarray, boxes: int) -> float:
     """positive [n] bool: which detections find a box, by falling score; boxes: how many there are to be found."""
-    if boxes == 0:  # after mending: nothing is left to be found, and nothing wrong should be
+    if boxes == 0:  # after fixing: nothing is left to be found, and nothing wrong should be
         return 0.0 if len(positive) else 1.0
     found = np.cumsum(positive)
     precision = found / np.arange(1, len(found) + 1)

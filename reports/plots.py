@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from reports.style import plain_axes, save_figure
 from util.integers import ceil_div
 
-FEW_CLASSES = 10  # up to which every curve has its own colour and name
+FEW_CLASSES = 10  # up to which each curve has its own colour and name
 READABLE_CELLS = 20  # classes up to which a confusion matrix has room for its numbers
-MAX_SIDE = 15  # inches of a confusion matrix, so that it stays a picture that viewers open
+MAX_SIDE = 15  # inches of a confusion matrix, so that viewers can open it
 NAME_LENGTH = 20
 
 
@@ -30,12 +30,12 @@ def plot_precision_recall(curves: dict[str, np.ndarray], names: list[str], path:
         measured = precision[0] > -1
         for k in np.flatnonzero(measured):
             look = {"color": f"C{k}", "linewidth": 1.4, "label": _name(names[k])} if few else {
-                "color": "#93b4e8", "linewidth": 0.6, "label": "a class" if k == measured.argmax() else None}
+                "color": "#93b4e8", "linewidth": 0.6, "label": "one class" if k == measured.argmax() else None}
             axes.plot(recall, 100 * precision[:, k], **look)
         if measured.any():
             axes.plot(recall, 100 * precision[:, measured].mean(1), color="#111111", linewidth=2.4, label="mean")
         else:
-            _say(axes, "no ground-truth box")
+            _write_centred(axes, "no ground-truth box")
     panels[0].set_ylabel("precision [%]")
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
@@ -80,14 +80,14 @@ def plot_confusion_matrix(matrix: np.ndarray, names: list[str], title: str, path
             text = f"{matrix[row, column]}" + (f"\n{share[row, column]:.0f} %" if classes <= 12 else "")
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     else:
-        for k in range(10, classes, 10):  # something for the eye to hold on to
+        for k in range(10, classes, 10):  # guide lines
             axes.axhline(k - 0.5, color="#c9c9c9", linewidth=0.5)
             axes.axvline(k - 0.5, color="#c9c9c9", linewidth=0.5)
     save_figure(figure, path)
 
 
 def plot_errors(main: dict[str, float | None], special: dict[str, float | None], path: str | os.PathLike) -> None:
-    """Writes a PNG with a bar for every kind of error: AP50 in [0, 1] that would be gained without it, None unknown."""
+    """Writes a PNG with a bar for each kind of error: the AP50 in [0, 1] gained without it, or None if unknown."""
     figure = Figure(figsize=(8, 4.4), dpi=130, layout="constrained")
     panels = figure.subplots(2, 1, sharex=True, height_ratios=[len(main), len(special)])
     for axes, gains, colour in zip(panels, (main, special), ("#2563eb", "#737373")):
@@ -106,10 +106,10 @@ def plot_errors(main: dict[str, float | None], special: dict[str, float | None],
 
 
 def _name(name: str) -> str:
-    """A class name as a label: not too long, without a formula, and without the underscore that hides it."""
+    """A class name as a label: not too long, no formula, and no leading underscore, which would hide it."""
     short = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
     return short.replace("$", r"\$") if not short.startswith("_") else " " + short.replace("$", r"\$")
 
 
-def _say(axes: Axes, text: str) -> None:
+def _write_centred(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color="#737373")

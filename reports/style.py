@@ -9,7 +9,7 @@ from util.files import atomic_write
 
 
 def plain_axes(axes: Axes) -> None:
-    """The look of all plots: a light grid, no frame."""
+    """A light grid and no frame above and to the right."""
     axes.grid(color="#e3e3e3", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from datasets.coco import class_names
 from datasets.coco_eval import CLASS_STATS, STATS, EvaluationSummary
 from reports.curves import plot_log, read_log
-from reports.drawing import detection_tensors, draw_closely, save_grid, truth_tensors
+from reports.drawing import detection_tensors, draw_closely, truth_tensors
 from reports.error_analysis import (
     CONFIDENT,
     KINDS,
@@ -25,26 +25,28 @@ from reports.error_analysis import (
     operating_points,
     tide_errors,
 )
+from reports.grid import save_grid
 from reports.plots import READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
+from util.markdown import table
 
 logger = logging.getLogger(__name__)
 
 STAT_MEANINGS = {
     "AP": "mean over the IoUs 0.50, 0.55 .. 0.95", "AP50": "IoU 0.50", "AP75": "IoU 0.75",
     "APs": "objects below 32² px", "APm": "objects from 32² to 96² px", "APl": "objects above 96² px",
-    "AR1": "recall with 1 detection an image and class", "AR10": "recall with 10", "AR100": "recall with 100",
+    "AR1": "recall with 1 detection per image and class", "AR10": "recall with 10", "AR100": "recall with 100",
     "ARs": "recall of small objects", "ARm": "recall of medium objects", "ARl": "recall of large objects",
 }
-REMEDIES = {  # of an error: what it is, and what to do about it
+REMEDIES = {  # what each kind of error is, and what to do about it
     "classification": "right place, wrong class: look for wrong labels and for classes that look alike, or that the "
-                      "annotators did not keep apart; more examples of the rare ones",
+                      "annotators confused; more examples of the rare ones",
     "localization": "right class, box too loose or shifted (IoU 0.1 to 0.5): check how tight the annotated boxes are; "
                     "larger images; longer training",
-    "both": "near an object, but wrong class and loose: mostly ends with the first two",
-    "duplicate": "a second detection of an object that is found: rare in a DETR that is trained to the end; train "
+    "both": "near an object, but wrong class and loose: mostly disappears with the first two",
+    "duplicate": "a second detection of an object that is found: rare in a fully trained DETR; train "
                  "longer, and check for objects that are annotated twice",
     "background": "detected where nothing is annotated: look for objects that the annotators forgot; add images "
-                  "without objects, and such that look like these mistakes",
+                  "without objects, and images that look like these mistakes",
     "missed": "objects without any detection near: small or hidden ones need larger images, rare ones more examples",
     "false positives": "all wrong detections together",
     "false negatives": "all objects not found together",
@@ -60,7 +62,7 @@ def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images:
     """Writes summary.md and PICTURES into `folder`; returns a text of a few lines for the console.
 
     images: the folder with what was evaluated. log_path: of a training's log.txt, for the curves; one that is missing
-    or has no epoch gives none. facts: what to say about the run at the top, such as {"checkpoint": path}.
+    or has no epoch gives none. facts: listed at the top, such as {"checkpoint": path}.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +103,7 @@ def draw_background(coco: COCO, matches: Matches, images: Path, path: Path) -> b
             with Image.open(images / coco.imgs[image_id]["file_name"]) as image:
                 close_ups.append(draw_closely(image.convert("RGB"), truth_tensors(coco.imgToAnns[image_id]),
                                               detection_tensors([row]), names))
-        except OSError as error:  # it could be read a while ago
+        except OSError as error:  # the file changed since the evaluation
             logger.warning("no close-up: %s", error)
     if close_ups:
         save_grid(close_ups, path)
@@ -117,16 +119,16 @@ def _heading(stats: dict[str, float | None], size: str, facts: Mapping[str, obje
 
 def _coco_part(stats: dict[str, float | None]) -> str:
     rows = [[name, _percent(value), STAT_MEANINGS[name]] for name, value in stats.items()]
-    return "## COCO's twelve numbers\n\n" + _table(["", "%", "meaning"], rows, "lrl")
+    return "## COCO's twelve numbers\n\n" + table(["", "%", "meaning"], rows, "lrl")
 
 
 def _class_part(summary: EvaluationSummary, names: list[str], points: list[OperatingPoint | None]) -> str:
     rows = []
     for name, score, point in zip(names, summary.classes.values(), points):
-        best = ["-"] * 3 if point is None else [_threshold(point.score), _percent(point.precision),
-                                                _percent(point.recall)]
-        rows.append([name, *(_percent(score.stats[stat]) for stat in CLASS_STATS), str(score.boxes), *best])
-    return ("## Classes\n\n" + _table(["class", *CLASS_STATS, "boxes", "best score", "precision", "recall"], rows,
+        operating = ["-"] * 3 if point is None else [_threshold(point.score), _percent(point.precision),
+                                                     _percent(point.recall)]
+        rows.append([name, *(_percent(score.stats[stat]) for stat in CLASS_STATS), str(score.boxes), *operating])
+    return ("## Classes\n\n" + table(["class", *CLASS_STATS, "boxes", "best score", "precision", "recall"], rows,
                                       "l" + "r" * 10)
             + "\n\nBest score: the least score of a detection to use, for the best F1 (the harmonic mean of precision "
               "and recall, both at IoU 0.5) on these images.")
@@ -134,11 +136,11 @@ def _class_part(summary: EvaluationSummary, names: list[str], points: list[Opera
 
 def _error_part(errors: ErrorSplit) -> str:
     rows = [[kind, _percent(gain), str(errors.counts[kind]), REMEDIES[kind]] for kind, gain in errors.gains.items()]
-    return ("## Errors\n\n" + _table(["kind", "AP50 gained without it", "count", "what it is, and what to do"], rows,
+    return ("## Errors\n\n" + table(["kind", "AP50 gained without it", "count", "what it is, and what to do"], rows,
                                      "lrrl")
-            + f"\n\nAfter TIDE (Bolya et al., ECCV 2020), at AP50 {_percent(errors.ap50)}. Each kind is mended alone, "
-              "so the gains do not add up. Counts are of detections with any score, most of which cost little: the "
-              "gain says what matters.")
+            + f"\n\nAfter TIDE (Bolya et al., ECCV 2020), at AP50 {_percent(errors.ap50)}. Each kind is fixed on its "
+              "own, so the gains do not add up. Counts are of detections with any score, most of which cost little: "
+              "the gain says what matters.")
 
 
 def _confusion_part(matrix: np.ndarray, names: list[str]) -> str:
@@ -150,12 +152,12 @@ def _confusion_part(matrix: np.ndarray, names: list[str]) -> str:
         pairs = sorted(pairs, key=lambda pair: -pair[0])[:10]
         rows = [[names[row], names[column], str(count)] for count, row, column in pairs]
         return text + (f"The {len(rows)} classes most often taken for another; all are in confusion_matrix.png.\n\n"
-                       + _table(["ground truth", "detected as", "count"], rows, "llr") if rows else
+                       + table(["ground truth", "detected as", "count"], rows, "llr") if rows else
                        "No class is taken for another.")
     cells = matrix.astype(str)
     cells[-1, -1] = ""
-    return text + _table(["", *names, "missed"],
-                         [[f"**{_escaped(name)}**", *row] for name, row in zip([*names, "background"], cells)],
+    return text + table(["", *names, "missed"],
+                         [[f"**{name}**", *row] for name, row in zip([*names, "background"], cells)],
                          "l" + "r" * len(cells))
 
 
@@ -176,20 +178,10 @@ def _console(stats: dict[str, float | None], size: str, errors: ErrorSplit, summ
     return "\n".join([*lines, f"more, with pictures, in {path}"])
 
 
-def _table(header: list[str], rows: list[list[str]], sides: str) -> str:
-    """Markdown; sides: l or r for every column."""
-    lines = [header, ["--:" if side == "r" else "---" for side in sides], *rows]
-    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("\\|", "|").replace("|", "\\|").replace("\n", " ")
-
-
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _threshold(score: float) -> str:
-    """Rounded down, so that a detection with just this score stays in."""
+    """Rounded down, so that a detection with exactly this score is kept."""
     return f"{math.floor(1000 * score) / 1000:.3f}"

@@ -7,16 +7,16 @@
 Weights and images are random: only shapes matter. A model is a config file, with options behind it in the same quotes.
 """
 import argparse
-import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from common import run_tool
+from common import add_options_flag, add_size_flag, run_tool, tool_parser
 from measure.memory import measure_memory
 from measure.model_cost import measure_speed
 from measuring import (
@@ -24,16 +24,17 @@ from measuring import (
     IMPLEMENTATIONS,
     Setting,
     add_common_arguments,
-    apart,
     check_device,
     describe_run,
+    isolated_on_cpu,
     random_batch,
-    title,
+    summary_line,
+    write_results,
 )
 from models.ops import implementation
 from util.config import parse_pairs
 from util.cpu import keep_freed_memory
-from util.markdown import number, table
+from util.markdown import table, three_digits
 from util.metrics import Meters
 from util.options import parse_options
 
@@ -44,10 +45,10 @@ BATCHES = 4  # training batches that differ; then they come again
 
 
 def infer(setting: Setting, names: list[str], seconds: float, rounds: int) -> dict:
-    """A record of one model: the implementations take turns; each turn lasts `seconds`, and the best counts."""
+    """A record of one model. The implementations take turns of `seconds` each; the fastest turn counts."""
     model, images = setting.build()[0], setting.images()
     own = model if setting.device.type == "cuda" else None  # another process builds its own
-    memory = {name: apart(setting.device, inference_memory, setting, name, own) for name in names}
+    memory = {name: isolated_on_cpu(setting.device, inference_memory, setting, name, own) for name in names}
     fps: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
@@ -59,7 +60,7 @@ def infer(setting: Setting, names: list[str], seconds: float, rounds: int) -> di
 
 
 def inference_memory(setting: Setting, name: str, model: nn.Module | None) -> dict[str, float | None]:
-    """Peak of one batch in MB, in all ("mb": the process on a CPU, the allocations on CUDA) and beyond the weights."""
+    """Peak of one batch in MB: total ("mb": the process on a CPU, the allocations on CUDA) and beyond the weights."""
     model, images = model or setting.build()[0], setting.images()
 
     @torch.no_grad()
@@ -81,10 +82,10 @@ def train(setting: Setting, name: str, steps: int) -> dict:
         keep_freed_memory()
     (model, criterion), options = setting.build(), parse_options(setting.config())
     state = setting.train_state(model, WARM_UP + steps)
-    batches = [random_batch(setting, options.data.num_classes, seed) for seed in range(BATCHES)]
+    batches = [random_batch(setting, int(options.data.num_classes), seed) for seed in range(BATCHES)]
 
     def run(count: int) -> tuple[float, float]:
-        """Mean loss, and seconds a step."""
+        """Mean loss, and seconds per step."""
         state.step, state.meters = 0, Meters()
         begin = time.perf_counter()
         train_one_epoch(model, criterion, [batches[i % BATCHES] for i in range(count)], state, options.training,
@@ -105,39 +106,39 @@ def train(setting: Setting, name: str, steps: int) -> dict:
 def report_inference(records: list[dict], names: list[str], rounds: int) -> str:
     columns = ["model", "dtype", "batch"]
     columns += [f"{unit} {IMPLEMENTATIONS[name]}" for unit in ("ms/image", "images/s", "MB") for name in names]
-    rows = []
-    for record in records:
-        row = [record["model"], record["dtype"], str(record["batch"])]
-        row += [number(record[name][key]) for key in ("ms_per_image", "images_per_s", "mb") for name in names]
-        rows.append(row + [number(record.get("ratio"))] * (len(names) == 2))
-    return (f"{table(columns + ['ratio'] * (len(names) == 2), rows)}\n\nBest of {rounds}; MB: peak with the weights; "
-            "ratio: time PyTorch / native.\n")
+    rows = [[record["model"], record["dtype"], str(record["batch"]),
+             *(three_digits(record[name][key]) for key in ("ms_per_image", "images_per_s", "mb") for name in names)]
+            for record in records]
+    if len(names) == 2:
+        columns.append("ratio")
+        rows = [[*row, three_digits(record["ratio"])] for row, record in zip(rows, records)]
+    return f"{table(columns, rows)}\n\nBest of {rounds}; MB: peak with the weights; ratio: time PyTorch / native.\n"
 
 
 def report_training(records: list[dict], names: list[str], steps: int) -> str:
     rows = [[record["model"], record["dtype"], str(record["batch"]), IMPLEMENTATIONS[name],
-             *(number(record[name][key]) for key in ("s_per_step", "mb", "loss"))]
+             *(three_digits(record[name][key]) for key in ("s_per_step", "mb", "loss"))]
             for record in records for name in names]
     columns = ["training", "dtype", "batch", "operator", "s/step", "MB", "mean loss"]
-    return f"{table(columns, rows)}\n\n{steps} steps after {WARM_UP}; MB: peak in all.\n"
+    return f"{table(columns, rows)}\n\n{steps} steps after {WARM_UP}; MB: total peak.\n"
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add_common_arguments(parser)
+    add_options_flag(parser)
+    add_size_flag(parser)
     add = parser.add_argument
     add("--models", nargs="*", default=MODELS, metavar="'CONFIG KEY=VALUE ...'", help="for inference; default: the "
         "three Lite-DINO R50 and DINO")
-    add("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys of all models")
     add("--impl", nargs="+", choices=IMPLEMENTATIONS, default=list(IMPLEMENTATIONS), help="default: both")
     add("--dtype", nargs="+", choices=DTYPES, default=["float32"], help="half precision means autocast")
     add("--batch", nargs="+", type=int, default=[1], help="images at once in inference")
-    add("--size", nargs=2, type=int, default=(800, 1066), metavar=("H", "W"), help="px; default: 800 1066")
-    add("--seconds", type=float, default=1.0, help="length of a turn, three batches at least; default: %(default)s")
+    add("--seconds", type=float, default=1.0, help="length of a turn, at least three batches; default: %(default)s")
     add("--rounds", type=int, default=3, help="turns of each implementation; default: %(default)s")
-    add("--train", type=int, default=0, metavar="STEPS", help="also train the first model (with --models alone, "
-        "the first of the default ones) for this many steps")
-    add("--train_batch", type=int, default=2, help="images a training step; default: %(default)s")
+    add("--train", type=int, default=0, metavar="STEPS", help="also train the first model (with --models and no "
+        "name: the first of the default ones) for this many steps")
+    add("--train_batch", type=int, default=2, help="images per training step; default: %(default)s")
     return parser.parse_args()
 
 
@@ -148,8 +149,7 @@ def main(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if device.type == "cpu":
         keep_freed_memory()  # as main.py does
-    common = {"options": parse_pairs(args.options), "size": tuple(args.size), "device": device,
-              "threads": torch.get_num_threads()}
+    base = Setting("", parse_pairs(args.options), tuple(args.size), device=device, threads=torch.get_num_threads())
     names = list(dict.fromkeys(args.impl))
     about = describe_run(device, " and ".join(args.dtype)) | {"size": args.size, "rounds": args.rounds,
                                                               "train_steps": args.train}
@@ -159,27 +159,23 @@ def main(args: argparse.Namespace) -> int:
             for batch in args.batch:
                 print(f"{model}, {dtype}, batch {batch} ...", file=sys.stderr, flush=True)
                 record = {"model": model, "dtype": dtype, "batch": batch}
-                record |= infer(Setting(model, batch=batch, dtype=dtype, **common), names, args.seconds, args.rounds)
+                record |= infer(replace(base, model=model, batch=batch, dtype=dtype), names, args.seconds, args.rounds)
                 if len(names) == 2:
                     record["ratio"] = record["torch"]["ms_per_image"] / record["native"]["ms_per_image"]
                 inference.append(record)
     for dtype in args.dtype if args.train else []:
         model = (args.models or MODELS)[0]
         print(f"training of {model}, {dtype} ...", file=sys.stderr, flush=True)
-        setting = Setting(model, batch=args.train_batch, dtype=dtype, **common)
+        setting = replace(base, model=model, batch=args.train_batch, dtype=dtype)
         training.append({"model": model, "dtype": dtype, "batch": args.train_batch}
-                        | {name: apart(device, train, setting, name, args.train) for name in names})
-    parts = [f"{title(about)}; {args.size[0]}x{args.size[1]} px\n"]
+                        | {name: isolated_on_cpu(device, train, setting, name, args.train) for name in names})
+    parts = [f"{summary_line(about)}; {args.size[0]}x{args.size[1]} px\n"]
     if inference:
         parts.append(report_inference(inference, names, args.rounds))
     if training:
         parts.append(report_training(training, names, args.train))
     text = "\n".join([*parts, f"`{about['command']}`\n"])
-    print(text)
-    if args.json:
-        args.json.write_text(json.dumps(about | {"inference": inference, "training": training}, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(text)
+    write_results(args, text, about | {"inference": inference, "training": training})
     failed = [record[name]["error"] for record in training for name in names if not record[name]["finite"]]
     for error in failed:
         print(f"error: {error}", file=sys.stderr)

@@ -7,12 +7,12 @@ The maps are those of an 800x1333 image; heads, channels and points are those of
 the two implementations alternate, so that a ratio compares neighbours in time. Inputs stay the same: caches are warm.
 """
 import argparse
-import json
 import math
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,12 +20,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common import run_tool
+from common import run_tool, tool_parser
 from measure.memory import measure_memory
-from measuring import DTYPES, IMPLEMENTATIONS, add_common_arguments, apart, check_device, describe_run, title
+from measuring import (
+    DTYPES,
+    IMPLEMENTATIONS,
+    add_common_arguments,
+    check_device,
+    describe_run,
+    isolated_on_cpu,
+    summary_line,
+    write_results,
+)
 from models.ops import implementation, key_aware_deform_attn, ms_deform_attn
 from util.cpu import keep_freed_memory
-from util.markdown import number, table
+from util.markdown import table, three_digits
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
 OFFSET = 3.0  # px, standard deviation of a token's sampling offsets on each level
@@ -52,6 +61,7 @@ SIZES = {
 }
 OPS = {"kda": "KDA", "kda_keys": "KDA, separate keys", "msda": "MSDA"}
 PASSES = {"forward": "forward", "backward": "forward + backward"}
+UNITS = {"ms": "ms", "mb": "MB"}
 
 
 @dataclass
@@ -62,8 +72,9 @@ class Case:
     inputs: list[Tensor]
     gradient: Tensor
 
-    def step(self, backward: bool) -> Tensor | tuple[Tensor, ...]:
-        if backward:
+    def step(self, direction: str) -> Tensor | tuple[Tensor, ...]:
+        """One of PASSES."""
+        if direction == "backward":
             return torch.autograd.grad(self.run(), self.inputs, self.gradient)
         with torch.no_grad():
             return self.run()
@@ -106,7 +117,7 @@ def make_locations(size: Size, generator: torch.Generator) -> Tensor:
 
 
 def time_calls(call: Callable[[], Any], names: list[str], repeat: int, device: torch.device) -> dict[str, list[float]]:
-    """Milliseconds a call by implementation, `repeat` times each, in turn. Two calls of each warm up."""
+    """Milliseconds per call by implementation: `repeat` measurements of each, in turn, after two calls to warm up."""
     launches = {}
     for name in names:
         with implementation(name):
@@ -121,7 +132,7 @@ def time_calls(call: Callable[[], Any], names: list[str], repeat: int, device: t
 
 
 def elapsed(call: Callable[[], Any], launches: int, device: torch.device) -> float:
-    """Milliseconds a call, the mean of `launches` in a row."""
+    """Milliseconds per call, the mean of `launches` in a row."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -138,31 +149,32 @@ def elapsed(call: Callable[[], Any], launches: int, device: torch.device) -> flo
 
 def operator_memory(size: str, op: str, dtype: torch.dtype, device: torch.device, name: str,
                     threads: int) -> dict[str, float | None]:
-    """MB by pass: results, gradients and whatever the operator needs on the way, but not its inputs.
+    """MB by pass: results, gradients and whatever the operator allocates, but not its inputs.
 
     The tiny calls before load libraries and start threads; they are too small to raise the peak of those that count.
     """
     torch.set_num_threads(threads)
     memory = {}
     with implementation(name):
-        for backward in (False, True):
-            make_case(SIZES["tiny"], op, dtype, device).step(backward)
+        for direction in PASSES:
+            make_case(SIZES["tiny"], op, dtype, device).step(direction)
         case = make_case(SIZES[size], op, dtype, device)
-        for backward, passed in enumerate(PASSES):
-            memory[passed] = measure_memory(lambda case=case, backward=backward: case.step(bool(backward)), device)[0]
+        for direction in PASSES:
+            memory[direction] = measure_memory(partial(case.step, direction), device)[0]
     return memory
 
 
 def run_case(size: str, op: str, names: list[str], dtype: torch.dtype, device: torch.device, repeat: int) -> list[dict]:
     """A record for each pass."""
     threads = torch.get_num_threads()
-    memory = {name: apart(device, operator_memory, size, op, dtype, device, name, threads) for name in names}
+    memory = {name: isolated_on_cpu(device, operator_memory, size, op, dtype, device, name, threads) for name in names}
     case = make_case(SIZES[size], op, dtype, device)
     records = []
-    for backward, passed in enumerate(PASSES):
-        times = time_calls(lambda backward=backward: case.step(bool(backward)), names, repeat, device)
-        record = {"op": op, "size": size, "batch": SIZES[size].batch, "queries": case.gradient.shape[1], "pass": passed}
-        record |= {name: {"ms": min(times[name]), "ms_median": median(times[name]), "mb": memory[name][passed]}
+    for direction in PASSES:
+        times = time_calls(partial(case.step, direction), names, repeat, device)
+        record = {"op": op, "size": size, "batch": SIZES[size].batch, "queries": case.gradient.shape[1],
+                  "pass": direction}
+        record |= {name: {"ms": min(times[name]), "ms_median": median(times[name]), "mb": memory[name][direction]}
                    for name in names}
         records.append(with_ratios(record))
     return records
@@ -178,17 +190,18 @@ def with_ratios(record: dict) -> dict:
 
 
 def report(about: dict, records: list[dict], names: list[str]) -> str:
-    both = len(names) == 2
-    columns = ["operator", "size", "pass", *(f"ms {IMPLEMENTATIONS[name]}" for name in names)]
-    columns += ["ratio"] * both + [f"MB {IMPLEMENTATIONS[name]}" for name in names] + ["ratio"] * both
-    rows = []
-    for record in records:
-        row = [OPS[record["op"]], SIZES[record["size"]].meaning, PASSES[record["pass"]]]
-        row += [number(record[name]["ms"]) for name in names] + [number(record.get("ratio_ms"))] * both
-        row += [number(record[name]["mb"]) for name in names]
-        rows.append(row + [number(record.get("ratio_mb"))] * both)
-    return (f"{title(about)}\n\n{table(columns, rows)}\n\nms: best of {about['repeat']}; MB: peak beyond the inputs; "
-            f"ratio: PyTorch / native.\n`{about['command']}`\n")
+    columns = ["operator", "size", "pass"]
+    rows = [[OPS[record["op"]], SIZES[record["size"]].meaning, PASSES[record["pass"]]] for record in records]
+    for key in ("ms", "mb"):
+        columns += [f"{UNITS[key]} {IMPLEMENTATIONS[name]}" for name in names]
+        for row, record in zip(rows, records):
+            row += [three_digits(record[name][key]) for name in names]
+        if len(names) == 2:
+            columns.append("ratio")
+            for row, record in zip(rows, records):
+                row.append(three_digits(record[f"ratio_{key}"]))
+    return (f"{summary_line(about)}\n\n{table(columns, rows)}\n\nms: best of {about['repeat']}; MB: peak beyond the "
+            f"inputs; ratio: PyTorch / native.\n`{about['command']}`\n")
 
 
 def draw(about: dict, records: list[dict], names: list[str], path: Path) -> None:
@@ -205,7 +218,7 @@ def draw(about: dict, records: list[dict], names: list[str], path: Path) -> None
         places = [y + (i - (len(names) - 1) / 2) * height for y in range(len(records))]
         bars = panels[0].barh(places, [r[name]["ms"] for r in records], height, color=colours[name],
                               label=IMPLEMENTATIONS[name])
-        panels[0].bar_label(bars, [f"{number(r[name]['ms'])} ms" for r in records], padding=3, fontsize=8)
+        panels[0].bar_label(bars, [f"{three_digits(r[name]['ms'])} ms" for r in records], padding=3, fontsize=8)
     panels[0].set(title="time of a call (less is better)", xlabel="ms, logarithmic", xscale="log")
     panels[0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     shortest, longest = (f(r[name]["ms"] for r in records for name in names) for f in (min, max))
@@ -215,18 +228,18 @@ def draw(about: dict, records: list[dict], names: list[str], path: Path) -> None
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     if len(names) == 2:
         bars = panels[1].barh(range(len(records)), [r["ratio_ms"] for r in records], 0.6, color=colours["native"])
-        panels[1].bar_label(bars, [f"{number(r['ratio_ms'])}x" for r in records], padding=3, fontsize=8)
+        panels[1].bar_label(bars, [f"{three_digits(r['ratio_ms'])}x" for r in records], padding=3, fontsize=8)
         panels[1].axvline(1, color="#9ca3af", linewidth=1, zorder=0)
         panels[1].set(title="times as fast as PyTorch (more is better)", xlabel="time PyTorch / time native")
         panels[1].set_xlim(right=panels[1].get_xlim()[1] * 1.12)
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title(about), fontsize=11)
+    figure.suptitle(summary_line(about), fontsize=11)
     figure.savefig(path, dpi=130)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add_common_arguments(parser)
     sizes = "; ".join(f"{name}: {size.meaning}" for name, size in SIZES.items())
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of queries, keys and values")
@@ -252,11 +265,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"{OPS[op]}, {SIZES[size].meaning} ...", file=sys.stderr, flush=True)
             records += run_case(size, op, names, DTYPES[args.dtype], device, args.repeat)
     text = report(about, records, names)
-    print(text)
-    if args.json:
-        args.json.write_text(json.dumps(about | {"cases": records}, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(text)
+    write_results(args, text, about | {"cases": records})
     if args.picture:
         draw(about, records, names, args.picture)
 

@@ -16,20 +16,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import run_tool
+from common import run_tool, tool_parser
 from util.errors import UserError
 
 SOURCE = Path(__file__).resolve().parents[1] / "models/ops/src/cuda"
 BUDGET = SOURCE / "budget.json"
 ARCHITECTURES = "sm_80", "sm_90"
-WEIGHTS = "KeyIsValue", "DistinctKey", "Given"  # enum class Weights of arguments.cuh, which ptxas shows as numbers
+WEIGHTS = "KeyIsValue", "DistinctKey", "Given"  # enum class Weights of arguments.cuh, which ptxas prints as numbers
 
 Budget = dict[str, dict[str, int]]  # registers by architecture and kernel
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What ptxas says of a kernel; stack and spills in bytes."""
+    """What ptxas reports about a kernel; stack and spills in bytes."""
     architecture: str
     name: str
     registers: int
@@ -61,11 +61,11 @@ def main(args: argparse.Namespace) -> None:
     if gone:
         raise UserError(f"{BUDGET} has kernels that no longer exist: {', '.join(sorted(gone))}; --record rewrites it")
     if problems:
-        raise UserError(f"{len(problems)} kernels do not keep to {BUDGET}; --record accepts registers, but no spills")
+        raise UserError(f"{len(problems)} kernels exceed {BUDGET}; --record accepts registers, but no spills")
 
 
 def find_nvcc() -> str | None:
-    """nvcc of CUDA_HOME; without that, of the path or of the usual place."""
+    """nvcc in CUDA_HOME if that is set, else on the path or in the usual place."""
     home = os.environ.get("CUDA_HOME")
     candidates = [f"{home}/bin/nvcc"] if home else [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
     return next((path for path in candidates if path and Path(path).is_file()), None)
@@ -78,13 +78,13 @@ def compile_kernels(nvcc: str, file: Path, architecture: str, folder: Path) -> l
     if done.returncode:
         raise UserError(f"{file.name} does not compile for {architecture}:\n{done.stdout}{done.stderr}")
     readable = subprocess.run(["c++filt"], input=done.stdout + done.stderr, capture_output=True, text=True, check=True)
-    kernels = parse(readable.stdout)
+    kernels = parse_ptxas(readable.stdout)
     if not kernels:
-        raise UserError(f"no kernels found in what ptxas says of {file.name}:\n{readable.stdout}")
+        raise UserError(f"no kernels found in ptxas's output for {file.name}:\n{readable.stdout}")
     return kernels
 
 
-def parse(text: str) -> list[Kernel]:
+def parse_ptxas(text: str) -> list[Kernel]:
     """The kernels in ptxas's demangled output."""
     pattern = re.compile(r"Compiling entry function '(?P<name>.+?)' for '(?P<architecture>\w+)'.*?"
                          r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
@@ -132,7 +132,7 @@ def report(kernels: list[Kernel], problems: dict[Kernel, str]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--record", action="store_true", help="write the registers to budget.json")
     parser.add_argument("--jobs", type=int, default=2, help="compilers at a time")
     run_tool(main, parser.parse_args())

@@ -1,4 +1,5 @@
 """What every tool needs: importing this module puts the project on the path."""
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +9,41 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from util.errors import UserError  # noqa: E402 - the line above makes it findable
+from util.errors import UserError  # noqa: E402 - the lines above make it importable
 
 
 def run_tool(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
-    """Ends the program with the exit code that main(*arguments) returns; a user's mistake is printed without a
-    traceback."""
+    """Ends the program with the exit code that main(*arguments) returns; a UserError is printed without a traceback."""
     try:
         sys.exit(main(*arguments))
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def tool_parser(description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+    """A parser whose --help shows the tool's docstring as it is written."""
+    return argparse.ArgumentParser(description=description, epilog=epilog,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    import torch  # here, because tools/gpu_report.py runs without it
+
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu",
+                        help="cuda, cuda:N or cpu; default here: %(default)s")
+
+
+def add_options_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
+
+
+def add_size_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", nargs=2, type=int, default=(800, 1066), metavar=("H", "W"),
+                        help="image height and width in pixels; default: 800 1066")
+
+
+def add_detector_flags(parser: argparse.ArgumentParser) -> None:
+    """Config, weights and options of a trained detector."""
+    parser.add_argument("--config_file", "-c", required=True)
+    parser.add_argument("--resume", required=True, metavar="FILE|URL", help="the detector's weights")
+    add_options_flag(parser)

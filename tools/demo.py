@@ -1,26 +1,26 @@
 """From nothing to a trained, evaluated and drawn detector: python tools/demo.py (or `make demo`).
 
 Generates a small detection set in data/demo, trains config/demo/lite_dino.py on it through main.py, evaluates the best
-checkpoint, and leaves pictures, curves and tables in outputs/demo. A second call goes on where the first one stopped.
+checkpoint, and leaves pictures, curves and tables in outputs/demo. A second call resumes where the first one stopped.
 """
 import subprocess
 import sys
 
-from common import ROOT, run_tool
+from common import ROOT, run_tool, tool_parser
 from datasets.synthetic import generate
 
 DATA, OUTPUT, CONFIG = "data/demo", "outputs/demo", "config/demo/lite_dino.py"
 
 
 def run(*command: str) -> None:
-    """A program of this project; its failure ends the demo."""
+    """Runs a program of this project; its failure ends the demo."""
     print("$ python", *command, flush=True)
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
     while process.poll() is None:
         try:
             process.wait()
         except KeyboardInterrupt:
-            pass  # the terminal told the program too: it finishes its step and writes a checkpoint
+            pass  # the program got the signal too: it finishes its step and writes a checkpoint
     if process.returncode:
         sys.exit(process.returncode)
 
@@ -38,4 +38,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    tool_parser(__doc__).parse_args()
     run_tool(main)

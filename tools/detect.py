@@ -1,8 +1,8 @@
 """Detects objects in images: python tools/detect.py IMAGE_OR_FOLDER ... -c CONFIG --resume CHECKPOINT
 
-Writes each image with its boxes into --output_dir, and detections.json: for every image file_name,
-width, height, and its detections from the best on, each with class, category_id, score, and bbox [x, y, width, height]
-in px. An image that cannot be read is named and left out; the exit code is then 1.
+Writes each image with its boxes into --output_dir, and detections.json: for each image file_name, width, height,
+and its detections in descending order of score, each with class, category_id, score, and bbox [x, y, width, height] in
+pixels. An image that cannot be read is reported and skipped; the exit code is then 1.
 """
 import argparse
 import json
@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torchvision.ops import box_convert
 
-from common import run_tool
+from common import add_detector_flags, add_device_flag, run_tool, tool_parser
 from inference.predictor import Predictor, read_image
 from reports.drawing import draw_detections, truth_tensors
 from util.errors import UserError
 
-WRITTEN = (".jpg", ".jpeg", ".png")  # images of another kind get a picture of the last one
+WRITTEN = (".jpg", ".jpeg", ".png")  # for images of other kinds the picture is a PNG
 
 
 def main(args: argparse.Namespace) -> int:
@@ -29,7 +29,8 @@ def main(args: argparse.Namespace) -> int:
     files = find_images(args.images)
     detector = Predictor.from_files(args.config_file, args.resume, args.options, args.device)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    records, failed = [], 0
+    records: list[dict] = []
+    failed = 0
     for file in files:
         try:
             image = read_image(file)
@@ -41,9 +42,9 @@ def main(args: argparse.Namespace) -> int:
         found = {name: value[found["scores"] >= args.score] for name, value in found.items()}
         picture = draw_detections(image, truth_tensors([]), found, detector.class_names, args.score)
         picture.save(args.output_dir / (file.name if file.suffix.lower() in WRITTEN else f"{file.name}.png"))
-        records.append({"file_name": file.name, "width": image.width, "height": image.height,
-                        "detections": as_rows(found, detector.class_names)})
-        counts = Counter(row["class"] for row in records[-1]["detections"])
+        rows = as_rows(found, detector.class_names)
+        records.append({"file_name": file.name, "width": image.width, "height": image.height, "detections": rows})
+        counts = Counter(row["class"] for row in rows)
         print(f"{file}: " + (", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"))
     (args.output_dir / "detections.json").write_text(json.dumps(records, indent=1) + "\n")
     print(f"wrote {len(records)} images and detections.json to {args.output_dir}")
@@ -51,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def find_images(paths: list[Path]) -> list[Path]:
-    """Files, and the images in folders, by name. Raises UserError where there is none, or two of one name."""
+    """The given files, and the images in the given folders. Raises UserError if there are none, or two of one name."""
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files = []
     for path in paths:
@@ -76,14 +77,12 @@ def as_rows(found: dict[str, torch.Tensor], class_names: dict[int, str]) -> list
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
-    parser.add_argument("--config_file", "-c", required=True)
-    parser.add_argument("--resume", required=True, metavar="FILE|URL", help="the detector's weights")
-    parser.add_argument("--score", type=float, default=0.3, help="least score of a detection")
+    add_detector_flags(parser)
+    parser.add_argument("--score", type=float, default=0.3, help="minimum score of a detection; default: %(default)s")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/detect"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:N or cpu")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
+    add_device_flag(parser)
     return parser.parse_args(argv)
 
 

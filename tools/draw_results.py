@@ -1,4 +1,4 @@
-"""Draws what a run found: python tools/draw_results.py RUN_FOLDER --coco_path DIR
+"""Draws the results of a run: python tools/draw_results.py RUN_FOLDER --coco_path DIR
 
 Reads RUN_FOLDER/results/val_detections.json (written by main.py --eval --save_results) and log.txt, and writes
 detections.png, a grid of val images with ground truth and detections, and curves.png, the training by epoch.
@@ -10,10 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from common import run_tool
+from common import run_tool, tool_parser
 from datasets.coco import SPLITS, class_names, read_annotations
 from reports.curves import plot_log
-from reports.drawing import detection_tensors, draw_detections, save_grid, truth_tensors
+from reports.drawing import detection_tensors, draw_detections, truth_tensors
+from reports.grid import save_grid
 from util.errors import UserError
 
 
@@ -36,9 +37,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--coco_path", required=True, metavar="DIR")
-    parser.add_argument("--images", type=int, default=16, help="how many val images")
-    parser.add_argument("--score", type=float, default=0.3, help="least score of a detection")
+    parser.add_argument("--images", type=int, default=16, help="number of val images; default: %(default)s")
+    parser.add_argument("--score", type=float, default=0.3, help="minimum score of a detection; default: %(default)s")
     run_tool(main, parser.parse_args())

@@ -3,12 +3,14 @@
 Left: how the stages of SDETR follow one another. Right: attention as grids over the image.
 """
 import math
-import sys
+from pathlib import Path
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+
+from common import ROOT, tool_parser
 
 FILL = {"feature": "#dbeafe", "encoder": "#bbf7d0", "decoder": "#fde68a", "query": "#fbcfe8", "head": "#e5e7eb"}
 EDGE, RED = "#374151", "#dc2626"
@@ -52,7 +54,7 @@ def draw_stages(axes: Axes) -> None:
 
 
 def draw_grid(axes: Axes) -> None:
-    """The four grids of one head: a cell of Q meets all cells of K; that gives A, by which the cells of V are added."""
+    """The four grids of one head: a cell of Q meets all cells of K; that gives A, the weights of the cells of V."""
     axes.set_title("Attention as a grid", fontsize=11)
     shape, chosen = (6, 8), (2, 5)  # rows and columns, and the query's cell
     near = [[math.exp(-((row - 2) ** 2 + (column - 5) ** 2) / 4) for column in range(shape[1])]
@@ -88,4 +90,6 @@ def draw() -> Figure:
 
 
 if __name__ == "__main__":
-    draw().savefig(sys.argv[1] if len(sys.argv) > 1 else "docs/sdetr.png")
+    parser = tool_parser(__doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=ROOT / "docs/sdetr.png", metavar="FILE")
+    draw().savefig(parser.parse_args().file)

@@ -1,23 +1,22 @@
 """Makes a small file for others from a training's checkpoint: python tools/export_weights.py CHECKPOINT OUT.safetensors
 
-Keeps the weights alone (the average, where the training kept one): matrices and convolutions in half precision, the
+Keeps only the weights (their average, if the training kept one): matrices and convolutions in half precision, the
 rest as it is. Class names are stored with them, and the config goes to OUT.py beside it.
 """
-import argparse
 import json
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common import run_tool
+from common import run_tool, tool_parser
 from util.checkpoint import model_state, read_checkpoint
 from util.config import Config
 from util.errors import UserError
 
 
 def export(source: Path, target: Path) -> None:
-    """Raises UserError for a checkpoint that does not know its config, and for targets that exist."""
+    """Raises UserError for a checkpoint without config or class names, and for targets that exist."""
     checkpoint, config = read_checkpoint(source), target.with_suffix(".py")
     if "config" not in checkpoint or "class_names" not in checkpoint:
         raise UserError(f"{source} holds no config and class names: it is not a checkpoint of a training by main.py")
@@ -26,7 +25,7 @@ def export(source: Path, target: Path) -> None:
     for path in (target, config):
         if path.exists():
             raise UserError(f"{path} exists already")
-    weights = {name: smaller(tensor) for name, tensor in model_state(checkpoint, ema=True).items()}
+    weights = {name: compressed(tensor) for name, tensor in model_state(checkpoint, ema=True).items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, target, metadata={"class_names": json.dumps(checkpoint["class_names"])})
     target.chmod(0o644)
@@ -35,13 +34,13 @@ def export(source: Path, target: Path) -> None:
           f"python main.py --eval -c {config} --coco_path DIR --resume {target}")
 
 
-def smaller(tensor: Tensor) -> Tensor:
-    """Half precision for what a matrix product or a convolution reads; norms' statistics may not fit into it."""
+def compressed(tensor: Tensor) -> Tensor:
+    """Half precision for the weights of matrix products and convolutions; statistics of norms may exceed its range."""
     return (tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor.clone()).contiguous()
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("source", type=Path, metavar="CHECKPOINT")
     parser.add_argument("target", type=Path, metavar="OUT.safetensors")
     args = parser.parse_args()

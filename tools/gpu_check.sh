@@ -73,7 +73,7 @@ levers() {  # DTYPE LIMIT_S ARGUMENTS...
         --json "$out/levers_$1.json" --markdown "$parts/levers_$1.md" "${@:3}"
 }
 
-sanitize() {  # starts runs of small operators, with every allocation apart so that none can hide an overrun in another
+sanitize() {  # starts runs of small operators, with separate allocations so that none can hide an overrun in another
     local tool
     tool=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
     if [ -z "$tool" ]; then
@@ -97,7 +97,7 @@ sanitize() {  # starts runs of small operators, with every allocation apart so t
 }
 
 if [ $device = cuda ]; then
-    # For this GPU alone: the default list of architectures takes several times as long.
+    # Only for this GPU: the default list of architectures takes several times as long.
     TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$python" -c \
         'import torch; print("{}.{}".format(*torch.cuda.get_device_capability()))')}
     export TORCH_CUDA_ARCH_LIST

@@ -10,18 +10,18 @@ import json
 import platform
 import re
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
-from common import ROOT, run_tool
+from common import ROOT, run_tool, tool_parser
+from util.errors import UserError
 
 FIELDS = ["name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit"]
 BUILD_TOOLS = ["setuptools", "wheel", "ninja"]
 
 
 def missing_packages() -> list[str]:
-    """What the requirements files name and this Python has not; versions are not compared."""
+    """Packages of the requirements files that this Python lacks; versions are not compared."""
     lines = [line for name in ("requirements.txt", "requirements-dev.txt")
              for line in (ROOT / name).read_text().splitlines() if line[:1].isalpha()]
     return [name for name in [*(re.split(r"[<>=~! ]", line)[0] for line in lines), *BUILD_TOOLS] if not installed(name)]
@@ -69,6 +69,8 @@ def write_report(out: Path, parts: Path) -> int:
 
 def main(task: str, out: Path, parts: Path | None = None) -> int:
     if task == "report":
+        if parts is None:
+            raise UserError("report needs PARTS, the folder with the steps and their tables")
         return write_report(out, parts)
     machine = describe_machine()
     (out / "check.json").write_text(json.dumps({"machine": machine}, indent=1) + "\n")
@@ -77,4 +79,9 @@ def main(task: str, out: Path, parts: Path | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main, sys.argv[1], *map(Path, sys.argv[2:]))
+    parser = tool_parser(__doc__)
+    parser.add_argument("task", choices=("machine", "report"))
+    parser.add_argument("out", type=Path, metavar="OUT_DIR")
+    parser.add_argument("parts", type=Path, nargs="?", metavar="PARTS", help="for report")
+    args = parser.parse_args()
+    run_tool(main, args.task, args.out, args.parts)

@@ -13,35 +13,37 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as F
 
-from common import run_tool
+from common import add_device_flag, add_options_flag, run_tool, tool_parser
 from datasets.adapt import check_sizes, fitting_sizes
 from datasets.coco import CocoDetection, has_size
 from datasets.inspection.repair import repair
 from datasets.inspection.report import classes, heading, listed_cost, listed_problems, overview, verdict
 from datasets.inspection.split import BOTH, KINDS, SplitInspection, inspect_split
-from datasets.inspection.statistics import describe, seen_sides, warnings
+from datasets.inspection.statistics import data_warnings, seen_sides, split_statistics
 from datasets.loaders import train_loader
 from datasets.transforms import MEAN, STD, eval_limits, largest_train_shape, padding_for, train_transforms
 from measure.memory import resident
 from measure.model_cost import device_name
-from measure.step_cost import measure_step, memory_levers, memory_limit, worst_batch
+from measure.step_cost import Batch, measure_step, memory_levers, memory_limit, worst_batch
 from models import build_model
 from reports.data_plots import plot_boxes
-from reports.drawing import draw_targets, save_grid
+from reports.drawing import draw_targets
+from reports.grid import save_grid
 from util.config import Config, load_config, parse_pairs
 from util.cpu import keep_freed_memory
 from util.distributed import init_distributed
 from util.options import BackboneOptions, Options, parse_options
 from util.precision import amp_dtype, place
 
-EXAMPLES = 5  # of each problem that are named
-STEP_BATCHES = 3  # of the training, that a step's time is the median of
+EXAMPLES = 5  # named for each kind of problem
+STEP_BATCHES = 3  # whose median is the time of a step
 
 
 def main(args: argparse.Namespace) -> int:
@@ -53,12 +55,13 @@ def main(args: argparse.Namespace) -> int:
     if options.data.image_size is not None:  # as adapt_options does for a training, which some of the data would stop
         check_sizes(options.data)
         sized = [image for image in train.images.values() if has_size(image)]
-        config = config | fitting_sizes(options.data.image_size, sized) | {"image_size": None}
+        config.update(fitting_sizes(options.data.image_size, sized) | {"image_size": None})
         options = parse_options(config)
-    described = {split.split: describe(split, options.data, finest_stride(options.backbone)) for split in splits}
+    stride, num_queries = finest_stride(options.backbone), options.decoder.num_queries if args.config_file else None
+    described = {split.split: split_statistics(split, options.data, stride) for split in splits}
     found = {"data": str(args.root), "config": args.config_file, "splits": described,
              "problems": {split.split: problems(split) for split in splits},
-             "warnings": warnings(train, val, described, options.decoder.num_queries if args.config_file else None),
+             "warnings": data_warnings(train, val, described, num_queries),
              "stops": reasons_to_stop(splits, options, args.config_file), "step": None}
     text = [heading(found), overview(described), classes(described), listed_problems(found)]
     folder = Path(args.output_dir or Path("outputs") / "inspect" / Path(args.root).resolve().name)
@@ -75,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     text.append(verdict(found["stops"]))
     print("\n" + text[-1])
     if args.fix:
-        text.append(fix(args, splits, found["problems"]))
+        text.append(write_corrected_copy(args, splits, found["problems"]))
         print("\n" + text[-1])
     (folder / "report.md").write_text("\n\n".join(text) + "\n")
     (folder / "report.json").write_text(json.dumps(found, indent=1))
@@ -84,13 +87,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 def finest_stride(options: BackboneOptions) -> int:
-    """px of the image by place of the finest map that the model reads."""
+    """Stride of the finest feature map that the model reads, in px of the image."""
     stage = min(options.return_interm_indices)
-    return 2 ** (stage + 2 - (options.dilation and stage == 3))
+    return 16 if options.dilation and stage == 3 else 4 * 2**stage
 
 
 def problems(split: SplitInspection) -> dict[str, dict]:
-    """Count, first examples and consequences of every kind of problem that a split has."""
+    """Count, first examples and consequences of each kind of problem in a split."""
     return {kind: {"meaning": KINDS[kind].meaning, "count": len(found),
                    "examples": [problem.text for problem in found[:EXAMPLES]],
                    "stops": split.split in KINDS[kind].stops, "remedy": KINDS[kind].remedy}
@@ -102,15 +105,15 @@ def reasons_to_stop(splits: list[SplitInspection], options: Options, config_file
                if split.split in KINDS[kind].stops]
     reasons += [f"{split.split}: no image can be read" for split in splits
                 if not any(file and not file.error for file in split.files.values())]
-    largest, number = max(max(split.class_names) for split in splits), options.data.num_classes
-    if config_file and number != "auto" and number <= largest:
-        reasons.append(f"num_classes={number}, but there is the category id {largest}: set num_classes to "
+    largest, num_classes = max(max(split.class_names) for split in splits), options.data.num_classes
+    if config_file and num_classes != "auto" and num_classes <= largest:
+        reasons.append(f"num_classes={num_classes}, but there is the category id {largest}: set num_classes to "
                        f"{largest + 1} or 'auto'")
     return reasons
 
 
-def fix(args: argparse.Namespace, splits: list[SplitInspection], found: dict[str, dict]) -> str:
-    """Writes the copy, and says what changed."""
+def write_corrected_copy(args: argparse.Namespace, splits: list[SplitInspection], found: dict[str, dict]) -> str:
+    """Writes the corrected copy; returns what changed."""
     before_after = repair(splits, args.fix)
     changed, left = [], []
     for split, kinds in found.items():
@@ -132,7 +135,7 @@ def draw_boxes(splits: list[SplitInspection], described: dict[str, dict], option
 
 
 def draw_samples(dataset: CocoDetection, names: dict[int, str], count: int, path: Path) -> None:
-    """Samples from all over the train set, augmented as in the first epoch."""
+    """Evenly spaced samples of the train set, augmented as in the first epoch."""
     chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
     pictures = []
     for tensor, target in (dataset[index] for index in chosen):
@@ -145,13 +148,15 @@ def draw_samples(dataset: CocoDetection, names: dict[int, str], count: int, path
 
 def expected_cost(config: Config, options: Options, train: SplitInspection, described: dict, dataset: CocoDetection,
                   device: torch.device) -> dict:
-    """Time of a step on some batches of the training, memory on the largest that there can be. Bytes and seconds."""
-    if options.data.num_classes == "auto":
-        config = config | {"num_classes": max(train.class_names) + 1}
+    """Time of a step on a few batches of the training, memory of a step on the largest possible one; seconds, bytes."""
+    num_classes = options.data.num_classes
+    if num_classes == "auto":
+        num_classes = max(train.class_names) + 1
+    config.update(num_classes=num_classes, pretrained_backbone=False)
     options = parse_options(config)
     if device.type == "cpu":
         keep_freed_memory()  # as in the training: it changes both
-    model, criterion, _ = build_model(config | {"pretrained_backbone": False})
+    model, criterion, _ = build_model(config)
     place(model, device)
     criterion.to(device)
     pad_multiple = padding_for(options.data, device)
@@ -159,24 +164,26 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
     batch_size, most = options.data.batch_size, int(described["boxes_an_image"][2])
     sizes = [(image["width"], image["height"]) for image in train.images.values()]
 
-    def worst(batch_size: int):
-        shape = largest_train_shape(options.data, sizes, batch_size, pad_multiple=pad_multiple)
-        return worst_batch(batch_size, shape, most, options.data.class_count)
+    def largest_batch(images: int) -> Batch:
+        shape = largest_train_shape(options.data, sizes, images, pad_multiple=pad_multiple)
+        return worst_batch(images, shape, most, options.data.class_count)
 
     limit = memory_limit(device)
-    cost = {"device": device_name(device), "precision": str(precision or torch.float32).removeprefix("torch."),
-            "batch_size": batch_size, "limit_bytes": limit, "seconds": None,
-            "worst_shape": list(largest_train_shape(options.data, sizes, batch_size, pad_multiple=pad_multiple)),
-            "most_boxes": most,
-            "epochs": options.training.epochs, "levers": memory_levers(options, amp=precision is not None)}
-    if device.type == "cpu" and batch_size > 1:  # more than there is would end this process
+    cost: dict[str, Any] = {
+        "device": device_name(device), "precision": str(precision or torch.float32).removeprefix("torch."),
+        "batch_size": batch_size, "limit_bytes": limit, "seconds": None,
+        "worst_shape": list(largest_train_shape(options.data, sizes, batch_size, pad_multiple=pad_multiple)),
+        "most_boxes": most,
+        "epochs": options.training.epochs, "levers": memory_levers(options, amp=precision is not None)}
+    if device.type == "cpu" and batch_size > 1:  # too much memory would end this process: estimate first
         before = resident("VmRSS") * 2**20
-        one = measure_step(model, criterion, [worst(1)], device, precision).peak_bytes
+        one = measure_step(model, criterion, [largest_batch(1)], device, precision).peak_bytes
+        assert one is not None  # memory_limit has read /proc too
         cost["peak_bytes"] = round(one + (batch_size - 1) * (one - before))
         if cost["peak_bytes"] > limit:
             return cost
     try:
-        largest = measure_step(model, criterion, [worst(batch_size)], device, precision)
+        largest = measure_step(model, criterion, [largest_batch(batch_size)], device, precision)
         steps = options.training.epoch_steps
         loader = train_loader(dataset, batch_size, num_workers=0, seed=0, pad_multiple=pad_multiple,
                               epoch_batches=steps and steps * options.training.grad_accum_steps)
@@ -193,14 +200,14 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("root", type=Path, metavar="DIR", help="folder with train2017/, val2017/ and annotations/")
-    parser.add_argument("-c", "--config_file", help="config of the training that is planned")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
+    parser.add_argument("-c", "--config_file", help="config of the planned training")
+    add_options_flag(parser)
     parser.add_argument("--output_dir", help="default: outputs/inspect/<name of DIR>")
     parser.add_argument("--fix", metavar="NEW_DIR", help="write a corrected copy")
     parser.add_argument("--samples", type=int, default=16, help="pictures in samples.png")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:N or cpu")
+    add_device_flag(parser)
     return parser
 
 

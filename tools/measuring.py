@@ -1,6 +1,7 @@
-"""What the benchmarks in tools/ share: the model that is measured and batches to train it on, peak memory, child
-processes, tables and what a run was measured with."""
+"""What the benchmarks in tools/ share: the model that is measured and batches to train it on, fresh processes, and what
+a run was measured with."""
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from common import add_device_flag
 from measure.model_cost import device_name
 from models import build_model
 from models.ops import cpu_kernels, native_available
@@ -33,7 +35,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass
 class Setting:
-    """What one measurement runs: a model (config file and options), sizes, precision; it travels to child processes."""
+    """What one measurement runs: a model (config file and options), sizes, precision. Can be pickled."""
 
     model: str
     options: dict = field(default_factory=dict)  # of all models
@@ -64,7 +66,7 @@ class Setting:
         return place(model, self.device).eval(), criterion.to(self.device)
 
     def train_state(self, model: nn.Module, steps: int, fused: bool = True) -> TrainState:
-        """A training of so many steps that is about to begin. fused: see build_optimizer."""
+        """The state of a training of that many steps before the first. fused: see build_optimizer."""
         optim = parse_options(self.config()).training
         optimizer = build_optimizer(model, optim, fused)
         scaler = GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
@@ -73,7 +75,8 @@ class Setting:
 
 def random_batch(setting: Setting, num_classes: int, seed: int, boxes: tuple[int, int] = (1, 20)
                  ) -> tuple[NestedTensor, list[dict]]:
-    """Noise with so many boxes an image (least, most). It lies on the device: reading data is not what is measured."""
+    """Noise images with the given number of boxes per image (least, most). The batch is on the device: reading data is
+    not measured."""
     generator = torch.Generator().manual_seed(seed)
     samples, targets = torch.randn(setting.batch, 3, *setting.size, generator=generator), []
     for index in range(setting.batch):
@@ -86,23 +89,23 @@ def random_batch(setting: Setting, num_classes: int, seed: int, boxes: tuple[int
     return NestedTensor.from_list(list(samples)).to(setting.device), moved
 
 
-def apart(device: torch.device, function: Callable, *arguments: Any) -> Any:
-    """function(*arguments); on a CPU in a new process, so that nothing that ran before counts in its memory."""
-    return function(*arguments) if device.type == "cuda" else in_child(function, *arguments)
+def isolated_on_cpu(device: torch.device, function: Callable, *arguments: Any) -> Any:
+    """function(*arguments), on a CPU in a new process: there, earlier work would count in its memory."""
+    return function(*arguments) if device.type == "cuda" else in_fresh_process(function, *arguments)
 
 
-def in_child(function: Callable, *arguments: Any) -> Any:
-    """function(*arguments) in a new process, forked from one that has done nothing but the slow imports."""
+def in_fresh_process(function: Callable, *arguments: Any) -> Any:
+    """function(*arguments) in a new process, forked from one that has only done the slow imports."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["torchvision", "scipy.optimize"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def describe_run(device: torch.device, dtype: str) -> dict[str, str | int]:
+def describe_run(device: torch.device, dtype: str) -> dict[str, Any]:
     """What the numbers were measured with."""
     chosen = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("DEFORM_ATTN_")]
-    about = {"device": device_name(device), "dtype": dtype, "torch": torch.__version__,
+    about: dict[str, Any] = {"device": device_name(device), "dtype": dtype, "torch": torch.__version__,
              "command": shlex.join([*chosen, "python", *sys.argv])}
     if device.type == "cuda":
         return about | {"cuda": torch.version.cuda}
@@ -110,23 +113,33 @@ def describe_run(device: torch.device, dtype: str) -> dict[str, str | int]:
     return about | {"threads": torch.get_num_threads(), "cpu_path": path}
 
 
-def title(about: dict) -> str:
+def summary_line(about: dict) -> str:
+    """Device, precision and versions of describe_run, for a heading."""
     path = f", CPU path {about['cpu_path']}" if "cpu_path" in about else f", CUDA {about['cuda']}"
     return f"{about['device']}, {about['dtype']}, torch {about['torch']}{path}"
 
 
 def check_device(text: str, names: list[str], without: str) -> torch.device:
-    """The device, if it is there and has the implementations; `without` is the flag that asks for PyTorch's alone."""
+    """The device, if it is there and has the implementations; `without` is the flag that asks for PyTorch's only."""
     device = init_distributed(text, world_size=1, rank=0, local_rank=0, dist_url="env://")
     if "native" in names and not native_available(device.type):
         raise UserError(f"the compiled operator is not built for {device.type} here. Build it with `pip install "
-                        f"--no-build-isolation ./models/ops`, or measure PyTorch's alone with {without}")
+                        f"--no-build-isolation ./models/ops`, or measure only PyTorch's with {without}")
     return device
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=default, help="cuda, cuda:N or cpu; default here: %(default)s")
+    """Flags of every benchmark."""
+    add_device_flag(parser)
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
+
+
+def write_results(args: argparse.Namespace, text: str, numbers: dict) -> None:
+    """Prints the text, and writes it and the numbers to the files of --markdown and --json."""
+    print(text)
+    if args.json:
+        args.json.write_text(json.dumps(numbers, indent=1) + "\n")
+    if args.markdown:
+        args.markdown.write_text(text)

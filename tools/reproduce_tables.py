@@ -1,4 +1,4 @@
-"""Builds every row of the Lite DETR paper's tables and sets its cost beside the paper's:
+"""Builds each row of the Lite DETR paper's tables and compares its cost with the paper's:
 
     python tools/reproduce_tables.py [--out docs/benchmarks] [--rows WORD ...]
 
@@ -13,20 +13,23 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from common import ROOT, run_tool
+from common import ROOT, run_tool, tool_parser
 from measure.model_cost import count_flops, count_parameters
 from models import build_model
 from models.ops import native
 from util.config import load_config
 from util.errors import UserError
+from util.markdown import table as markdown_table
 
 SIZE = (800, 1066)  # height and width, px
+COLUMNS = ["model", "config", "parameters (M)", "GFLOPs", "paper", "difference", "encoder", "paper", "difference", "AP",
+           "source"]
 
 
 @dataclass
 class Table:
     title: str
-    target: float  # largest relative difference of all GFLOPs
+    target: float  # largest relative difference of the total GFLOPs
     rows: list["Row"]
 
 
@@ -100,8 +103,8 @@ def misses(table: Table, row: Row, cost: Cost) -> bool:
     return row.total is not None and abs(cost.total / row.total - 1) > table.target
 
 
-def markdown(tables: list[Table], costs: dict[str, Cost], command: str) -> str:
-    """The page; costs by config."""
+def page(tables: list[Table], costs: dict[str, Cost], command: str) -> str:
+    """The text of paper_tables.md; costs by config."""
     lines = ["# The tables of the Lite DETR paper", "",
              f"Written by `{command}`: one image of {SIZE[0]}x{SIZE[1]} px,",
              "a multiply-add counts as one. Convolutions, matrix products, attention, bilinear samples and, in",
@@ -110,14 +113,7 @@ def markdown(tables: list[Table], costs: dict[str, Cost], command: str) -> str:
              "hand; nothing here was trained on COCO.", ""]
     for table in tables:
         lines += [f"## {table.title}", "", f"Target: {100 * table.target:.0f} % in all.", "",
-                  "| model | config | parameters (M) | GFLOPs | paper | difference | encoder | paper | difference "
-                  "| AP | source |", "|" + "---|" * 11]
-        for row in table.rows:
-            cost = costs[row.config]
-            ap = "-" if row.ap is None else f"{row.ap:.1f}"
-            lines.append(f"| {row.name} | [{row.config}](../../config/{row.config}.py) | {cost.parameters:.2f} "
-                         f"| {_compared(cost.total, row.total)} | {_compared(cost.encoder, row.encoder)} "
-                         f"| {ap} | {row.source} |")
+                  markdown_table(COLUMNS, [_cells(row, costs[row.config]) for row in table.rows], "llrrrrrrrrl")]
         for row in table.rows:
             if misses(table, row, costs[row.config]):
                 lines += ["", f"**{row.name}** misses the target. {row.note or 'Why is not known.'}"]
@@ -126,9 +122,15 @@ def markdown(tables: list[Table], costs: dict[str, Cost], command: str) -> str:
     return "\n".join(lines)
 
 
-def _compared(ours: float, paper: float | None) -> str:
-    """Three cells: ours, the paper's, the relative difference."""
-    return f"{ours:.1f} | - | -" if paper is None else f"{ours:.1f} | {paper:.0f} | {100 * (ours / paper - 1):+.1f} %"
+def _cells(row: Row, cost: Cost) -> list[str]:
+    return [row.name, f"[{row.config}](../../config/{row.config}.py)", f"{cost.parameters:.2f}",
+            *_compared(cost.total, row.total), *_compared(cost.encoder, row.encoder),
+            "-" if row.ap is None else f"{row.ap:.1f}", row.source]
+
+
+def _compared(ours: float, paper: float | None) -> list[str]:
+    """Ours, the paper's, the relative difference."""
+    return [f"{ours:.1f}", *(["-", "-"] if paper is None else [f"{paper:.0f}", f"{100 * (ours / paper - 1):+.1f} %"])]
 
 
 def draw(tables: list[Table], costs: dict[str, Cost], path: Path) -> None:
@@ -195,7 +197,7 @@ def main(args: argparse.Namespace) -> int:
             print(f"counting {row.config}", file=sys.stderr, flush=True)
             costs[row.config] = measure(row)
     command = " ".join(["python tools/reproduce_tables.py", *(["--rows", *args.rows] if args.rows else [])])
-    text = markdown(tables, costs, command)
+    text = page(tables, costs, command)
     print(text)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "paper_tables.md").write_text(text)
@@ -208,7 +210,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", metavar="DIR")
-    parser.add_argument("--rows", nargs="+", default=[], metavar="WORD", help="only configs that have all these words")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="WORD",
+                        help="only configs whose names have all these words")
     run_tool(main, parser.parse_args())

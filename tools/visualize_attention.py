@@ -2,8 +2,8 @@
 
 One row for each encoder and decoder, one panel for each of its layers (with --heads: for each head of its last layer).
 A decoder's panels show what the query attends to in the memory. An encoder's show what the token in the centre of the
-query's box attends to, of the coarsest map: there is the cross. Global attention is a map over the image; deformable
-attention is its sampled points, coloured by weight. The query's box is drawn in white.
+query's box attends to, on the coarsest map; a cross marks that token. Global attention is a map over the image;
+deformable attention is its sampled points, coloured by weight. The query's box is drawn in white.
 """
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from common import run_tool
+from common import add_detector_flags, run_tool, tool_parser
 from inference.predictor import Predictor, read_image
 from models.attention_maps import Attended, record_attention
 from util.errors import UserError
@@ -37,11 +37,11 @@ def main(args: argparse.Namespace) -> None:
     if args.query is not None and not 0 <= args.query < num_queries:
         raise UserError(f"--query {args.query} must be from 0 to {num_queries - 1}")
     mine = queries == args.query if args.query is not None else torch.ones_like(queries, dtype=torch.bool)
-    best = torch.where(mine, scores, -1).argmax()
-    query, label = int(queries[best]), int(labels[best])
-    title = f"query {query}: {detector.class_names.get(label, f'class {label}')}, score {scores[best]:.2f}"
-    draw(picture, records, query, outputs["pred_boxes"][0, query], title, args.heads).savefig(args.output)
-    print(f"{title}; wrote {args.output}")
+    strongest = torch.where(mine, scores, -1).argmax()
+    query, label = int(queries[strongest]), int(labels[strongest])
+    caption = f"query {query}: {detector.class_names.get(label, f'class {label}')}, score {scores[strongest]:.2f}"
+    draw(picture, records, query, outputs["pred_boxes"][0, query], caption, args.heads).savefig(args.output)
+    print(f"{caption}; wrote {args.output}")
 
 
 def draw(picture: Image.Image, records: list[Attended], query: int, box: Tensor, title: str, heads: bool) -> Figure:
@@ -73,7 +73,7 @@ def draw(picture: Image.Image, records: list[Attended], query: int, box: Tensor,
 
 
 def draw_panel(axes: Axes, picture: Image.Image, layer: Attended, heads: list[int], query: int, box: Tensor) -> None:
-    """The mean over some heads."""
+    """The attention of a query, as the mean over `heads`."""
     width, height = picture.size
     if layer.in_encoder:
         index, (x, y) = token_at(layer, box)
@@ -87,7 +87,7 @@ def draw_panel(axes: Axes, picture: Image.Image, layer: Attended, heads: list[in
         axes.imshow(as_map(weights.mean(0), layer.shapes).numpy(), cmap=COLOURS, alpha=0.65, extent=extent)
     else:
         points = layer.locations[index, heads].flatten(0, -2)
-        order = weights.flatten().argsort()  # the heaviest on top
+        order = weights.flatten().argsort()  # the largest on top
         x, y = (points[order] * points.new_tensor([width, height])).T.numpy()
         axes.scatter(x, y, c=weights.flatten()[order].numpy(), cmap=COLOURS, s=9)
     *corner, box_width, box_height = (box_convert(box, "cxcywh", "xywh") * box.new_tensor([width, height] * 2)).tolist()
@@ -108,18 +108,16 @@ def token_at(layer: Attended, box: Tensor) -> tuple[int, tuple[float, float]]:
 def as_map(weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
     """Weights [N] of the tokens of all maps, added up at the resolution of the finest."""
     maps = [part.view(1, 1, *shape) for part, shape in zip(weights.split([h * w for h, w in shapes]), shapes)]
-    return sum(F.interpolate(m, shapes[0]) for m in maps)[0, 0]
+    return torch.cat([F.interpolate(m, shapes[0]) for m in maps]).sum(0)[0]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config_file", "-c", required=True)
-    parser.add_argument("--resume", required=True, metavar="FILE|URL", help="the detector's weights")
+    parser = tool_parser(__doc__)
+    add_detector_flags(parser)
     parser.add_argument("--image", required=True, type=Path)
     parser.add_argument("--query", type=int, help="number of the query; default: the one with the best score")
-    parser.add_argument("--heads", action="store_true", help="the heads of each part's last layer, not its layers")
+    parser.add_argument("--heads", action="store_true", help="heads of each part's last layer instead of its layers")
     parser.add_argument("--output", type=Path, default=Path("attention.png"))
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
     return parser.parse_args(argv)
 
 

@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 torch.serialization.add_safe_globals([argparse.Namespace])  # released files hold their arguments
 
 UNFINISHED = ".*.pth.*"  # names of checkpoints while they are written
-# Buffers that follow from the architecture, and training leftovers: never loaded, never missed.
+# Buffers that follow from the architecture, and training leftovers: neither loaded nor missed.
 _DERIVED = re.compile(r"(relative_position_index|attn_mask|num_batches_tracked)$")
 # First words of the published SDETR's names, stage 1 reading C5 and stage 2 C4; ours go by stage and by level.
 _PUBLISHED_SDETR = {"mytransformer1": "stages.0", "query_embed1": "query_embed.0", "input_proj1": "input_proj.1",
                     "mytransformer2": "stages.1", "query_embed2": "query_embed.1", "input_proj2": "input_proj.0"}
-# Tensors with one row a class. In them, and only in them, a checkpoint may differ from the model.
+# Tensors with one row per class. Only in these may a checkpoint's shapes differ from the model's.
 CLASS_TENSORS = re.compile(r"(class_embed(\.\d+)?\.(weight|bias)|label_enc\.weight)$")
 
 
@@ -45,7 +45,7 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # PyTorch's own text advises to load it unsafely
+    except pickle.UnpicklingError as error:  # PyTorch's own text recommends loading it unsafely
         raise UserError(f"{path} is not a checkpoint that can be read safely: it was not written by torch.save, is "
                         "damaged, or holds more than tensors and plain values") from error
     except Exception as error:
@@ -66,9 +66,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _download(url: str) -> Path:
-    """The file behind an address, from torch's cache if it is there."""
+    """Path of the file behind an address, in torch's cache; downloads it if it is not there."""
     name = Path(urlparse(url).path).name
-    if not re.search(r"-[0-9a-f]{8}", name):  # names with a hash, as torchvision's, say which file they are
+    if not re.search(r"-[0-9a-f]{8}", name):  # names with a hash, as torchvision's, identify the file
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if path.is_file():
@@ -83,9 +83,9 @@ def _download(url: str) -> Path:
 
 
 def write_checkpoint(content: dict[str, Any], path: str | os.PathLike) -> None:
-    """Writes a file that is either whole or not there: to a temporary neighbour first, then renamed.
+    """Writes a file that is either complete or absent.
 
-    Raises UserError if it cannot be written (full disk); an earlier file of that name is then still whole.
+    Raises UserError if it cannot be written (full disk); an earlier file of that name is then intact.
     """
     try:
         with atomic_write(path) as temporary, open(temporary, "wb") as file:
@@ -111,7 +111,7 @@ def copy_checkpoint(source: str | os.PathLike, target: str | os.PathLike) -> Non
 
 
 def model_state(checkpoint: dict[str, Any], ema: bool = False) -> dict[str, Tensor]:
-    """The weights inside a checkpoint: a bare state dict, or the entry "model" ("ema_model" if wanted and there)."""
+    """The weights inside a checkpoint: a bare state dict, or its entry "model" (with `ema` "ema_model", if present)."""
     for name in (("ema_model", "model") if ema else ("model",)):
         if isinstance(checkpoint.get(name), dict):
             checkpoint = checkpoint[name]
@@ -124,20 +124,20 @@ def model_state(checkpoint: dict[str, Any], ema: bool = False) -> dict[str, Tens
 
 def load_weights(model: nn.Module, checkpoint: str | os.PathLike | dict[str, Any], strict: bool = True,
                  ema: bool = False) -> None:
-    """Loads released or own weights into a model; published layouts are mapped to ours here and nowhere else.
+    """Loads released or own weights into a model; only here are published layouts mapped to ours.
 
-    Raises UserError that lists missing, unexpected and mismatched tensors. With strict=False, missing and unexpected
+    Raises UserError with the missing, unexpected and mismatched tensors. With strict=False, missing and unexpected
     ones are logged instead.
     """
     name = "the checkpoint" if isinstance(checkpoint, dict) else str(checkpoint)
     content = checkpoint if isinstance(checkpoint, dict) else read_checkpoint(checkpoint)
     own = model.state_dict()
     state = to_our_layout(model_state(content, ema), own)
-    missing, unexpected, mismatched = compare(state, own)
-    problems = describe("missing", missing) + describe("unexpected", unexpected)
+    missing, unexpected, mismatched = compare_states(state, own)
+    problems = listed_tensors("missing", missing) + listed_tensors("unexpected", unexpected)
     other_classes = bool(mismatched) and all(CLASS_TENSORS.search(line.split()[0]) for line in mismatched)
     if mismatched or (strict and problems):
-        problems += describe("of another shape (checkpoint, model)", mismatched)
+        problems += listed_tensors("of another shape (checkpoint, model)", mismatched)
         raise UserError(f"{name} does not fit the model that the config describes:\n" + "\n".join(problems)
                         + _advice(other_classes))
     for line in problems:
@@ -154,7 +154,7 @@ def to_our_layout(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str,
 
 
 def our_name(key: str) -> str:
-    """The name here of a published parameter."""
+    """This project's name of a published parameter."""
     part, dot, rest = key.partition(".")
     return _PUBLISHED_SDETR.get(part, part) + dot + rest
 
@@ -165,8 +165,8 @@ def _is_unused(key: str, own: dict[str, Tensor]) -> bool:
     return bool(found) and key not in own and f"{prefix}attention_weights.weight" in own
 
 
-def compare(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
-    """What the checkpoint lacks, what the model lacks, and what differs in shape (with both shapes)."""
+def compare_states(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+    """Names of tensors that are missing in `state`, unexpected in it, and of another shape (with both shapes)."""
     missing = [key for key in own if key not in state and not _DERIVED.search(key)]
     unexpected = [key for key in state if key not in own]
     mismatched = [f"{key} {tuple(state[key].shape)} {tuple(own[key].shape)}"
@@ -174,8 +174,8 @@ def compare(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[list[str]
     return missing, unexpected, mismatched
 
 
-def describe(kind: str, names: list[str], most: int = 5) -> list[str]:
-    """Lines of an error about tensors."""
+def listed_tensors(kind: str, names: list[str], most: int = 5) -> list[str]:
+    """Lines for an error message: how many tensors are of this kind, and the first names."""
     if not names:
         return []
     more = [f"... and {len(names) - most} more"] if len(names) > most else []

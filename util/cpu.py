@@ -5,14 +5,14 @@ import sys
 
 
 def available_cpus() -> int:
-    """Processors that this process may use: those that Slurm, a container or taskset leaves it."""
+    """Processors that this process may use, as limited by Slurm, a container or taskset."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:
     """Makes glibc reuse the memory of freed tensors.
 
-    By default it returns every large block to the system, and each new activation pays for fresh zeroed pages.
+    By default it returns large blocks to the system, and each new activation has to wait for zeroed pages.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the user can mend."""
+"""The exceptions for what the user can fix."""
 import difflib
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ class UserError(ValueError):
 
 
 class LostProcess(UserError):
-    """Another process of the training is gone: nobody's mistake, the training can go on from its checkpoint."""
+    """Another process of the training is gone: the training can go on from its checkpoint."""
 
     exit_code = 75  # sysexits.h: try again later
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either complete or absent."""
 import os
 import secrets
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pathlib import Path
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path in the same folder. What is written to it takes the place of `path` when the block ends, and
-    is removed if the block fails: an earlier file is then still whole.
+    is removed if the block fails: an earlier file is then intact.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

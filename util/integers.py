@@ -1,4 +1,4 @@
-"""Integer arithmetic that Python spells obscurely."""
+"""Integer division and multiples, rounded up."""
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from util.checkpoint import CLASS_TENSORS, compare, describe, model_state, read_checkpoint, to_our_layout
+from util.checkpoint import CLASS_TENSORS, compare_states, listed_tensors, model_state, read_checkpoint, to_our_layout
 from util.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -42,11 +42,11 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
     rows = {} if class_names is None else shared_rows(class_names, old_names)
     for key in by_class:
         state[key] = carry_rows(own[key], state[key], rows, keep_last=no_object)
-    missing, unexpected, mismatched = compare(state, own)
+    missing, unexpected, mismatched = compare_states(state, own)
     missing = [key for key in missing if key not in ignored]
     if missing or unexpected or mismatched:
-        problems = (describe("missing", missing) + describe("unexpected", unexpected)
-                    + describe("of another shape (checkpoint, model)", mismatched))
+        problems = (listed_tensors("missing", missing) + listed_tensors("unexpected", unexpected)
+                    + listed_tensors("of another shape (checkpoint, model)", mismatched))
         raise UserError(f"{source} does not fit the model that the config describes:\n" + "\n".join(problems)
                         + "\n  --finetune_ignore WORD ... leaves out tensors by name")
     model.load_state_dict(state, strict=False)

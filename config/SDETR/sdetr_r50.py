@@ -1,4 +1,4 @@
-# SDETR R50 on COCO, the command of the paper's authors (main.py takes this file where there is no -c):
+# SDETR R50 on COCO, the command of the paper's authors (main.py uses this file if there is no -c):
 #   python -m torch.distributed.launch --nproc_per_node=4 --use_env main.py --epochs=150 --lr_drop 100 --coco_path DIR
 _base_ = ['../DINO/coco_transformer.py']
 
@@ -24,7 +24,7 @@ position_embedding = 'sine'
 pe_temperatureH = 10000
 pe_temperatureW = 10000
 
-# two stages: C5, then C4 with a single-head encoder. A list has one entry a stage; one number is for all stages
+# two stages: C5, then C4 with a single-head encoder. A list has one entry per stage; a number is for all stages
 stage_levels = [[1], [0]]
 enc_layers = [3, 3]
 enc_nheads = [8, 1]

@@ -4,7 +4,7 @@ _base_ = ['../DINO/DINO_4scale.py']
 num_classes = 'auto'
 dn_labelbook_size = None
 
-# strides 16, 32 and 64; the stem and the first stages are the dearest to train
+# strides 16, 32 and 64; the stem and the first stages are the most expensive to train
 backbone = 'timm:tf_efficientnet_lite0'
 backbone_freeze_keywords = ['conv_stem', 'blocks.0.', 'blocks.1.']
 return_interm_indices = [2, 3]
@@ -19,10 +19,10 @@ enc_scale = 2
 dec_layers = 2
 num_queries = 60
 num_select = 100
-nms_iou_threshold = 0.7  # so short a training leaves duplicates
+nms_iou_threshold = 0.7  # such a short training leaves duplicates
 dn_number = 60
 
-# one size and no crops: a short training learns fastest so
+# one size and no crops: with these a short training learns fastest
 data_aug_scales = [256]
 data_aug_max_size = 256
 data_aug_scales2_resize = [256]

@@ -1,4 +1,4 @@
-# A wider one for a GPU, at up to 640 px:
+# A wider model for a GPU, at up to 640 px:
 #   python main.py -c config/finetune/efficientnet_lite0_640.py --coco_path DIR
 _base_ = ['efficientnet_lite0.py']
 

@@ -1,6 +1,5 @@
-# What fine-tuning on a small set of one's own needs, whatever the model: _base_ of the configs in this folder.
-# Classes and image sizes come from the data; the schedule counts steps, so that its length does not depend on the size
-# of the set.
+# What fine-tuning on a small data set needs with any model: _base_ of the configs in this folder. Classes and image
+# sizes come from the data. The schedule counts steps, so its length does not depend on the size of the data set.
 num_classes = 'auto'
 dn_labelbook_size = None
 
@@ -10,7 +9,7 @@ batch_size = 4
 image_size = 640
 num_queries = 300
 
-amp = 'cuda'  # half precision on GPUs alone, where it saves memory
+amp = 'cuda'  # half precision only on GPUs, where it saves memory
 onecyclelr = True  # warm-up, peak, and down to zero
 epoch_steps = 100
 epochs = 30

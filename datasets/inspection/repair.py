@@ -1,4 +1,4 @@
-"""A corrected copy of a COCO-format folder: what training would drop or refuse is left out, cut or put right."""
+"""A corrected copy of a COCO-format folder: what training would drop or refuse is left out, cut or corrected."""
 import json
 import os
 import shutil
@@ -13,11 +13,11 @@ from util.errors import UserError
 
 
 def repair(inspections: list[SplitInspection], new_root: str | Path) -> dict[str, dict[str, tuple[int, int]]]:
-    """Writes new_root with the same layout; KINDS in datasets/inspection/split.py says what becomes of which problem.
+    """Writes new_root with the same layout; KINDS in datasets/inspection/split.py says what happens to each problem.
 
     Image files are hard links to the old ones where the file system allows, so they must not be edited in place; turned
-    ones are written anew. Returns by split the numbers of "images" and "annotations" before and after. Raises UserError
-    if new_root holds anything, if a split would have no image left, and for file names that lead out of the folder.
+    ones are rewritten. Returns by split the numbers of "images" and "annotations" before and after. Raises UserError
+    if new_root holds anything, if a split would have no image left, and for file names that lead outside the folder.
     """
     new_root = Path(new_root)
     if new_root.exists() and (not new_root.is_dir() or any(new_root.iterdir())):
@@ -32,7 +32,7 @@ def repair(inspections: list[SplitInspection], new_root: str | Path) -> dict[str
         for image in contents[split]["images"]:
             target = Path(os.path.normpath(folder / image["file_name"]))
             if not target.is_relative_to(folder):
-                raise UserError(f"--fix: the file name {image['file_name']} leads out of {inspection.folder}")
+                raise UserError(f"--fix: the file name {image['file_name']} leads outside {inspection.folder}")
             _copy(inspection.folder / image["file_name"], target, image["id"] in turned)
         path = new_root / SPLITS[split][1]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +57,10 @@ def repaired_content(inspection: SplitInspection) -> dict[str, Any]:
 
 
 def _repaired_images(inspection: SplitInspection) -> dict[Any, dict]:
-    """By id: those with a file that can be read, with the size that the file has, once turned."""
+    """By id: images whose file can be read, with the size of the file once it is turned."""
     images = dict(inspection.images)
     for problem in inspection.problems:
-        # Nobody can tell which of two files the boxes of one id belong to.
+        # It is unknown which of the two files the boxes belong to.
         if problem.kind == "repeated_image_id" and problem.entry["id"] in images:
             if images[problem.entry["id"]]["file_name"] != problem.entry["file_name"]:
                 del images[problem.entry["id"]]

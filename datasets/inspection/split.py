@@ -1,7 +1,7 @@
-"""What is wrong with a COCO-format folder: every problem, with the image and the annotation that has it.
+"""What is wrong with a COCO-format folder: every problem, with its image and annotation.
 
-datasets/coco.py stops at the first problem that it cannot pass over, and drops others with a count; the checks are the
-same ones, or theirs.
+datasets/coco.py stops at the first problem that it cannot ignore, and drops others with a count. Where both check the
+same thing, they share the code.
 """
 import hashlib
 import os
@@ -23,14 +23,14 @@ from util.cpu import available_cpus
 from util.errors import UserError
 
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap width and height
-ROUNDING = 0.1  # px by which a box may reach out of its image unnoticed
+ROUNDING = 0.1  # px by which a box may extend beyond its image unnoticed
 BOTH = ("train", "val")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of problem. `stops`: the splits in which training does not start or go on with it. `remedy`: what
-    datasets/inspection/repair.py does about it, where it does something."""
+    """A kind of problem. `stops`: the splits in which it keeps a training from starting or going on. `remedy`: what
+    datasets/inspection/repair.py does about it, if anything."""
 
     meaning: str
     stops: tuple[str, ...] = ()
@@ -46,27 +46,27 @@ KINDS = {
     "unknown_image": Kind("annotations of an image that is not listed", BOTH, "left out"),
     "not_a_box": Kind("annotations whose bbox or area is not made of numbers", BOTH, "left out"),
     "not_a_crowd": Kind("annotations whose iscrowd is neither 0 nor 1", BOTH, "left out"),
-    "repeated_annotation_id": Kind("annotations with the id of another", remedy="numbered anew"),
+    "repeated_annotation_id": Kind("annotations with the id of another", remedy="renumbered"),
     "missing": Kind("images without a file", ("val",), "left out with their boxes"),
     "unreadable": Kind("images that cannot be read", ("val",), "left out with their boxes"),
-    "other_size": Kind("images of another size than the annotations say", ("val",), "size taken from the file; look "
+    "other_size": Kind("images whose size differs from the annotations", ("val",), "size taken from the file; look "
                                                                                     "whether the boxes fit"),
     "turned": Kind("images that are annotated as their EXIF orientation shows them", ("val",), "pixels turned"),
     "orientation": Kind("images with an EXIF orientation, which training does not apply"),
     "not_rgb": Kind("images that are not RGB, which training converts"),
-    "deep": Kind("images of more than 8 bits a channel, of which training sees little"),
+    "deep": Kind("images of more than 8 bits per channel, of which training sees little"),
     "repeated_file": Kind("images with the same content as another"),
     "unlisted": Kind("files that the annotations do not list", remedy="not copied"),
     "not_finite": Kind("boxes with a value that is not finite", remedy="left out"),
     "empty": Kind("boxes of zero or negative width or height", remedy="left out"),
-    "outside": Kind("boxes wholly outside of their image", remedy="left out"),
-    "clipped": Kind("boxes that reach out of their image, which training cuts", remedy="cut"),
+    "outside": Kind("boxes entirely outside their image", remedy="left out"),
+    "clipped": Kind("boxes that extend beyond their image, which training cuts", remedy="cut"),
     "repeated_box": Kind("boxes that repeat one of the same class", remedy="one kept"),
-    "tiny": Kind("boxes narrower or lower than 1 px"),
+    "tiny": Kind("boxes with a side below 1 px"),
     "whole_image": Kind("boxes that cover the whole image"),
-    "area": Kind("areas of 0 or less, or above that of their box by a tenth or more", remedy="set to the box's"),
+    "area": Kind("areas of 0 or less, or more than a tenth above that of their box", remedy="set to the box's"),
 }
-# Entries not to read.
+# Entries that are not read further.
 USELESS = {"incomplete", "repeated_image_id", "unknown_category", "unknown_image", "not_a_box", "not_a_crowd"}
 
 
@@ -133,7 +133,7 @@ def inspect_split(root: str | Path, split: str, progress: bool = False) -> Split
     return result
 
 
-def read_image(path: Path) -> ImageFile | None:
+def inspect_file(path: Path) -> ImageFile | None:
     """None where there is no such file."""
     if not path.is_file():
         return None
@@ -148,8 +148,8 @@ def read_image(path: Path) -> ImageFile | None:
 
 
 def _read_files(folder: Path, images: dict[Any, dict], progress: bool) -> dict[Any, ImageFile | None]:
-    with ThreadPoolExecutor(min(8, available_cpus())) as pool:  # PIL decodes outside of Python's lock
-        found = pool.map(read_image, [folder / image["file_name"] for image in images.values()])
+    with ThreadPoolExecutor(min(8, available_cpus())) as pool:  # PIL decodes without Python's lock
+        found = pool.map(inspect_file, [folder / image["file_name"] for image in images.values()])
         found = tqdm(found, folder.name, len(images), unit="image", disable=not progress, leave=False)
         return dict(zip(images, found))
 
@@ -163,7 +163,7 @@ def _stated_size(image: dict, file: ImageFile | None) -> dict[str, float]:
 
 
 def file_problems(images: dict[Any, dict], files: dict[Any, ImageFile | None], folder: Path) -> Iterator[Problem]:
-    """What the image files of a split have, for images and files by image id."""
+    """Problems of the image files of a split; images and files by image id."""
     seen: dict[str, str] = {}
     for image_id, image in images.items():
         name, file = image["file_name"], files[image_id]
@@ -212,30 +212,30 @@ def _by_image(annotations: list[dict]) -> dict[Any, list[dict]]:
 
 
 def box_problems(images: dict[Any, dict], annotations: list[dict]) -> Iterator[Problem]:
-    """What the boxes have, of annotations that entry_problems passed; images by id, with "width" and "height"."""
+    """Problems of the boxes of annotations that entry_problems passed; images by id, with "width" and "height"."""
     for image_id, group in _by_image(annotations).items():
         image, seen = images[image_id], set()
         width, height = image["width"], image["height"]
-        _, faults = clip_boxes(_xywh(group), width, height)
-        faults = {kind: found.tolist() for kind, found in faults.items()}
+        _, found_faults = clip_boxes(_xywh(group), width, height)
+        faults = {kind: found.tolist() for kind, found in found_faults.items()}
         for i, annotation in enumerate(group):
             x, y, w, h = box = annotation["bbox"]
-            where = f"{image['file_name']}, annotation {annotation['id']}: {box}"
+            context = f"{image['file_name']}, annotation {annotation['id']}: {box}"
             fault = next((kind for kind, found in faults.items() if found[i]), None)
             key = (annotation["category_id"], annotation.get("iscrowd", 0), *box)
             if fault is not None:
-                yield Problem(fault, f"{where} in {width}x{height} px", annotation)
+                yield Problem(fault, f"{context} in {width}x{height} px", annotation)
                 continue
             if min(x, y) < -ROUNDING or x + w > width + ROUNDING or y + h > height + ROUNDING:
-                yield Problem("clipped", f"{where} in {width}x{height} px", annotation)
+                yield Problem("clipped", f"{context} in {width}x{height} px", annotation)
             elif w >= width - ROUNDING and h >= height - ROUNDING:
-                yield Problem("whole_image", where, annotation)
+                yield Problem("whole_image", context, annotation)
             if min(w, h) < 1:
-                yield Problem("tiny", where, annotation)
+                yield Problem("tiny", context, annotation)
             if not 0 < annotation.get("area", w * h) <= 1.1 * w * h + 1:
-                yield Problem("area", f"{where}, area {annotation['area']}", annotation)
+                yield Problem("area", f"{context}, area {annotation['area']}", annotation)
             if key in seen:
-                yield Problem("repeated_box", where, annotation)
+                yield Problem("repeated_box", context, annotation)
             seen.add(key)
 
 

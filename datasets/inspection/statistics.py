@@ -1,4 +1,4 @@
-"""Numbers that describe a data set before a training, as plain values that fit into a json file."""
+"""Numbers that describe a data set before a training, as plain values for a json file."""
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -10,18 +10,18 @@ from datasets.transforms import ResizeShorter, eval_limits, train_limits
 from util.options import DataOptions
 
 SMALL, MEDIUM = 32**2, 96**2  # COCO's limits of the area, px²
-FEW = 10  # boxes of a class, below which it is hardly learned
+FEW = 10  # boxes: a class with fewer is hardly learned
 
 
-def describe(split: SplitInspection, data: DataOptions, finest_stride: int) -> dict:
+def split_statistics(split: SplitInspection, data: DataOptions, finest_stride: int) -> dict:
     """Images, boxes by class and size, and the sides of boxes as the model sees them, of one split.
 
-    finest_stride: px of the image by place of the finest feature map.
+    finest_stride: of the finest feature map, in px of the image.
     """
     sizes = [(i["width"], i["height"]) for i in split.images.values() if has_size(i)]
     per_image = Counter(split.box_image)
     counts = [per_image[image_id] for image_id in split.images]
-    fullest = max(per_image, key=per_image.get, default=None)
+    fullest = max(per_image, key=lambda image_id: per_image[image_id], default=None)
     return {
         "images": len(split.images), "images_without_boxes": sum(count == 0 for count in counts),
         "boxes": len(split.box_image), "crowds": split.crowds, "classes": _by_class(split),
@@ -50,8 +50,8 @@ def seen_sides(split: SplitInspection, size: int, max_size: int) -> np.ndarray:
 
 
 def _seen(split: SplitInspection, data: DataOptions, least: float) -> dict:
-    """At the evaluation's size, and at the smallest of the training: how long the boxes are (the root of their area),
-    and how many have a side below `least` px."""
+    """Length of the boxes (the root of their area) at the evaluation's size, and how many have a side below `least` px
+    there and at the smallest size of the training."""
     smallest, _, max_size = train_limits(data)
     evaluated, shrunk = seen_sides(split, *eval_limits(data)), seen_sides(split, smallest, max_size)
     return {"eval_size": list(eval_limits(data)), "length": spread(np.sqrt(evaluated.prod(1))),
@@ -61,7 +61,7 @@ def _seen(split: SplitInspection, data: DataOptions, least: float) -> dict:
 
 
 def _by_class(split: SplitInspection) -> dict[str, dict[str, int]]:
-    """Boxes, images that have some, and boxes by COCO size, by "id name"; classes without boxes too."""
+    """Boxes, images with boxes, and boxes by COCO size, by "id name"; classes without boxes too."""
     images = defaultdict(set)
     for image_id, label in zip(split.box_image, split.box_label.tolist()):
         images[label].add(image_id)
@@ -74,9 +74,9 @@ def _by_class(split: SplitInspection) -> dict[str, dict[str, int]]:
     return result
 
 
-def warnings(train: SplitInspection, val: SplitInspection, described: dict[str, dict],
+def data_warnings(train: SplitInspection, val: SplitInspection, described: dict[str, dict],
              num_queries: int | None) -> list[str]:
-    """What does not stop a training and may spoil it. described: `describe` of "train" and "val"."""
+    """What does not stop a training and may spoil it. described: `split_statistics` of "train" and "val"."""
     found = []
     if train.class_names != val.class_names:
         found.append(f"train and val list different categories: {_differences(train.class_names, val.class_names)}")
@@ -85,11 +85,11 @@ def warnings(train: SplitInspection, val: SplitInspection, described: dict[str, 
     for one, other in (("train", "val"), ("val", "train")):
         lacking = [name for name, count in counts[one].items() if count and not counts[other].get(name)]
         if lacking:
-            found.append(f"{some(lacking)}: boxes in {one} but none in {other}")
+            found.append(f"{shortened_list(lacking)}: boxes in {one} but none in {other}")
     few = [f"{name} ({count})" for name, count in sorted(counts["train"].items(), key=lambda item: item[1])
            if 0 < count < FEW]
     if few:
-        found.append(f"classes with less than {FEW} boxes in train: {some(few)}")
+        found.append(f"classes with fewer than {FEW} boxes in train: {shortened_list(few)}")
     if not described["train"]["boxes"]:
         found.append("train: no usable box, so that there is nothing to learn")
     if not described["val"]["boxes"]:
@@ -111,25 +111,30 @@ def warnings(train: SplitInspection, val: SplitInspection, described: dict[str, 
 
 
 def _shared_images(train: SplitInspection, val: SplitInspection) -> list[str]:
-    """The same bytes in both splits make the AP too good; the same name alone may be a coincidence."""
+    """The same bytes in both splits make the AP too good; the same name may be a coincidence."""
     digests = {file.digest: train.images[i]["file_name"] for i, file in train.files.items() if file and file.digest}
-    same = [f"{val.images[i]['file_name']} is {digests[file.digest]}" for i, file in val.files.items()
-            if file and file.digest in digests]
-    found = [f"{len(same)} val images are train images too, so that AP will be too good: {some(same)}"] if same else []
+    val_digests = {i: file.digest for i, file in val.files.items() if file}
+    same = [f"{val.images[i]['file_name']} is {digests[digest]}" for i, digest in val_digests.items()
+            if digest in digests]
+    found = []
+    if same:
+        found.append(f"{len(same)} val images are train images too, so that AP will be too good: "
+                     f"{shortened_list(same)}")
     in_train = {image["file_name"] for image in train.images.values()}
     named = [image["file_name"] for i, image in val.images.items() if image["file_name"] in in_train
-             and not (val.files[i] and val.files[i].digest in digests)]
+             and val_digests.get(i) not in digests]
     if named:
-        found.append(f"{len(named)} val images have the name of a train image with other content: {some(named)}")
+        found.append(f"{len(named)} val images have the name of a train image with other content: "
+                     f"{shortened_list(named)}")
     return found
 
 
 def _differences(train: dict[int, str], val: dict[int, str]) -> str:
-    return some([f"{i} is {train.get(i, 'not listed')} and {val.get(i, 'not listed')}"
+    return shortened_list([f"{i} is {train.get(i, 'not listed')} and {val.get(i, 'not listed')}"
                  for i in sorted(train.keys() | val.keys()) if train.get(i) != val.get(i)])
 
 
-def some(texts: list[str], most: int = 5) -> str:
-    """The first few of a list, and how many more there are."""
+def shortened_list(texts: list[str], most: int = 5) -> str:
+    """The first `most` texts, and how many more there are."""
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more

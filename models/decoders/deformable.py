@@ -11,7 +11,6 @@ from models.layers.activations import ACTIVATIONS
 from models.layers.deform_attn import make_attention
 from models.layers.initialise import initialise_matrices
 from models.layers.recompute import recomputed
-from models.resolved import layer_count
 from models.structures import DecoderOutput, FlatFeatures, Queries
 from util.box_ops import apply_box_delta
 from util.errors import UserError
@@ -106,7 +105,7 @@ def make_layers(options: Options) -> list[nn.Module]:
     return [DeformableDecoderLayer(make_attention(shared, options.decoder.dec_n_points), shared.hidden_dim,
                                    shared.nheads, shared.dim_feedforward, shared.dropout,
                                    ACTIVATIONS[shared.transformer_activation])
-            for _ in range(layer_count("dec_layers", options.decoder.dec_layers))]
+            for _ in range(options.decoder.depth)]
 
 
 def per_layer(decoder: str, heads: Heads) -> LayerHeads:

@@ -10,7 +10,6 @@ from models.heads import Heads
 from models.layers.global_attention import GlobalAttentionLayer
 from models.layers.initialise import initialise_matrices
 from models.layers.recompute import recomputed
-from models.resolved import layer_count
 from models.structures import DecoderOutput, FlatFeatures, Queries
 from util.options import Options
 
@@ -63,5 +62,5 @@ def build_global_decoder(options: Options, heads: Heads) -> GlobalDecoder:
     """The heads are not used: this decoder predicts no boxes between its layers."""
     shared = options.transformer
     layers: list[nn.Module] = [GlobalDecoderLayer.from_options(shared)
-                               for _ in range(layer_count("dec_layers", options.decoder.dec_layers))]
+                               for _ in range(options.decoder.depth)]
     return GlobalDecoder(layers, nn.LayerNorm(shared.hidden_dim), shared.deformable_use_checkpoint)

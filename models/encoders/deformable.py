@@ -10,7 +10,6 @@ from models.layers.activations import ACTIVATIONS
 from models.layers.deform_attn import make_attention
 from models.layers.initialise import initialise_matrices
 from models.layers.recompute import recomputed
-from models.resolved import layer_count
 from models.structures import FlatFeatures
 from util.errors import UserError
 from util.options import Options
@@ -65,7 +64,7 @@ def build_deformable_encoder(options: Options) -> DeformableEncoder:
         raise UserError(f"num_expansion={options.encoder.num_expansion} is for encoder='interleaved': with "
                         "encoder='deformable' every layer updates all tokens; set num_expansion=None")
     layers: list[nn.Module] = [make_layer(DeformableEncoderLayer, options)
-                               for _ in range(layer_count("enc_layers", options.encoder.enc_layers))]
+                               for _ in range(options.encoder.depth)]
     return DeformableEncoder(layers, options.transformer.deformable_use_checkpoint)
 
 

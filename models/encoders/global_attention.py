@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from models.layers.global_attention import GlobalAttentionLayer
 from models.layers.recompute import recomputed
-from models.resolved import layer_count
 from models.structures import FlatFeatures
 from util.options import Options
 
@@ -42,6 +41,6 @@ class GlobalEncoder(nn.Module):
 def build_global_encoder(options: Options) -> GlobalEncoder:
     shared = options.transformer
     layers: list[nn.Module] = [GlobalEncoderLayer.from_options(shared)
-                               for _ in range(layer_count("enc_layers", options.encoder.enc_layers))]
+                               for _ in range(options.encoder.depth)]
     norm = nn.LayerNorm(shared.hidden_dim) if shared.pre_norm else None
     return GlobalEncoder(layers, norm, shared.deformable_use_checkpoint)

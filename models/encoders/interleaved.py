@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from models.encoders.deformable import DeformableEncoderLayer, make_layer
 from models.layers.initialise import initialise_matrices
 from models.layers.recompute import recomputed
-from models.resolved import layer_count
 from models.structures import FlatFeatures
 from util.errors import UserError
 from util.options import Options
@@ -85,7 +84,7 @@ def build_interleaved_encoder(options: Options) -> InterleavedEncoder:
     if not 1 <= encoder.enc_scale <= shared.num_feature_levels:
         raise UserError(f"enc_scale={encoder.enc_scale} must be from 1 to num_feature_levels="
                         f"{shared.num_feature_levels}")
-    num_layers = layer_count("enc_layers", encoder.enc_layers)
+    num_layers = encoder.depth
     block = block_length(num_layers, encoder.num_expansion)
     finest_read = min((level for stage in options.stages.stage_levels or [] for level in stage), default=0)
     low_level_is_read = finest_read < shared.num_feature_levels - encoder.enc_scale

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from datasets.loaders import synthetic
+from datasets import synthetic
 from datasets.synthetic import CLASSES, generate
 
 SIZE = 96

@@ -109,7 +109,7 @@ def test_one_kind_among_many_boxes(kind):
         assert errors.ap50 + errors.gains[kind] == pytest.approx(1)
 
 
-def test_of_a_mended_and_a_correct_detection_the_higher_score_stays():
+def test_of_a_fixed_and_a_correct_detection_the_higher_score_stays():
     truth = [(1, 1, place(0)), (1, 1, place(1))]
     rows = [(1, 1, place(0), 0.3), (1, 1, place(1), 0.6), (1, 1, EMPTY_PLACE, 0.5), (1, 2, place(0), 0.9)]
     errors = tide_errors(matched(coco_of(truth), rows))
@@ -120,7 +120,7 @@ def test_of_a_mended_and_a_correct_detection_the_higher_score_stays():
     assert tide_errors(matched(coco_of(truth), rows)).gains["classification"] == 0
 
 
-def test_only_the_best_of_several_that_could_find_a_box_is_mended():
+def test_only_the_best_of_several_that_could_find_a_box_is_fixed():
     rows = [*CASES["localization"][0], (1, 1, place(1, shift=-54), 0.95)]
     errors = tide_errors(matched(coco_of(TRUTH), rows))
     assert errors.counts["localization"] == 2 and errors.counts["missed"] == 0

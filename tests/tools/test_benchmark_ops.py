@@ -69,11 +69,11 @@ def test_ratios_compare_pytorch_with_the_compiled_operator():
 @pytest.mark.parametrize("op, inputs", [("kda", 3), ("kda_keys", 4), ("msda", 3)])
 def test_cases_are_the_same_every_time_and_differentiable(op, inputs):
     cases = [make_case(SIZES["tiny"], op, torch.bfloat16, CPU) for _ in range(2)]
-    assert torch.equal(cases[0].step(False), cases[1].step(False))
-    gradients = cases[0].step(True)
+    assert torch.equal(cases[0].step("forward"), cases[1].step("forward"))
+    gradients = cases[0].step("backward")
     assert len(gradients) == inputs and all(g.abs().sum() > 0 for g in gradients)
     locations = next(x for x in cases[0].inputs if x.dim() == 6)
-    assert locations.dtype == torch.float32 and cases[0].step(False).dtype == torch.bfloat16
+    assert locations.dtype == torch.float32 and cases[0].step("forward").dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name, queries", [("all", 22223), ("high", 5523), ("decoder", 900), ("decoder8", 1100)])

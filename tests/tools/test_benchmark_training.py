@@ -1,30 +1,12 @@
 import json
-import time
 
 import pytest
-import torch
-from torch import nn
 
-from datasets.coco import CocoDetection
-from datasets.transforms import train_transforms
-from tools.benchmark_training import (
-    CONFIG,
-    LEVERS,
-    PARTS,
-    PICTURES,
-    Clock,
-    Recipe,
-    TimedBatches,
-    choose_levers,
-    main,
-    measure_levers,
-    parse_args,
-    write_pictures,
-)
+from tools.benchmark_training import CONFIG, LEVERS, Recipe, choose_levers, main, measure_levers, parse_args
+from tools.training_parts import PARTS
 from util.errors import UserError
 from util.options import parse_options
 
-CPU = torch.device("cpu")
 TINY = {"backbone": "resnet18", "hidden_dim": 32, "nheads": 2, "dim_feedforward": 64, "enc_layers": 3, "dec_layers": 1,
         "num_queries": 20, "dn_number": 4, "num_select": 20, "data_aug_scales": [64], "data_aug_max_size": 96,
         "data_aug_scales2_resize": [64], "data_aug_scales2_crop": [48, 64]}
@@ -36,9 +18,9 @@ def recipe(**changes):
 
 def test_measures_levers_and_parts(tmp_path, capsys):
     options = [f"{key}={value}".replace(" ", "") for key, value in TINY.items()]
-    assert main(parse_args(["--device", "cpu", "--impl", "torch", "--size", "64", "96", "--batch", "2", "--steps", "2",
-                            "--threads", "1", "--num_workers", "1", "--levers", "half_batches",
-                            "--json", str(tmp_path / "training.json"), "--options", *options])) == 0
+    main(parse_args(["--device", "cpu", "--impl", "torch", "--size", "64", "96", "--batch", "2", "--steps", "2",
+                     "--threads", "1", "--num_workers", "1", "--levers", "half_batches",
+                     "--json", str(tmp_path / "training.json"), "--options", *options]))
     result = json.loads((tmp_path / "training.json").read_text())
     assert result["batch"] == 2 and result["steps"] == 2
     base, half, *_ = result["levers"]
@@ -65,7 +47,7 @@ def test_faster_levers_are_combined(monkeypatch):
         time_ = seconds[one.dtype] - (not one.channels_last) + len(one.options) - len(TINY)
         return {"s_per_step": time_, "images_per_s": 2 / time_, "mb": None}
 
-    monkeypatch.setattr("tools.benchmark_training.apart", lambda device, function, *args: measure_step(*args))
+    monkeypatch.setattr("tools.benchmark_training.isolated_on_cpu", lambda device, function, *args: measure_step(*args))
     records = measure_levers(recipe(), ["bf16", "both_checkpoints", "contiguous"], steps=1)
     assert [record["name"] for record in records] == ["base", "bf16", "both_checkpoints", "contiguous", "base again",
                                                       "combined"]
@@ -95,31 +77,3 @@ def test_levers_that_change_nothing_are_left_out_or_refused():
 def test_numbers_must_make_sense():
     with pytest.raises(UserError, match="at least 1"):
         main(parse_args(["--device", "cpu", "--impl", "torch", "--batch", "-1"]))
-
-
-def test_memory_format_follows_the_recipe():
-    for channels_last in (True, False):
-        model, _ = recipe(channels_last=channels_last).build()
-        weight = next(m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
-        assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
-
-
-def test_parts_within_parts_count_once():
-    clock = Clock(CPU)
-    with clock.part("outer"):
-        time.sleep(0.02)
-        with clock.part("inner"):
-            time.sleep(0.05)
-    assert clock.spent["inner"] >= 0.05 > clock.spent["outer"] >= 0.02
-
-
-def test_batches_come_again_and_are_timed():
-    batches = TimedBatches(["a", "b"], 3, CPU)
-    assert list(batches) == ["a", "b", "a"] and len(batches) == 3 and len(batches.stamps) == 4
-
-
-def test_pictures_are_a_training_set(tmp_path):
-    write_pictures(tmp_path)
-    dataset = CocoDetection(tmp_path, "train", train_transforms(parse_options(recipe().config()).data), strict=True)
-    assert len(dataset) == PICTURES and all(len(boxes["boxes"]) == 7 for boxes in dataset.boxes.values())
-    assert dataset[0][0].shape[0] == 3

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tools.check_cuda_kernels import Kernel, budget_of, find_problems, parse, report
+from tools.check_cuda_kernels import Kernel, budget_of, find_problems, parse_ptxas, report
 
 SPACE = "deform_attn::(anonymous namespace)"
 
@@ -26,23 +26,23 @@ ANY = f"void {SPACE}::forward_any_kernel<double, ({SPACE}::Weights)2>({SPACE}::A
 
 def test_parses_names_registers_and_spills():
     text = "ptxas info    : 0 bytes gmem\n" + ptxas_says(FAST) + ptxas_says(ANY, "sm_80", 80, 32, 36, 40)
-    assert parse(text) == [Kernel("sm_90", "forward_kernel<BFloat16, Team<4, 1>, KeyIsValue>", 126, 0, 0, 0),
+    assert parse_ptxas(text) == [Kernel("sm_90", "forward_kernel<BFloat16, Team<4, 1>, KeyIsValue>", 126, 0, 0, 0),
                            Kernel("sm_80", "forward_any_kernel<double, Given>", 80, 32, 36, 40)]
 
 
 def test_no_kernels_in_other_text():
-    assert parse("nvcc fatal   : Unsupported gpu architecture 'compute_10'\n") == []
+    assert parse_ptxas("nvcc fatal   : Unsupported gpu architecture 'compute_10'\n") == []
 
 
 def test_kernels_within_their_budget_pass():
-    kernels = parse(ptxas_says(FAST) + ptxas_says(FAST, "sm_80", 128))
+    kernels = parse_ptxas(ptxas_says(FAST) + ptxas_says(FAST, "sm_80", 128))
     assert find_problems(kernels, budget_of(kernels)) == {}
     assert find_problems([replace(kernel, registers=kernel.registers - 1) for kernel in kernels],
                          budget_of(kernels)) == {}
 
 
 def test_more_registers_spills_and_unknown_kernels_are_problems():
-    known, = parse(ptxas_says(FAST))
+    known, = parse_ptxas(ptxas_says(FAST))
     budget = budget_of([known])
     larger, spilling, unknown = replace(known, registers=127), replace(known, spill_loads=4), replace(known, name="x")
     other_architecture = replace(known, architecture="sm_80")
@@ -53,7 +53,7 @@ def test_more_registers_spills_and_unknown_kernels_are_problems():
 
 
 def test_report_names_the_kernels_with_problems():
-    kernels = parse(ptxas_says(FAST) + ptxas_says(ANY, registers=90, stores=8))
+    kernels = parse_ptxas(ptxas_says(FAST) + ptxas_says(ANY, registers=90, stores=8))
     text = report(kernels, find_problems(kernels, budget_of(kernels)))
     assert "forward_any_kernel<double, Given>  spills: 8" in text and "forward_kernel<BFloat16" not in text
     assert text.endswith("sm_90: 2 kernels, at most 126 registers")

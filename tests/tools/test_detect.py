@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.predictor import Predictor
 from models import build_model
 from tools.detect import main, parse_args
 from util.config import Config
@@ -84,24 +83,6 @@ def test_boxes_are_those_of_the_evaluation(model, coco_root, tmp_path):
     found = [row for row in image["detections"] if row["category_id"] > 0]  # the set has no class 0
     assert [row["score"] for row in found] == pytest.approx([row["score"] for row in wanted], abs=1e-3)
     assert found[0]["bbox"] == pytest.approx(wanted[0]["bbox"], abs=0.1)
-
-
-def test_an_image_that_its_file_calls_turned_is_upright(model, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (120, 80), "green").save(tmp_path / "turned.jpg", exif=exif)
-    assert detect(tmp_path / "turned.jpg", *model) == 0
-    (turned,) = json.loads((tmp_path / "out/detections.json").read_text())
-    assert (turned["width"], turned["height"]) == (80, 120)
-
-
-@pytest.mark.parametrize("names, wanted", [({"class_names": {1: "cell"}}, "cell"), ({}, "person")])
-def test_classes_that_the_checkpoint_does_not_name_are_those_of_coco(tiny_config, tmp_path, names, wanted):
-    config = tiny_config | {"num_classes": 91, "dn_labelbook_size": 91}
-    Config(config).dump(tmp_path / "config.py")
-    torch.save({"model": build_model(config)[0].state_dict()} | names, tmp_path / "weights.pth")
-    detector = Predictor.from_files(tmp_path / "config.py", tmp_path / "weights.pth")
-    assert detector.class_names[1] == wanted
 
 
 def test_mistakes_are_told(model, images, tmp_path):

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tools.measuring import Setting, in_child, random_batch
+from tools.measuring import Setting, in_fresh_process, random_batch
 from util.errors import UserError
 
 
@@ -25,5 +25,5 @@ def test_the_number_of_boxes_can_be_chosen():
     assert [len(target["labels"]) for target in targets] == [7, 7]
 
 
-def test_a_child_is_another_process():
-    assert in_child(os.getpid) != os.getpid()
+def test_a_fresh_process_is_another_one():
+    assert in_fresh_process(os.getpid) != os.getpid()

@@ -10,7 +10,7 @@ from PIL import Image
 from datasets.coco import CocoDetection, read_annotations
 from datasets.inspection.repair import repair
 from datasets.inspection.split import KINDS, inspect_split
-from datasets.inspection.statistics import describe, seen_sides, spread, warnings
+from datasets.inspection.statistics import data_warnings, seen_sides, split_statistics, spread
 from util.errors import UserError
 from util.options import DataOptions
 
@@ -208,7 +208,7 @@ def test_what_the_copy_refuses(root, tmp_path):
         repair(splits, root)
     shutil.copy(picture(root, "train", 3), root / "outside.png")
     image(file_name="../outside.png")(root)
-    with pytest.raises(UserError, match="leads out of"):
+    with pytest.raises(UserError, match="leads outside"):
         repair([inspect_split(root, "train"), splits[1]], tmp_path / "new")
     assert not (tmp_path / "new/outside.png").exists()
     for number in range(1, 5):
@@ -248,7 +248,7 @@ def test_what_training_uses_is_described(root):
         DAMAGES[damage][0](root)
     box(1, 2, 3, 4, iscrowd=1)(root)
     inspection = inspect_split(root, "train")
-    row = describe(inspection, DATA, finest_stride=8)
+    row = split_statistics(inspection, DATA, finest_stride=8)
     dataset = CocoDetection(root, "train", lambda image, target: (image, target))
     assert row["boxes"] == sum(len(dataset.boxes[i]["boxes"]) for i in dataset.ids) == 7
     assert (row["images"], row["images_without_boxes"], row["crowds"]) == (4, 0, 1)
@@ -259,7 +259,7 @@ def test_what_training_uses_is_described(root):
     # At 160 px images are doubled, at 40 px halved.
     assert sorted(seen_sides(inspection, 160, 400)[:, 0].tolist()) == [1, 20, 60, 60, 60, 60, 100]
     assert row["seen"]["below_least"] == 1 and row["seen"]["below_least_at_smallest"] == 1
-    assert describe(inspection, DATA, finest_stride=32)["seen"]["below_least_at_smallest"] == 6
+    assert split_statistics(inspection, DATA, finest_stride=32)["seen"]["below_least_at_smallest"] == 6
     json.dumps(row)
 
 
@@ -269,12 +269,12 @@ def test_spread():
 
 def told(root, queries=None, data=DATA):
     train, val = (inspect_split(root, split) for split in ("train", "val"))
-    described = {split.split: describe(split, data, 8) for split in (train, val)}
-    return "\n".join(warnings(train, val, described, queries))
+    described = {split.split: split_statistics(split, data, 8) for split in (train, val)}
+    return "\n".join(data_warnings(train, val, described, queries))
 
 
 def test_warnings_that_matter(root):
-    assert told(root) == "classes with less than 10 boxes in train: 2 dog (1), 1 cat (4)"
+    assert told(root) == "classes with fewer than 10 boxes in train: 2 dog (1), 1 cat (4)"
     assert "train1.png has 2 boxes and the model only 1 queries" in told(root, queries=1)
     shutil.copy(picture(root, "train", 1), picture(root, "val", 3))
     assert "1 val images are train images too" in told(root) and "val3.png is train1.png" in told(root)
@@ -293,7 +293,7 @@ def test_names_that_both_splits_have(coco_root):
 
 def test_a_set_without_boxes_can_be_described(root):
     edit(lambda content: content.pop("annotations"))(root)
-    row = describe(inspect_split(root, "train"), DATA, 8)
+    row = split_statistics(inspect_split(root, "train"), DATA, 8)
     assert row["boxes"] == 0 and row["images_without_boxes"] == 4 and row["fullest_image"] is None
     assert "boxes in val but none in train" in told(root) and "train: no usable box" in told(root)
     edit(lambda content: content.pop("annotations"), "val")(root)

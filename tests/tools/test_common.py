@@ -1,0 +1,42 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.common import run_tool
+from util.errors import UserError
+
+TOOLS = Path("tools").resolve()
+# Modules that are no programs.
+SHARED = {"__init__", "detector_keys", "common", "measuring", "training_parts", "training_steps"}
+
+HELP = """
+import os, runpy, sys
+import matplotlib.figure, pycocotools.coco, torchvision  # once for all tools, which takes most of the time
+sys.path[0], *tools = sys.argv[1:]
+for path in tools:
+    child = os.fork()
+    if child == 0:
+        sys.argv = [path, "--help"]
+        runpy.run_path(path, run_name="__main__")
+    print(path, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_every_tool_has_a_help_from_any_folder(tmp_path):
+    tools = [path for path in sorted(TOOLS.glob("*.py")) if path.stem not in SHARED]
+    done = subprocess.run([sys.executable, "-c", HELP, str(TOOLS), *map(str, tools)], capture_output=True, text=True,
+                          cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for path in tools:
+        assert f"usage: {path.name}" in done.stdout and f"{path} 0\n" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_users_mistake_has_no_traceback():
+    def fail():
+        raise UserError("no file x")
+
+    with pytest.raises(SystemExit, match="error: no file x"):
+        run_tool(fail)
