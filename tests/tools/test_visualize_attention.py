@@ -41,15 +41,15 @@ def test_writes_a_picture(save, tiny_sdetr, tiny_config, tmp_path, capsys, name,
 
 
 def test_the_best_query_and_mistakes(save, tiny_sdetr, tmp_path, capsys):
-    arguments = save(tiny_sdetr("detr_r50", enc_layers=1, dec_layers=1))
+    arguments = save(tiny_sdetr("detr_r50", enc_layers=1, dec_layers=1, num_queries=3, num_select=3))
     scores = []
-    for query in range(10):
+    for query in range(3):
         view(*arguments, "--query", query)
         scores.append(capsys.readouterr().out.split(";")[0])
     view(*arguments)
     best = max(scores, key=lambda text: text.split("score ")[1])
     assert capsys.readouterr().out.split("score ")[1][:4] == best.split("score ")[1]
-    for flags, message in ((["--query", 10], "from 0 to 9"), (["--image", tmp_path / "nowhere.jpg"], "nowhere.jpg"),
+    for flags, message in ((["--query", 3], "from 0 to 2"), (["--image", tmp_path / "nowhere.jpg"], "nowhere.jpg"),
                            (["--resume", "nowhere.pth"], "nowhere.pth")):
         with pytest.raises(UserError, match=message):
             view(*arguments, *flags)
