@@ -1,6 +1,5 @@
 """The models compute what the published code computed, in float64, with weights drawn from their published names."""
 import functools
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from models import build_model
+from tests.golden import recipe
 from util.checkpoint import load_weights, our_name
 from util.config import load_config
 
@@ -36,10 +36,6 @@ QUICK = ["lite_dino_r50_h3l1_2p1x3", "sdetr_r50"]
 QUICK_TO_TRAIN = ["sdetr_r50"]
 IMAGE_SIZES = torch.tensor([[480, 640], [427, 640]])
 TOLERANCE = 1e-4
-
-spec = importlib.util.spec_from_file_location("golden_recipe", FOLDER / "recipe.py")
-recipe = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(recipe)
 
 
 class Golden:
