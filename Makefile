@@ -1,6 +1,9 @@
-# make demo   trains, evaluates and draws a small detector on a generated data set
-# make test   runs all tests
-# make env    makes the environment in .venv and builds the operators of models/ops into it
+# make demo       trains, evaluates and draws a small detector on a generated data set
+# make test       runs the tests, but for those that take minutes
+# make test-all   runs those too
+# make coverage   runs what make test runs, and says which lines of the project it reached
+# make lint       checks style and types
+# make env        makes the environment in .venv and builds the operators of models/ops into it
 # The others begin with that too. To use another environment, which has them already: make test PYTHON=/path/to/python
 
 VENV := .venv
@@ -8,17 +11,33 @@ PYTHON := $(VENV)/bin/python
 OPERATORS := $(VENV)/operators-built
 ENVIRONMENT := $(if $(filter $(VENV)/%,$(PYTHON)),$(OPERATORS))
 
-.PHONY: demo test lint env
+PYTEST := $(PYTHON) -m pytest -q -n 2 --dist worksteal
+
+.PHONY: demo env test test-slow test-all coverage lint style types
 demo: $(ENVIRONMENT)
 	$(PYTHON) tools/demo.py
 
 env: $(OPERATORS)
 
-test: $(ENVIRONMENT) lint
-	$(PYTHON) -m pytest -q -n 2 --dist worksteal tests
+test: $(ENVIRONMENT)
+	$(PYTEST) -m "not slow" tests
 
-lint: $(ENVIRONMENT)
+test-slow: $(ENVIRONMENT)
+	$(PYTEST) -m slow tests
+
+test-all: $(ENVIRONMENT)
+	$(PYTEST) tests
+
+coverage: $(ENVIRONMENT)
+	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered tests
+
+lint: style types
+
+style: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check .
+
+types: $(ENVIRONMENT)
+	$(PYTHON) tools/check_types.py
 
 $(VENV)/bin/python: requirements.txt requirements-dev.txt
 	python3 -m venv $(VENV)

@@ -1,4 +1,6 @@
 """What many tests share: a tiny synthetic set, and a Lite-DINO that is small enough to train in seconds."""
+import contextlib
+import functools
 import signal
 
 import pytest
@@ -50,26 +52,57 @@ def tiny_sdetr():
     return lambda name, **options: load_config(f"config/SDETR/{name}.py", TINY_SDETR | options)
 
 
-@pytest.fixture
-def config_file(tiny_config, tmp_path):
-    tiny_config.dump(tmp_path / "tiny.py")
-    return tmp_path / "tiny.py"
+@pytest.fixture(scope="session")
+def config_file(tiny_dino, tmp_path_factory):
+    """That Lite-DINO on two of the backbone's stages: checkpoints of 10 MB."""
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    tiny_dino(return_interm_indices=[1], num_feature_levels=2).dump(path)
+    return path
 
 
-@pytest.fixture
-def call(config_file, coco_root, monkeypatch):
-    """Calls main.py in this process; returns the exit code. The pictures of a summary would take most of the time."""
+@contextlib.contextmanager
+def calling(config_file, coco_root):
+    """A function that calls main.py in this process and returns the exit code. The pictures of a summary would take
+    most of the time."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(*flags, options=(), data=coco_root, summary=False):
         argv = ["-c", str(config_file), "--device", "cpu", "--num_workers", "0", *map(str, flags)]
         argv += ["--coco_path", str(data)] if data else []
         argv += ["--options", *options] if options else []
-        with monkeypatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch:
             if not summary:
                 patch.setattr("reports.summary.write_summary", lambda *args: "")
             return program.main(program.parse_args(argv))
 
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    try:
+        yield call
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture
+def call(config_file, coco_root):
+    """call(*flags): main.py in this process."""
+    with calling(config_file, coco_root) as call:
+        yield call
+
+
+@pytest.fixture(scope="session")
+def train_once(config_file, coco_root, tmp_path_factory):
+    """train_once(*options): the folder of such a training, for all tests that only read it."""
+    @functools.cache
+    def train_once(*options):
+        folder = tmp_path_factory.mktemp("trained") / "run"
+        with calling(config_file, coco_root) as call:
+            assert call("--output_dir", folder, "--note", "first try", options=options) == 0
+        return folder
+
+    return train_once
+
+
+@pytest.fixture
+def trained(train_once):
+    """Of two epochs."""
+    return train_once()

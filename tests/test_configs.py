@@ -12,9 +12,17 @@ from util.config import load_config
 
 BASES = {"coco_transformer.py", "schedule.py"}  # values for other configs, and no model
 CONFIGS = sorted(str(path) for path in Path("config").glob("*/*.py") if path.name not in BASES)
+QUICK = {  # one of each kind of model and of backbone
+    "config/DINO/baseline_5scale.py", "config/DeformableDETR/h_r50_two_stage.py", "config/DeformableDETR/r50_refine.py",
+    "config/LiteDINO/convnextxl_h3l1_2p1x3.py", "config/LiteDINO/swint_h2l2_2p1x3.py", "config/SDETR/detr_r50_dc5.py",
+    "config/SDETR/lite_sdetr_r50.py", "config/finetune/efficientnet_lite0.py"}
 SMALL = {"pretrained_backbone": False, "hidden_dim": 32, "dim_feedforward": 32, "nheads": 2, "num_queries": 12,
          "num_select": 10, "num_classes": 91}
 SMALL_BACKBONES = {"resnet50": "resnet18", "swin": "swin_T_224_1k", "timm:convnext": "timm:convnext_atto"}
+
+
+def test_the_quick_ones_exist():
+    assert set(CONFIGS) > QUICK
 
 
 def small(path):
@@ -30,7 +38,8 @@ def small(path):
     return load_config(path, options)
 
 
-@pytest.mark.parametrize("path", CONFIGS)
+@pytest.mark.parametrize("path", [
+    pytest.param(path, marks=() if path in QUICK else pytest.mark.slow) for path in CONFIGS])
 def test_every_config_trains_and_detects(path):
     torch.manual_seed(0)
     model, criterion, post = build_model(small(path))

@@ -26,7 +26,7 @@ def training(tiny_config, coco_root):
     """State, criterion, loader and post-processor of a small training."""
     def make(**options):
         torch.manual_seed(0)
-        config = tiny_config | options
+        config = tiny_config | {"return_interm_indices": [1], "num_feature_levels": 2} | options  # two stages of it
         parsed = parse_options(config)
         model, criterion, post = build_model(config)
         dataset = CocoDetection(coco_root, "train", train_transforms(parsed.data))

@@ -21,6 +21,7 @@ from util.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 AP = "test_coco_eval_bbox"
+AUTO = ["num_classes=auto", "dn_labelbook_size=None"]
 
 
 def log_of(folder: Path) -> list[dict]:
@@ -38,9 +39,13 @@ def spawn(*command, **options) -> subprocess.Popen:
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
-def test_train_writes_log_checkpoints_config_and_scalars(call, tmp_path):
-    out = tmp_path / "run"
-    assert call("--output_dir", out, "--note", "first try") == 0
+@pytest.fixture
+def trained_auto(train_once):
+    return train_once(*AUTO, "epochs=1")
+
+
+def test_train_writes_log_checkpoints_config_and_scalars(trained):
+    out = trained
     log = log_of(out)
     assert [line["epoch"] for line in log] == [0, 1]
     assert all(len(line[AP]) == 12 and line["train_loss"] > 0 and line["n_parameters"] > 0 for line in log)
@@ -100,9 +105,8 @@ def test_a_run_resumed_after_an_epoch_equals_one_never_stopped(call, tmp_path):
         g["lr"] for g in b["optimizer"]["param_groups"]]
 
 
-def test_a_failure_in_the_evaluation_does_not_lose_the_epoch(call, tmp_path, monkeypatch):
-    whole, failed = tmp_path / "whole", tmp_path / "failed"
-    assert call("--output_dir", whole) == 0
+def test_a_failure_in_the_evaluation_does_not_lose_the_epoch(call, trained, tmp_path, monkeypatch):
+    failed = tmp_path / "failed"
 
     def fail(*args, **kwargs):
         raise UserError("cannot use the image x.jpg")
@@ -112,7 +116,7 @@ def test_a_failure_in_the_evaluation_does_not_lose_the_epoch(call, tmp_path, mon
         call("--output_dir", failed)
     assert torch.load(failed / "checkpoint.pth", weights_only=True)["step"] == 4
     assert call("--output_dir", failed, "--resume", "auto") == 0
-    assert losses_of(failed) == losses_of(whole)
+    assert losses_of(failed) == losses_of(trained)
 
 
 def test_a_changed_config_is_reported_at_a_resume(call, tmp_path, capsys):
@@ -147,53 +151,50 @@ def test_a_full_folder_is_not_overwritten(call, tmp_path):
     assert (out / "checkpoint.pth").read_bytes() == b"precious"
 
 
-def test_evaluation_of_a_checkpoint(call, tmp_path, capsys):
+def test_evaluation_of_a_checkpoint(call, trained, tmp_path, capsys):
     out = tmp_path / "run"
-    assert call("--output_dir", out, options=["epochs=1"]) == 0
-    assert call("--eval", "--resume", out / "checkpoint.pth", "--output_dir", out, "--save_results", "--save_log",
+    out.mkdir()
+    shutil.copy(trained / "log.txt", out)  # for the curves
+    assert call("--eval", "--resume", trained / "checkpoint.pth", "--output_dir", out, "--save_results", "--save_log",
                 "--per_class", "--summary", summary=True) == 0
-    line = json.loads((out / "eval/log.txt").read_text())
-    assert line[AP] == log_of(out)[0][AP] and line["test_loss"] == pytest.approx(log_of(out)[0]["test_loss"])
+    line, wanted = json.loads((out / "eval/log.txt").read_text()), log_of(trained)[-1]
+    assert line[AP] == wanted[AP] and line["test_loss"] == pytest.approx(wanted["test_loss"])
     assert "Average Precision" in (out / "eval/table.txt").read_text()
     rows = json.loads((out / "results/val_detections.json").read_text())
     assert rows and {"image_id", "category_id", "bbox", "score"} == set(rows[0])
     summary = (out / "summary.md").read_text()
-    assert f"AP {100 * line[AP][0]:.1f}" in summary and f"- checkpoint: {out / 'checkpoint.pth'}" in summary
+    assert f"AP {100 * line[AP][0]:.1f}" in summary and f"- checkpoint: {trained / 'checkpoint.pth'}" in summary
     assert all((out / f"{name}.png").exists() for name in ("curves", "precision_recall", "confusion_matrix", "errors"))
     assert str(out / "summary.md") in capsys.readouterr().out
 
 
-def test_test_set_without_annotations(call, tmp_path, coco_root):
+def test_test_set_without_annotations(call, trained, tmp_path, coco_root):
     data = tmp_path / "data"
     shutil.copytree(coco_root / "val2017", data / "test2017")
     (data / "annotations").mkdir()
     content = json.loads((coco_root / "annotations/instances_val2017.json").read_text())
     del content["annotations"]
     (data / "annotations/image_info_test-dev2017.json").write_text(json.dumps(content))
-    assert call("--output_dir", tmp_path / "run", options=["epochs=1"]) == 0
-    assert call("--test", "--resume", tmp_path / "run/checkpoint.pth", "--output_dir", tmp_path / "out", data=data) == 0
+    assert call("--test", "--resume", trained / "checkpoint.pth", "--output_dir", tmp_path / "out", data=data) == 0
     rows = json.loads((tmp_path / "out/results/test_detections.json").read_text())
     assert {row["image_id"] for row in rows} == {image["id"] for image in content["images"]}
     assert all(len(row["bbox"]) == 4 and row["bbox"][2] >= 0 for row in rows)
 
 
-def test_auto_classes_come_from_the_data_and_stay_in_the_checkpoint(call, tmp_path, coco_root):
-    options = ["num_classes=auto", "dn_labelbook_size=None", "epochs=1"]
-    assert call("--output_dir", tmp_path / "run", options=options) == 0
-    checkpoint = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)
+def test_auto_classes_come_from_the_data_and_stay_in_the_checkpoint(call, trained_auto, tmp_path, coco_root):
+    checkpoint = torch.load(trained_auto / "checkpoint.pth", weights_only=True)
     assert checkpoint["class_names"] == class_names(read_annotations(coco_root, "train"))
     assert checkpoint["model"]["class_embed.0.weight"].shape[0] == 7
-    assert call("--eval", "--resume", tmp_path / "run/checkpoint.pth", "--output_dir", tmp_path / "eval",
-                options=options) == 0
+    assert call("--eval", "--resume", trained_auto / "checkpoint.pth", "--output_dir", tmp_path / "eval",
+                options=AUTO) == 0
 
 
-def test_fine_tuning_with_other_classes(call, tmp_path, caplog):
-    assert call("--output_dir", tmp_path / "run", options=["epochs=1"]) == 0
+def test_fine_tuning_with_other_classes(call, trained, tmp_path, caplog):
     with caplog.at_level("INFO"):
-        assert call("--pretrain_model_path", tmp_path / "run/checkpoint.pth", "--output_dir", tmp_path / "tuned",
+        assert call("--pretrain_model_path", trained / "checkpoint.pth", "--output_dir", tmp_path / "tuned",
                     options=["num_classes=9", "dn_labelbook_size=9", "epochs=1", "lr=0", "lr_backbone=1e-12"]) == 0
-    before, after = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True)["model"]
-                     for name in ("run", "tuned"))
+    before, after = (torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
+                     for folder in (trained, tmp_path / "tuned"))
     assert after["class_embed.0.weight"].shape[0] == 9
     assert torch.equal(before["transformer.tgt_embed.weight"], after["transformer.tgt_embed.weight"])
 
@@ -273,6 +274,7 @@ def test_the_batch_that_fits_is_found_on_this_machine(call, tmp_path):
     assert load_config(tmp_path / "run/config.py").batch_size == 2
 
 
+@pytest.mark.slow
 def test_a_compiled_model_trains_like_the_plain_one(call, tmp_path):
     # A smaller model than the others, whose maps have two rows at least: the compiler is slow.
     options = ["epochs=1", "epoch_steps=1", "return_interm_indices=[1]",
@@ -284,17 +286,15 @@ def test_a_compiled_model_trains_like_the_plain_one(call, tmp_path):
     assert compiled["test_loss"] == pytest.approx(plain["test_loss"], rel=1e-3)
 
 
-def test_fine_tuning_keeps_the_classes_that_both_sets_have(call, tmp_path, coco_root, capsys):
-    options = ["epochs=1", "num_classes=auto", "dn_labelbook_size=None"]
-    assert call("--output_dir", tmp_path / "run", options=options) == 0
+def test_fine_tuning_keeps_the_classes_that_both_sets_have(call, trained_auto, tmp_path, coco_root, capsys):
     data = tmp_path / "data"
     shutil.copytree(coco_root, data)
     for path in data.glob("annotations/*.json"):
         content = json.loads(path.read_text())
         content["categories"] = [c | {"name": "coin"} if c["name"] == "disc" else c for c in content["categories"]]
         path.write_text(json.dumps(content))
-    assert call("--output_dir", tmp_path / "tuned", "--pretrain_model_path", tmp_path / "run/checkpoint.pth", data=data,
-                options=options) == 0
+    assert call("--output_dir", tmp_path / "tuned", "--pretrain_model_path", trained_auto / "checkpoint.pth", data=data,
+                options=[*AUTO, "epochs=1"]) == 0
     output = capsys.readouterr().out
     assert "fresh: coin" in output and "ring, square" in output
 
@@ -360,16 +360,14 @@ def test_a_full_disk_is_reported_before_the_first_step(call, tmp_path, monkeypat
         call("--output_dir", tmp_path / "run")
 
 
-def test_checkpoint_of_another_architecture(call, tmp_path):
-    assert call("--output_dir", tmp_path / "run", options=["epochs=1"]) == 0
+def test_checkpoint_of_another_architecture(call, trained, tmp_path):
     with pytest.raises(UserError, match="does not fit"):
-        call("--eval", "--resume", tmp_path / "run/checkpoint.pth", "--output_dir", tmp_path / "eval",
+        call("--eval", "--resume", trained / "checkpoint.pth", "--output_dir", tmp_path / "eval",
              options=["hidden_dim=48"])
 
 
-def test_a_released_checkpoint_cannot_be_resumed_as_a_training(call, tmp_path):
-    assert call("--output_dir", tmp_path / "run", options=["epochs=1"]) == 0
-    weights = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)["model"]
+def test_a_released_checkpoint_cannot_be_resumed_as_a_training(call, trained, tmp_path):
+    weights = torch.load(trained / "checkpoint.pth", weights_only=True)["model"]
     torch.save({"model": weights, "epoch": 11}, tmp_path / "released.pth")
     with pytest.raises(UserError, match="--pretrain_model_path"):
         call("--resume", tmp_path / "released.pth", "--output_dir", tmp_path / "again")
@@ -399,6 +397,7 @@ def test_sigterm_ends_with_a_checkpoint_and_the_resumed_run_equals_one_never_sto
     assert losses_of(stopped) == losses_of(whole)
 
 
+@pytest.mark.slow
 def test_two_nodes_train_and_evaluate_each_image_once(config_file, coco_root, tmp_path):
     first, second = (
         spawn("-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={node}", "--nproc_per_node=1",
@@ -430,7 +429,8 @@ def test_the_published_sdetr_command(tiny_sdetr, coco_root, tmp_path):
     assert len(log_of(folder)) == 1 and "train_cardinality_error" in log_of(folder)[0]
 
 
-@pytest.mark.parametrize("name", ["sdetr_r50", "detr_r50", "lite_sdetr_r50"])
+@pytest.mark.parametrize("name", [pytest.param("sdetr_r50", marks=pytest.mark.slow),
+                                  pytest.param("detr_r50", marks=pytest.mark.slow), "lite_sdetr_r50"])
 def test_models_of_config_sdetr_train_evaluate_resume_and_benchmark(call, tiny_sdetr, tmp_path, monkeypatch, name):
     monkeypatch.setattr("measure.model_cost.SECONDS", 0.0)
     config, out = tmp_path / "small.py", tmp_path / "run"

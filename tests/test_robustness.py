@@ -85,8 +85,10 @@ STEP = ("torch.optim.AdamW", "step", "pass")
 WRITE = ("torch", "save", "args[1].write(b'half of it'); args[1].flush()")
 
 
-@pytest.mark.parametrize("module, name, last_words, at", [(*STEP, 6), (*STEP, 13), (*WRITE, 3)],
-                         ids=["between checkpoints", "in the second epoch", "in a checkpoint"])
+@pytest.mark.parametrize("module, name, last_words, at", [
+    pytest.param(*STEP, 6, id="between checkpoints", marks=pytest.mark.slow),
+    pytest.param(*STEP, 13, id="in the second epoch", marks=pytest.mark.slow),
+    pytest.param(*WRITE, 3, id="in a checkpoint")])
 def test_a_killed_run_resumes_and_ends_with_the_weights_of_one_never_killed(
         call, config_file, coco_root, whole, tmp_path, module, name, last_words, at):
     out = tmp_path / "killed"
@@ -103,6 +105,7 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_one_never_killed(
     assert not list(out.glob(".*")), "what the killed run left half written is still there"
 
 
+@pytest.mark.slow
 def test_a_run_as_for_fine_tuning_resumes_wherever_it_was_killed(call, config_file, coco_root, tmp_path):
     """Epochs of some steps of two batches each, one cycle of the rate, a process that loads the data."""
     options = [*SMALL, "epochs=2", "epoch_steps=3", "batch_size=1", "grad_accum_steps=2", "checkpoint_steps=1",
@@ -124,6 +127,7 @@ def test_a_run_as_for_fine_tuning_resumes_wherever_it_was_killed(call, config_fi
     assert [line["train_loss"] for line in log_of(out)] == [line["train_loss"] for line in log_of(tmp_path / "whole")]
 
 
+@pytest.mark.slow
 def test_when_a_process_dies_the_other_ends_with_a_message(config_file, coco_root, tmp_path):
     out, address = tmp_path / "run", f"file://{tmp_path}/meet"
     dying = driver(tmp_path, *STEP[:2], at=6)
@@ -137,6 +141,7 @@ def test_when_a_process_dies_the_other_ends_with_a_message(config_file, coco_roo
     assert final(out)["epoch"] == 0 and final(out)["step"] == 0  # one epoch of four steps was done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module, name, at", [
     ("torch.optim.AdamW", "step", 3), ("sys.modules['util.train_state'].TrainState", "state_dict", 3)],
     ids=["in a step", "at a checkpoint"])
@@ -156,6 +161,7 @@ def test_a_process_that_only_falls_silent_is_lost_after_the_timeout(
     silent.communicate(timeout=30)
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_a_training_that_lost_a_process(config_file, coco_root, tmp_path):
     out = tmp_path / "run"
     dying = driver(tmp_path, *STEP[:2], at=6, condition="os.environ['RANK'] == '1' and "

@@ -32,6 +32,7 @@ def logs(jobs):
     return "\n".join(path.read_text() for path in sorted(jobs.rglob("*_log.*")))
 
 
+@pytest.mark.slow
 def test_a_job_of_two_processes_trains(config_file, coco_root, tmp_path):
     job = start(tmp_path / "jobs", "--ngpus", 2, *training(config_file, coco_root, tmp_path / "run", 1))
     output, _ = job.communicate(timeout=240)
@@ -39,6 +40,7 @@ def test_a_job_of_two_processes_trains(config_file, coco_root, tmp_path):
     assert len(torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)["rng"]) == 2
 
 
+@pytest.mark.slow
 def test_a_preempted_job_is_queued_again_and_goes_on(config_file, coco_root, tmp_path):
     out, jobs = tmp_path / "run", tmp_path / "jobs"
     job = start(jobs, "--ngpus", 1, *training(config_file, coco_root, out, 8))

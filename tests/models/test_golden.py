@@ -1,6 +1,5 @@
 """The models compute what the published code computed, in float64, with weights drawn from their published names."""
 import functools
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from models import build_model
+from tests.golden import recipe
 from util.checkpoint import load_weights, our_name
 from util.config import load_config
 
@@ -31,12 +31,11 @@ GOLDENS = {  # config and options
 PARAMETERS = {"lite_dino_r50_h3l1_2p1x3_msda": 47289470}
 TRAINED = ["lite_dino_r50_h3l1_2p1x3", "dino_4scale_r50", "deformable_detr_r50",
            "deformable_detr_r50_two_stage", "sdetr_r50", "detr_r50"]
+# Seconds each, at the published size: make test compares one of two maps and one of tokens of all levels.
+QUICK = ["lite_dino_r50_h3l1_2p1x3", "sdetr_r50"]
+QUICK_TO_TRAIN = ["sdetr_r50"]
 IMAGE_SIZES = torch.tensor([[480, 640], [427, 640]])
 TOLERANCE = 1e-4
-
-spec = importlib.util.spec_from_file_location("golden_recipe", FOLDER / "recipe.py")
-recipe = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(recipe)
 
 
 class Golden:
@@ -90,7 +89,13 @@ def golden(request, draw):
     return Golden(request.param, draw)
 
 
-every_golden = pytest.mark.parametrize("golden", GOLDENS, indirect=True)
+
+def parametrize(names, quick):
+    return pytest.mark.parametrize("golden", [
+        pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names], indirect=True)
+
+
+every_golden = parametrize(GOLDENS, QUICK)
 
 
 @every_golden
@@ -124,7 +129,7 @@ def test_detections(golden):
     golden.compare({f"post{i}/{name}": x for i, result in enumerate(results) for name, x in result.items()}, "post")
 
 
-@pytest.mark.parametrize("golden", TRAINED, indirect=True)
+@parametrize(TRAINED, QUICK_TO_TRAIN)
 def test_losses_and_gradients(golden):
     model, criterion, recorded = golden.model.train(), golden.criterion, golden.meta["losses"]
     losses = criterion(model(golden.images, golden.targets), golden.targets)

@@ -27,6 +27,7 @@ def test_a_wrong_command_line_is_explained(arguments, tmp_path, monkeypatch):
     assert done.returncode == 2 and done.stderr.startswith("usage: ") and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_rehearsal_writes_report_and_numbers(tmp_path):
     done = check(tmp_path, "--cpu")
     assert done.returncode == 0, done.stdout + done.stderr

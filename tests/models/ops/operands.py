@@ -81,37 +81,32 @@ def assert_near(actual, expected, tolerance):
 
 
 def by_definition(form, x, shapes):
-    """The output, one query and head at a time, in float64."""
+    """The output in float64, one image and head at a time: every token counts by its nearness to a sample."""
     x = {name: tensor.detach().double() for name, tensor in x.items()}
-    batch, queries, heads, _, points, _ = x["locations"].shape
+    batch, queries, heads = x["locations"].shape[:3]
     channels = x["value"].shape[3]
     output = torch.zeros(batch, queries, heads, channels, dtype=torch.float64)
-    for b, q, m in itertools.product(range(batch), range(queries), range(heads)):
-        start, keys, values, weights = 0, [], [], []
+    for b, m in itertools.product(range(batch), range(heads)):
+        start, keys, values = 0, [], []
         for level, (height, width) in enumerate(shapes):
             tokens = slice(start, start + height * width)
             start += height * width
-            key, value = (x[name][b, tokens, m].reshape(height, width, channels)
-                          for name in ("value" if form == "kda" else "key", "value"))
-            for p in range(points):
-                place = x["locations"][b, q, m, level, p].tolist()
-                keys.append(bilinear(key, *place))
-                values.append(bilinear(value, *place))
-                weights.append(x["weights"][b, q, m, level, p])
+            for samples, name in ((keys, "value" if form == "kda" else "key"), (values, "value")):
+                grid = x[name][b, tokens, m].reshape(height, width, channels)
+                samples.append(bilinear(grid, x["locations"][b, :, m, level]))
+        keys, values = torch.cat(keys, 1), torch.cat(values, 1)  # [queries, samples, channels]
+        weights = x["weights"][b, :, m].flatten(1)
         if form != "msda":
-            logits = torch.stack([x["query"][b, q, m] @ key / math.sqrt(channels) for key in keys])
-            weights = logits.softmax(0)
-        output[b, q, m] = sum(weight * value for weight, value in zip(weights, values))
+            weights = ((keys * x["query"][b, :, m, None]).sum(2) / math.sqrt(channels)).softmax(1)
+        output[b, :, m] = (weights[..., None] * values).sum(1)
     return output.flatten(2)
 
 
-def bilinear(grid, x, y):
-    """Value of grid [H, W, D] at (x, y), which spans [0, 1]; zero outside."""
-    height, width, channels = grid.shape
-    total = torch.zeros(channels, dtype=grid.dtype)
-    if not grid.numel() or not (math.isfinite(x) and math.isfinite(y)):
-        return total
-    for row, column in itertools.product(range(height), range(width)):
-        near = max(0.0, 1 - abs(x * width - 0.5 - column)) * max(0.0, 1 - abs(y * height - 0.5 - row))
-        total += near * grid[row, column]
-    return total
+def bilinear(grid, places):
+    """Values [..., D] of grid [H, W, D] at places [..., 2], (x, y), which spans [0, 1]; zero outside."""
+    if not grid.numel():
+        return grid.new_zeros(*places.shape[:-1], grid.shape[2])
+    columns, rows = (
+        (1 - (place[..., None] * size - 0.5 - torch.arange(size, dtype=grid.dtype)).abs()).clamp(min=0).nan_to_num(0)
+        for place, size in zip(places.unbind(-1), (grid.shape[1], grid.shape[0])))
+    return torch.einsum("...r,...c,rcd->...d", rows, columns, grid)

@@ -21,6 +21,7 @@ def check(**environment):
                           env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
 
 
+@pytest.mark.slow
 def test_the_check_after_the_build_passes():
     done = check()
     lines = done.stdout.splitlines()

@@ -1,4 +1,7 @@
-"""The CUDA kernels' own sources, run on the CPU by emulation/cuda_emulation.h, against the reference in float64."""
+"""The CUDA kernels' own sources, run on the CPU by emulation/cuda_emulation.h, against the reference in float64.
+
+What runs them is slow: compiling them alone takes half a minute.
+"""
 import ctypes
 import fcntl
 import math
@@ -237,12 +240,14 @@ BY_MODE = {"shared": {"query", "value", "locations"}, "distinct": {"query", "key
            "given": {"value", "locations", "weights"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mode", MODES)
 def test_few_queries(library, mode, dtype):
     assert check(library, Case(mode, dtype)) == BY_MODE[mode]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [8, 16, 30, 64, 71, 128])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("mode", MODES)
@@ -250,6 +255,7 @@ def test_channels(library, mode, dtype, channels):
     check(library, Case(mode, dtype, batch=1, queries=3, channels=channels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_more_channels_than_a_warp_holds(library, mode):
     check(library, Case(mode, shapes=((2, 3),), batch=1, queries=1, heads=1, channels=300))
@@ -258,6 +264,7 @@ def test_more_channels_than_a_warp_holds(library, mode):
 TILED = (9, 35), (10, 18), (5, 9), (1, 1)  # larger and smaller than a tile, none a multiple of one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mode", MODES)
 def test_queries_are_all_tokens(library, mode, dtype):
@@ -265,6 +272,7 @@ def test_queries_are_all_tokens(library, mode, dtype):
     check(library, replace(case, queries=case.tokens))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [8, 16, 64])
 @pytest.mark.parametrize("mode", MODES)
 def test_queries_are_the_tokens_of_the_last_levels(library, mode, channels):
@@ -273,28 +281,33 @@ def test_queries_are_the_tokens_of_the_last_levels(library, mode, channels):
                             points=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_many_queries_that_are_no_tokens(library, mode):
     check(library, Case(mode, torch.bfloat16, queries=131, heads=1, points=4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [1, 2, 4, 5, 9])
 @pytest.mark.parametrize("queries", [3, 140])
 def test_numbers_of_points(library, queries, points):
     check(library, Case(dtype=torch.bfloat16, shapes=((3, 4), (2, 2), (1, 3)), batch=1, queries=queries, points=points))
 
 
+@pytest.mark.slow
 def test_the_most_points_of_the_fast_kernels(library):
     """They tell a point's level by a multiplication, which is inexact for many more."""
     check(library, Case("given", shapes=((2, 3),) * 16, batch=1, queries=1, heads=1, points=1 << 13))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [30, 32])
 @pytest.mark.parametrize("mode", MODES)
 def test_an_empty_map_wider_than_all_tokens(library, mode, channels):
     check(library, Case(mode, shapes=((0, 9), (1, 1)), batch=1, queries=20, heads=1, channels=channels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("queries", [3, 140])
 @pytest.mark.parametrize("mode", MODES)
@@ -302,6 +315,7 @@ def test_heads_share_locations(library, mode, queries, dtype):
     check(library, Case(mode, dtype, batch=1, queries=queries, shared_locations=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("queries", [7, 140])
 @pytest.mark.parametrize("mode", MODES)
@@ -315,6 +329,7 @@ def test_locations_far_outside(library, mode, queries, dtype):
     check(library, case, inputs)
 
 
+@pytest.mark.slow
 def test_samples_outside_keep_their_share_of_the_softmax(library):
     case = Case(shapes=((3, 3),), batch=1, queries=1, heads=1, points=4)
     inputs = make_inputs(case)
@@ -326,6 +341,7 @@ def test_samples_outside_keep_their_share_of_the_softmax(library):
     torch.testing.assert_close(log_sum_exp, torch.full_like(log_sum_exp, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [30, 3000])
 def test_large_logits_do_not_overflow(library, scale):
     case = Case(queries=140, batch=1)
@@ -336,6 +352,7 @@ def test_large_logits_do_not_overflow(library, scale):
     assert all(x.isfinite().all() for x in gradients.values() if x is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [30, 32])
 @pytest.mark.parametrize("mode", MODES)
 def test_only_the_wanted_gradients(library, mode, channels):
@@ -343,6 +360,7 @@ def test_only_the_wanted_gradients(library, mode, channels):
         assert check(library, Case(mode, channels=channels, batch=1, queries=3, wanted=(name,))) == {name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("queries", [5, 70])
 @pytest.mark.parametrize("mode", MODES)
@@ -350,6 +368,7 @@ def test_scalar_atomics(libraries, mode, queries, dtype):
     check(libraries["scalar"], Case(mode, dtype, queries=queries))
 
 
+@pytest.mark.slow
 def test_the_guard_notices_what_is_read(library):
     case = Case(batch=1)
     inputs = make_inputs(case)
@@ -357,30 +376,37 @@ def test_the_guard_notices_what_is_read(library):
     assert run(library, case, inputs)[0].isnan().any()
 
 
+@pytest.mark.slow
 def test_too_large_a_grid_is_an_error(library):
     case = Case(mode="given", batch=1, queries=1, heads=1 << 16, channels=1)
     with pytest.raises(AssertionError, match="more queries or heads"):
         run(library, case, make_inputs(case))
 
 
-@pytest.mark.parametrize("body, error", [
+MISTAKES = [
     ("*out += __shfl_xor_sync(0xffffffffu, 1, 1);", None),
     ("if (threadIdx.x != 5) *out += __shfl_xor_sync(0xffffffffu, 1, 1);", "did not reach"),
     ("*out += __shfl_xor_sync(0xffffffffu, 1, threadIdx.x < 3 ? 1 : 2);", "diverged"),
     ("*out += __ldg(reinterpret_cast<const double*>(reinterpret_cast<char*>(out) + 4));", "misaligned"),
-])
-def test_the_emulation_notices_mistakes(tmp_path, body, error):
-    source = f"""#include "cuda/device.cuh"
-    __global__ void kernel(int* out) {{ {body} }}
-    extern "C" const char* run(int* out) {{
-      LAUNCH(kernel, dim3(2), dim3(64), nullptr, out);
+]
+
+
+def test_the_emulation_notices_mistakes(tmp_path):
+    kernels = "".join(f"""
+    __global__ void kernel{i}(int* out) {{ {body} }}
+    extern "C" const char* run{i}(int* out) {{
+      LAUNCH(kernel{i}, dim3(2), dim3(64), nullptr, out);
       return cudaGetLastError() == cudaSuccess ? nullptr : cudaGetErrorString(1);
-    }}"""
-    (tmp_path / "kernel.cu").write_text(source)
+    }}""" for i, (body, _) in enumerate(MISTAKES))
+    (tmp_path / "kernel.cu").write_text('#include "cuda/device.cuh"' + kernels)
     run_compiler(tmp_path / "kernel.cu", "-shared", "-o", tmp_path / "kernel.so")
-    out = torch.zeros(8, dtype=torch.int64)
-    message = load(tmp_path / "kernel.so").run(ctypes.c_void_p(out.data_ptr()))
-    if error is None:
-        assert message is None and out[0] == 2 * 64
-    else:
-        assert error in message.decode()
+    library = ctypes.CDLL(str(tmp_path / "kernel.so"))
+    for i, (_, error) in enumerate(MISTAKES):
+        out = torch.zeros(8, dtype=torch.int64)
+        run = getattr(library, f"run{i}")
+        run.restype = ctypes.c_char_p
+        message = run(ctypes.c_void_p(out.data_ptr()))
+        if error is None:
+            assert message is None and out[0] == 2 * 64
+        else:
+            assert error in message.decode()

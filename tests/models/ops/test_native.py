@@ -109,6 +109,7 @@ def test_long_maps(path, form, shape):
     check(form, Case((shape,), 50, 16, heads=1, batch=1), torch.float32)
 
 
+@pytest.mark.slow
 @each_form
 def test_a_huge_map(form):
     check(form, Case(((900, 700),), 50, 16, heads=1, batch=1), torch.float32)
@@ -240,7 +241,7 @@ def operator_arguments(form, x, shapes):
     return forward, (output, *forward, output, log_sum_exp, [True, form == "kda_keys", True, True])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in HALF)])
 @each_form
 def test_operators_are_registered_as_torch_wants(form, dtype):
     case = Case(channels=3)
