@@ -1,0 +1,23 @@
+from itertools import combinations
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from tools.draw_lite_detr_figure import draw, token_shares
+
+
+def test_the_shares_of_the_tokens_are_those_of_the_maps():
+    """At 800x1066: 100x134, 50x67, 25x34 and 13x17 tokens."""
+    assert [round(share * 17821) for share in token_shares().values()] == [13400, 3350, 850, 221]
+
+
+def test_the_figure_shows_both_parts_and_no_text_lies_over_another_or_outside():
+    figure = draw()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = figure.axes[0].texts
+    words = {text.get_text() for text in texts}
+    assert {"layer 1", "layer 6", "block 3", "stride 8\n75 % of tokens", "query q", "keys k", "values v"} <= words
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in texts]
+    for (one, box), (two, other) in combinations(zip(texts, boxes), 2):
+        assert not box.overlaps(other), (one.get_text(), two.get_text())
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
