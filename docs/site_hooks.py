@@ -1,15 +1,19 @@
-"""What mkdocs does besides: links from the pages to files outside docs/ (configs, model cards) work in the site too.
+"""A hook of mkdocs (mkdocs.yml): links from the pages to files outside docs/ (configs, model cards) work in the site too.
 
 Such files are published below files/, as plain text where a browser would not show them.
 """
+from __future__ import annotations
+
 import os
 import posixpath
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((\.\./[^)#\s]+)(#[^)\s]*)?\)")
 
@@ -26,6 +30,8 @@ def published(path: str) -> str:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
+    from mkdocs.structure.files import File
+
     root = Path(config.config_file_path).parent
     paths = set()
     for page in files.documentation_pages():
