@@ -1,4 +1,4 @@
-"""A hook of mkdocs (mkdocs.yml): links from the pages to files outside docs/ (configs, model cards) work in the site too.
+"""A hook of mkdocs (mkdocs.yml): links from pages to files outside docs/ (configs, model cards) work in the site too.
 
 Such files are published below files/, as plain text where a browser would not show them.
 """

@@ -38,7 +38,8 @@ def write_module(block, folder, monkeypatch):
 
 
 def test_the_sections_are_there():
-    assert {f"Add {what}" for what in ("an encoder", "a decoder", "a backbone", "a loss", "a data format")} <= set(SECTIONS)
+    added = ("an encoder", "a decoder", "a backbone", "a loss", "a data format")
+    assert {f"Add {what}" for what in added} <= set(SECTIONS)
 
 
 @pytest.mark.parametrize("title", [title for title, blocks in SECTIONS.items() if blocks])
