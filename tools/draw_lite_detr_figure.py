@@ -1,16 +1,17 @@
-"""Draws docs/lite_detr.png, the figure of the README: python tools/draw_lite_detr_figure.py [FILE]
+"""Draws docs/lite_detr.png and docs/data_flow.png: python tools/draw_lite_detr_figure.py [FOLDER]
 
-Left: which tokens each layer of the interleaved encoder updates. Right: how key-aware deformable attention weights its
-samples. One unit of the axes is an inch of the figure.
+The first: which tokens each layer of the interleaved encoder updates, and how key-aware deformable attention weights
+its samples. The second: what travels between the parts of a detector. One unit of the axes is an inch of a figure.
 """
 import math
 import sys
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-SIZE = (12.6, 4.9)
+WIDTH = 12.6
 INK, GREY, RED = "#1f2937", "#9ca3af", "#dc2626"
 HIGH, LOW, BLOCK = "#fde68a", "#bbf7d0", "#f3f4f6"
 LEVELS = {8: "#60a5fa", 16: "#34d399", 32: "#fbbf24", 64: "#f472b6"}  # stride: colour
@@ -142,16 +143,76 @@ def draw_attention(axes: Axes) -> None:
          ha="left", fontsize=10)
 
 
-def draw() -> Figure:
-    figure = Figure(figsize=SIZE, dpi=130)
+def draw_flow(axes: Axes) -> None:
+    """The parts of a detector in two rows, and over the arrows what travels between them."""
+    upper, lower, width, height = 2.95, 0.95, 2.0, 0.72
+    parts = {  # name: centre, file
+        "images": (1.15, upper, ""), "backbone": (4.55, upper, "models/backbones/"),
+        "input projection": (7.95, upper, "models/features.py"), "encoder": (11.35, upper, "models/encoders/"),
+        "query selection": (1.15, lower, "models/transformer.py"), "decoder": (4.55, lower, "models/decoders/"),
+        "heads": (7.95, lower, "models/heads.py"), "losses": (11.35, lower + 0.45, "models/criterion.py"),
+        "detections": (11.35, lower - 0.45, "models/postprocess.py")}
+    colours = {"images": "#e5e7eb", "losses": "#fbcfe8", "detections": "#fbcfe8", "encoder": LOW, "decoder": HIGH}
+    for name, (x, y, file) in parts.items():
+        box(axes, x - width / 2, y - height / 2, width, height, colours.get(name, "#dbeafe"))
+        text(axes, x, y + (0.13 if file else 0), name, fontsize=12)
+        text(axes, x, y - 0.17, file, fontsize=9, family="monospace")
+
+    def carry(start: str, end: str, what: str, shape: str) -> None:
+        """An arrow to the right between two parts of a row."""
+        left, right = parts[start][0] + width / 2 + 0.04, parts[end][0] - width / 2 - 0.04
+        y = parts[start][1]
+        arrow(axes, (left, y), (right, y))
+        text(axes, (left + right) / 2 - 0.03, y + 0.05, what, va="bottom", weight="bold", fontsize=10)
+        text(axes, (left + right) / 2 - 0.05, y - 0.07, shape, va="top", fontsize=9, linespacing=1.25)
+
+    carry("images", "backbone", "NestedTensor", "tensors [B,3,H,W]\nmask [B,H,W]")
+    carry("backbone", "input projection", "maps", "one NestedTensor\nper level")
+    carry("input projection", "encoder", "FlatFeatures", "tokens [B,N,C]\npos, padding,\nshapes, ratios")
+    carry("query selection", "decoder", "Queries", "content [B,Q,C]\nboxes [B,Q,4]")
+    carry("decoder", "heads", "DecoderOutput", "hidden [B,Q,C]\nper layer")
+    # The encoder's tokens go to the second row.
+    turn = 1.95
+    axes.plot([11.35, 11.35, 1.15], [upper - height / 2, turn, turn], color=INK, linewidth=1.2)
+    for part in ("query selection", "decoder"):
+        arrow(axes, (parts[part][0], turn), (parts[part][0], lower + height / 2 + 0.03))
+    text(axes, 7.95, turn + 0.05, "FlatFeatures", va="bottom", weight="bold", fontsize=10)
+    text(axes, 7.95, turn - 0.06, "the memory, tokens updated", va="top", fontsize=9)
+    # Outputs serve two readers.
+    fork = 9.75
+    axes.plot([parts["heads"][0] + width / 2 + 0.04, fork], [lower, lower], color=INK, linewidth=1.2)
+    for part in ("losses", "detections"):
+        y = parts[part][1]
+        axes.plot([fork, fork], [lower, y], color=INK, linewidth=1.2)
+        arrow(axes, (fork, y), (parts[part][0] - width / 2 - 0.04, y))
+    text(axes, 9.35, lower + 0.05, "outputs", va="bottom", weight="bold", fontsize=10)
+    text(axes, 9.35, lower - 0.07, "logits\n[B,Q,K]\nboxes\n[B,Q,4]", va="top", fontsize=9, linespacing=1.25)
+
+
+def canvas(height: float) -> tuple[Figure, Axes]:
+    """A figure with axes in inches."""
+    figure = Figure(figsize=(WIDTH, height), dpi=130)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, SIZE[0]), ylim=(0, SIZE[1]))
+    axes.set(xlim=(0, WIDTH), ylim=(0, height))
     axes.set_axis_off()
+    return figure, axes
+
+
+def draw() -> Figure:
+    figure, axes = canvas(4.9)
     draw_encoder(axes)
     draw_attention(axes)
     axes.plot([6.43, 6.43], [0.15, 4.75], color=GREY, linewidth=0.8)
     return figure
 
 
+def draw_data_flow() -> Figure:
+    figure, axes = canvas(3.5)
+    draw_flow(axes)
+    return figure
+
+
 if __name__ == "__main__":
-    draw().savefig(sys.argv[1] if len(sys.argv) > 1 else "docs/lite_detr.png")
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    draw().savefig(folder / "lite_detr.png")
+    draw_data_flow().savefig(folder / "data_flow.png")
