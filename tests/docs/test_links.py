@@ -69,6 +69,11 @@ def test_code_says_its_language_and_tables_are_even(page):
         assert len(widths) == 1, f"{page}: {table}"
 
 
+@pytest.mark.parametrize("page", TEXTS)
+def test_the_pages_use_the_words_of_the_field(page):
+    assert re.findall(r"\b(?:dear(?:er|est)?|(?:has|have) no say|mend(?:ed|s)?|per cent)\b", TEXTS[page]) == []
+
+
 def test_the_readme_is_short_and_names_every_room():
     readme = TEXTS["README.md"]
     assert len(readme.split()) < README_WORDS

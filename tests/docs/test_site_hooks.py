@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from docs.site_hooks import on_page_markdown, outside, published
+from docs.site_hooks import on_page_markdown, outside, published, readme_sections
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,3 +23,10 @@ def test_such_links_lead_to_the_published_file_folders_are_named_and_mistakes_st
     assert published("config/DINO/DINO_4scale.py") == "files/config/DINO/DINO_4scale.py.txt"
     assert on_page_markdown(text, page, config, None) == (
         "[a](../files/config/DINO/DINO_4scale.py.txt) b [c](../models.md) [d](../../no.py) ![e](../x.png)")
+
+
+def test_the_first_page_goes_on_with_the_readme_and_its_links():
+    text = readme_sections((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert "## COCO" in text and "## Credits" not in text
+    assert "[docs/models.md](models.md)" in text and "](../config/demo/lite_dino.py)" in text
+    assert "](demo_detections.jpg)" in text and "](docs/" not in text
