@@ -48,3 +48,9 @@ $(VENV)/bin/python: requirements.txt requirements-dev.txt
 $(OPERATORS): $(VENV)/bin/python models/ops/setup.py $(shell find models/ops/src -type f)
 	$(VENV)/bin/pip install --no-build-isolation --no-deps --force-reinstall ./models/ops
 	touch $(OPERATORS)
+
+# make docs   makes the pages of docs/ a site, site/index.html, and checks their links. $(PYTHON) gets requirements-docs.txt
+.PHONY: docs
+docs: $(if $(filter $(VENV)/%,$(PYTHON)),$(VENV)/bin/python)
+	$(PYTHON) -m pip install --quiet -r requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict

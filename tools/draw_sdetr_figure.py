@@ -62,7 +62,7 @@ def draw_grid(axes: Axes) -> None:
     cells = {"Q": lambda row, column: RED if (row, column) == chosen else "#dbeafe", "K": lambda *_: "#bbf7d0",
              "A": lambda row, column: colormaps["inferno"](near[row][column]), "V": lambda *_: "#fde68a"}
     corners = {"Q": (0, 4.6), "K": (0, 0.6), "A": (5.2, 2.6), "V": (10.4, 2.6)}
-    notes = {"Q": "a cell asks ...", "K": "... all cells", "A": "one weight a cell,\nsum 1: a picture",
+    notes = {"Q": "a cell asks ...", "K": "... all cells", "A": "one weight per cell,\nsum 1: a picture",
              "V": "added up by A:\nthe cell's new content"}
     for name, (left, bottom) in corners.items():
         for row in range(shape[0]):
