@@ -68,7 +68,7 @@ def train_one_epoch(model: nn.Module, criterion: SetCriterion, loader: DataLoade
             # One transfer to the host: the losses, the gradient norm of the previous step, and whether any process was
             # asked to stop.
             skipped = loss.new_full((), sum(t.get("skipped", 0) for t in targets))
-            asked = loss.new_full((), stop is not None and stop.requested)
+            asked = loss.new_full((), float(stop is not None and stop.requested))
             values = reduced({"loss": loss, **losses, "grad_norm": grad_norm, "stop": asked,
                               "skipped_images": skipped * world_size()})
             if not state.scaler.is_enabled():  # the scaler skips such steps itself

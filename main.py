@@ -144,7 +144,7 @@ def main(args: argparse.Namespace) -> int:
 
     if run.benchmark and is_main():
         run_benchmark(run, options, data, model, device)
-    if run.kind is RunKind.BENCHMARK or data is None:
+    if run.kind is RunKind.BENCHMARK or data is None:  # without data there is nothing but a benchmark
         return 0
     if run.kind is RunKind.TRAIN:
         if run.compile:
