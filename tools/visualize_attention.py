@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
     with torch.no_grad(), record_attention(detector.model) as records:
         outputs = detector.model([detector.prepared(picture)])
 
-    scores, labels, queries = (x[0] for x in detector.postprocess.classification.best(
+    scores, labels, queries = (x[0] for x in detector.postprocess.classification.top_detections(
         outputs["pred_logits"], outputs["pred_logits"][0].numel()))
     num_queries = outputs["pred_boxes"].shape[1]
     if args.query is not None and not 0 <= args.query < num_queries:
