@@ -50,7 +50,7 @@ def resident(field: str) -> float:
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory so far in MB: of this process's tensors on a GPU, of the whole process on a CPU."""
+    """Peak memory so far in MB: of this process's tensors on a GPU, of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS, in KB elsewhere

@@ -97,7 +97,7 @@ def mean_flops(model: Detector, sizes: Iterable[tuple[int, int]]) -> dict[str, f
 @torch.no_grad()
 def measure_speed(model: nn.Module, images: list[Tensor], batch: int, device: torch.device,
                   amp_dtype: torch.dtype | None, seconds: float | None = None) -> Speed:
-    """Times forward passes on batches of `images` (cycled), after one to warm up: at least 3, for about `seconds`.
+    """Times at least 3 forward passes on batches of `images` (cycled), for about `seconds`, after one to warm up.
 
     SECONDS is the default.
     """

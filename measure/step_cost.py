@@ -32,7 +32,7 @@ CGROUP = Path("/sys/fs/cgroup")
 @dataclass(frozen=True)
 class StepCost:
     """Median seconds of a step, and the peak in bytes: of the GPU's allocations, or of the whole process on a CPU (None
-    where the system does not tell)."""
+    if the system does not tell)."""
 
     seconds: float
     peak_bytes: int | None
@@ -49,7 +49,7 @@ def worst_batch(batch_size: int, shape: tuple[int, int], boxes: int, num_classes
 
 def measure_step(model: nn.Module, criterion: nn.Module, batches: Sequence[Batch], device: torch.device,
                  amp_dtype: torch.dtype | None = None) -> StepCost:
-    """A training step (forward, loss, backward, clipping, AdamW) on each batch, after one on the first to warm up.
+    """Runs a training step (forward, loss, backward, clipping, AdamW) on each batch, after a warm-up on the first.
 
     The optimizer is a separate one, whose moments take as much memory as the training's. Afterwards weights, buffers,
     gradients, modes and random states are what they were, even after an error such as running out of memory. A copy

@@ -98,4 +98,4 @@ def _plot_average_precision(axes: Axes, series: tuple[list[int], list[list[float
         height = max(height, values[-1])
         axes.text(1.01, height, f"{values[-1]:.1f}", color=METRICS[name], transform=axes.get_yaxis_transform(),
                   va="center")
-        height += 0.045 * top  # the next number stays clear of this one
+        height += 0.045 * top  # so that the next number does not overlap

@@ -6,7 +6,7 @@ from torchvision.ops import box_convert
 
 from reports.labels import Box, Font, Label, default_font, write_labels
 
-# Bright, so that black text is legible on them. Black and white are kept for the ground truth.
+# Bright, so that black text is legible on them. Black and white are reserved for the ground truth.
 PALETTE = ("#ff3b6b", "#00b4ff", "#ffb000", "#2ee66b", "#b06bff", "#ff7a1a", "#00d5c8", "#f7e733", "#ff7ae0", "#8fb8ff")
 MIN_LONG_SIDE = 480  # px, below which labels would hide the picture
 
@@ -31,7 +31,7 @@ def draw_detections(image: Image.Image, ground_truth: dict, detections: dict, cl
     for _, box, crowd in truths:  # over the wider predictions, so that both show where they coincide
         draw_truth_box(draw, box, crowd, unit)
 
-    # The prediction with the highest score takes the best place, and stays on top of the others where none is free.
+    # The prediction with the highest score takes the best place, and stays on top of the others if none is free.
     labels = [_class_label(label, class_names, box, f" {score:.2f}") for score, label, box in reversed(predictions)]
     labels += [Label(class_names.get(label, f"class {label}"), " (crowd)" if crowd else "", box, above=False,
                      colour="white", background="#000000a0") for label, box, crowd in truths]
@@ -40,8 +40,8 @@ def draw_detections(image: Image.Image, ground_truth: dict, detections: dict, cl
 
 
 def draw_closely(image: Image.Image, ground_truth: dict, detection: dict, class_names: dict[int, str]) -> Image.Image:
-    """The surroundings of a single detection, drawn as draw_detections does, whose arguments these are: a square twice
-    as large as its box, or what the image has of it."""
+    """The surroundings of a single detection: a square twice as large as its box, cut at the image's border. Arguments
+    and drawing as in draw_detections."""
     size = torch.tensor(image.size)
     box = detection["boxes"][0].nan_to_num(0).clamp(-size.max(), 2 * size.max())
     box = torch.cat(box.view(2, 2).aminmax(dim=0))

@@ -1,6 +1,6 @@
 """What a detector gets wrong: confusion matrix, TIDE's error split, and the best score threshold for each class.
 
-    matches = match_detections(coco, detections)   # once; the rest is quick
+    matches = match_detections(coco, detections)   # once; the rest is fast
     confusion_matrix(matches), tide_errors(matches), operating_points(matches)
 
 The error split is that of section 3 of TIDE: A General Toolbox for Identifying Object Detection Errors. D. Bolya,
@@ -19,7 +19,7 @@ from util.errors import UserError
 # TIDE's t_f and t_b: the IoU from which a detection finds a box, and below which it shows nothing.
 FOREGROUND, BACKGROUND = 0.5, 0.1
 MAX_DETECTIONS = 100  # per image and class, as in COCO's AP
-CONFIDENT = 0.3  # least score of the detections in a confusion matrix
+CONFIDENT = 0.3  # minimum score of the detections in a confusion matrix
 RECALLS = np.linspace(0, 1, 101)  # where COCO samples the precision
 KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")
 CLASSIFICATION, LOCALIZATION, BOTH, DUPLICATE, BACKGROUND_KIND, _ = range(len(KINDS))
@@ -27,14 +27,14 @@ CLASSIFICATION, LOCALIZATION, BOTH, DUPLICATE, BACKGROUND_KIND, _ = range(len(KI
 
 @dataclass(frozen=True)
 class Matches:
-    """Detections by falling score, and how they relate to the ground truth.
+    """Detections in descending order of score, and how they relate to the ground truth.
 
     Classes are indices into `categories`, boxes are indices into `truth`; -1 stands for no box.
     """
 
-    categories: list[int]  # [K] category ids, rising
-    truth: np.ndarray  # [G] class of every box
-    scores: np.ndarray  # [D] in [0, 1], falling
+    categories: list[int]  # [K] category ids, ascending
+    truth: np.ndarray  # [G] class of each box
+    scores: np.ndarray  # [D] in [0, 1], descending
     labels: np.ndarray  # [D] class
     images: np.ndarray  # [D] image id, a number or a text
     bboxes: np.ndarray  # [D, 4] xywh px
@@ -90,7 +90,7 @@ def match_detections(coco: COCO, detections: dict[int, list[dict]]) -> Matches:
         boxes_before += len(part_truth)
         truth.append(part_truth)
         parts.append(part)
-    # Gives every array its type where there is no image.
+    # Gives each array its type even if there is no image.
     parts.append(_match_image(categories, [], [])[1] | {"images": np.zeros(0, object)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[-1]}
     order = np.argsort(-joined["scores"], kind="stable")
@@ -99,7 +99,7 @@ def match_detections(coco: COCO, detections: dict[int, list[dict]]) -> Matches:
 
 
 def confusion_matrix(matches: Matches, score: float = CONFIDENT) -> np.ndarray:
-    """How often a box of a class is detected as which class: integers [K + 1, K + 1], rows truth, columns prediction.
+    """How often boxes of each class are detected as each class: integers [K + 1, K + 1], rows truth, columns found.
 
     Detections from `score` on take, best first, the free box with which they overlap most, whatever its class, at an
     IoU of at least 0.5. Those that find none are in the last row, boxes that none of them takes in the last column.
@@ -149,7 +149,7 @@ def tide_errors(matches: Matches) -> ErrorSplit:
     ap50 = _ap50(m)
     counts = {name: int((kinds == kind).sum()) for kind, name in enumerate(KINDS)} | {
         "missed": int(missed.sum()), "false positives": int((kinds >= 0).sum()), "false negatives": int(unfound.sum())}
-    # Fixing never costs AP; a recall that is rounded to the other side of a sample can seem to.
+    # Fixing never lowers AP; a recall that is rounded to the other side of a sample can make it seem so.
     gains = {name: None if ap50 is None or (ap := fixed[name]) is None else max(0.0, ap - ap50) for name in counts}
     return ErrorSplit(ap50, gains, counts)
 
@@ -255,7 +255,7 @@ def _largest(iou: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _fix(matches: Matches, goal: np.ndarray) -> dict[str, np.ndarray]:
     """Detections find their box of `goal` [D] and have its class; only the best of those with the same one is kept."""
     best = np.zeros(len(goal), bool)
-    best[np.unique(goal, return_index=True)[1]] = True  # the first of each, and scores fall
+    best[np.unique(goal, return_index=True)[1]] = True  # the first of each has the highest score
     labels = matches.labels.copy()
     labels[goal >= 0] = matches.truth[goal[goal >= 0]]
     return {"keep": best | (goal < 0), "labels": labels, "found": goal}
@@ -274,7 +274,7 @@ def _ap50(matches: Matches, keep: np.ndarray | None = None, labels: np.ndarray |
 
 
 def _average_precision(positive: np.ndarray, boxes: int) -> float:
-    """positive [n] bool: which detections find a box, by falling score; boxes: how many there are to be found."""
+    """positive [n] bool: which detections find a box, by descending score; boxes: how many there are to be found."""
     if boxes == 0:  # after fixing: nothing is left to be found, and nothing wrong should be
         return 0.0 if len(positive) else 1.0
     found = np.cumsum(positive)

@@ -17,7 +17,7 @@ def save_grid(pictures: list[Image.Image], path: str | os.PathLike, columns: int
               title: str | None = None, legend: bool = True) -> None:
     """Writes a PNG with the pictures row by row in equal cells, under the title and a legend of the box styles.
 
-    Raises ValueError where there are no pictures.
+    Raises ValueError if there are no pictures.
     """
     if not pictures:
         raise ValueError(f"no pictures to save in {path}")

@@ -16,7 +16,7 @@ NAME_LENGTH = 20
 
 
 def plot_precision_recall(curves: dict[str, np.ndarray], names: list[str], path: str | os.PathLike) -> None:
-    """Writes a PNG with a panel for each of `curves`: its title to precision [R, K] in [0, 1], at R even recalls.
+    """Writes a PNG with a panel for each of `curves`, precision [R, K] in [0, 1] at R evenly spaced recalls by title.
 
     names: of the K classes. A class that was not measured has -1, and no curve.
     """

@@ -15,7 +15,7 @@ def plain_axes(axes: Axes) -> None:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Writes a PNG, whole or not at all."""
+    """Writes a PNG, completely or not at all."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -4,7 +4,7 @@
     python tools/benchmark_models.py --device cuda --batch 1 8 --dtype float32 bfloat16 --json models.json
     python tools/benchmark_models.py --device cuda --dtype bfloat16 --models --train 60
 
-Weights and images are random: only shapes matter. A model is a config file, with options behind it in the same quotes.
+Weights and images are random: only shapes matter. A model is a config file, followed by options in the same quotes.
 """
 import argparse
 import sys
@@ -41,7 +41,7 @@ from util.options import parse_options
 MODELS = ["config/LiteDINO/r50_h3l1_2p1x3.py", "config/LiteDINO/r50_h3l1_6p1x1.py",
           "config/LiteDINO/r50_h2l2_2p1x3.py", "config/DINO/DINO_4scale.py num_expansion=None"]
 WARM_UP = 3  # training steps before those that are timed
-BATCHES = 4  # training batches that differ; then they come again
+BATCHES = 4  # different training batches, used in turn
 
 
 def infer(setting: Setting, names: list[str], seconds: float, rounds: int) -> dict:

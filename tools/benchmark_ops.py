@@ -1,4 +1,4 @@
-"""Speed and memory of the compiled deformable-attention operators beside the PyTorch ones.
+"""Speed and memory of the compiled deformable-attention operators compared with PyTorch's.
 
     python tools/benchmark_ops.py
     python tools/benchmark_ops.py --device cuda --dtype bfloat16 --json ops.json --markdown ops.md --picture ops.png
@@ -38,7 +38,7 @@ from util.markdown import table, three_digits
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
 OFFSET = 3.0  # px, standard deviation of a token's sampling offsets on each level
-SHORTEST = 20.0  # ms that a repetition takes at least: fast operators run several times in it
+SHORTEST = 20.0  # ms of a repetition, at least: fast operators run several times in it
 
 
 @dataclass

@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     options = parse_options(config)
     device = init_distributed(args.device, world_size=1, rank=0, local_rank=0, dist_url="env://")
     train, val = splits = [inspect_split(args.root, split, progress=sys.stderr.isatty()) for split in BOTH]
-    if options.data.image_size is not None:  # as adapt_options does for a training, which some of the data would stop
+    if options.data.image_size is not None:  # as adapt_options does, but also for data that would stop a training
         check_sizes(options.data)
         sized = [image for image in train.images.values() if has_size(image)]
         config.update(fitting_sizes(options.data.image_size, sized) | {"image_size": None})
@@ -155,7 +155,7 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
     config.update(num_classes=num_classes, pretrained_backbone=False)
     options = parse_options(config)
     if device.type == "cpu":
-        keep_freed_memory()  # as in the training: it changes both
+        keep_freed_memory()  # as in a training: it changes time and memory
     model, criterion, _ = build_model(config)
     place(model, device)
     criterion.to(device)

@@ -24,7 +24,7 @@ from util.metrics import Meters
 from util.optim import MovingAverage
 from util.options import parse_options
 
-PICTURES, SIDES = 16, (640, 480)  # of the generated set that the loader is measured on; width and height, px
+PICTURES, SIDES = 16, (640, 480)  # number, width and height (px) of the pictures that the loader is measured on
 PARTS = ["data: waiting", "data: to the device", "forward: backbone", "forward: encoder",
          "forward: decoder, heads and the rest", "matching", "losses", "backward", "gradient clipping", "optimizer",
          "moving average", "log and its transfer"]

@@ -83,7 +83,7 @@ def _cut(annotation: dict, image: dict) -> None:
     """Cuts the box at the image's border, and the area at the box's."""
     x, y, width, height = annotation["bbox"]
     left, top = max(x, 0), max(y, 0)
-    # Differences would change boxes that need no cut by rounding.
+    # Differences of corners would round the sides of boxes that need no cut.
     width = image["width"] - left if x + width > image["width"] else width - (left - x)
     height = image["height"] - top if y + height > image["height"] else height - (top - y)
     annotation["bbox"] = [left, top, width, height]

@@ -83,7 +83,7 @@ class ImageFile:
 
 @dataclass
 class SplitInspection:
-    """images and files by image id, files None where there is none. The boxes are those that training uses, cut at the
+    """images and files by image id; a file is None if it is missing. The boxes are those that training uses, cut at the
     border: `box_image` [n] image ids, `box_label` [n], `box_sides` [n, 2] (width, height) px, `box_area` [n] px².
     """
 
@@ -114,7 +114,7 @@ class SplitInspection:
 
 
 def inspect_split(root: str | Path, split: str, progress: bool = False) -> SplitInspection:
-    """Reads the annotations and every image of a split. UserError where there is nothing to inspect."""
+    """Reads the annotations and every image of a split. Raises UserError if they are missing."""
     content = read_content(root, split)
     folder = Path(root) / SPLITS[split][0]
     if not folder.is_dir():
@@ -134,7 +134,7 @@ def inspect_split(root: str | Path, split: str, progress: bool = False) -> Split
 
 
 def inspect_file(path: Path) -> ImageFile | None:
-    """None where there is no such file."""
+    """What the file holds; None if there is no such file."""
     if not path.is_file():
         return None
     try:
@@ -143,7 +143,7 @@ def inspect_file(path: Path) -> ImageFile | None:
             found = (image.size, image.mode, image.getexif().get(ORIENTATION, 1))
             image.convert("RGB")  # reads all pixels
         return ImageFile(*found, digest=hashlib.sha1(data, usedforsecurity=False).hexdigest())
-    except Exception as error:  # PIL raises many kinds for broken files
+    except Exception as error:  # PIL raises many kinds of errors for broken files
         return ImageFile(error=str(error) or type(error).__name__)
 
 
