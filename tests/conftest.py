@@ -104,5 +104,5 @@ def train_once(config_file, coco_root, tmp_path_factory):
 
 @pytest.fixture
 def trained(train_once):
-    """Of two epochs."""
+    """The folder of a training of two epochs, for tests that only read it."""
     return train_once()

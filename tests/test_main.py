@@ -413,6 +413,7 @@ def test_two_nodes_train_and_evaluate_each_image_once(config_file, coco_root, tm
     assert len(torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)["rng"]) == 2
 
 
+@pytest.mark.slow
 def test_the_published_sdetr_command(tiny_sdetr, coco_root, tmp_path):
     """Without -c, in two processes; --options makes the model and the images small."""
     folder, published = tmp_path / "run", load_config("config/SDETR/sdetr_r50.py")
