@@ -37,7 +37,7 @@ style: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check .
 
 types: $(ENVIRONMENT)
-	$(PYTHON) tools/check_types.py
+	$(PYTHON) -m mypy
 
 $(VENV)/bin/python: requirements.txt requirements-dev.txt
 	python3 -m venv $(VENV)

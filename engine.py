@@ -2,19 +2,20 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from datasets.coco_eval import Detections, coco_results
 from datasets.loaders import DetectionLoader, worker_crash_as_user_error
 from models.criterion import SetCriterion, weighted_sum
+from models.postprocess import PostProcess
 from util.distributed import all_gather, all_reduce_mean, is_main, rank, world_size
 from util.errors import UserError
 from util.logger import Progress
@@ -23,6 +24,14 @@ from util.nested_tensor import NestedTensor
 from util.options import TrainingOptions
 from util.signals import StopRequest
 from util.train_state import TrainState
+
+
+class Batches(Protocol):
+    """A loader or a list: pairs of samples and targets, and how many there are."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator: ...
 
 
 class NonFiniteError(UserError):
@@ -37,7 +46,7 @@ class Evaluation:
     losses: dict[str, float]  # means over the batches; {} without a criterion
 
 
-def train_one_epoch(model: nn.Module, criterion: SetCriterion, loader: DataLoader | Sequence, state: TrainState,
+def train_one_epoch(model: nn.Module, criterion: SetCriterion, loader: Batches, state: TrainState,
                     options: TrainingOptions, device: torch.device, output_dir: Path, *,
                     amp_dtype: torch.dtype | None = None,
                     stop: StopRequest | None = None, save: Callable[[TrainState], None] | None = None) -> bool:
@@ -115,7 +124,7 @@ def note_grad_norm(state: TrainState, grad_norm: Tensor, targets: list[dict], ou
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, criterion: SetCriterion | None, postprocess: nn.Module, loader: DetectionLoader,
+def evaluate(model: nn.Module, criterion: SetCriterion | None, postprocess: PostProcess, loader: DetectionLoader,
              device: torch.device, *, amp_dtype: torch.dtype | None = None, max_batches: int | None = None
              ) -> Evaluation:
     """Detections, and with a criterion losses, on the images of `loader` (its first batches if max_batches is given).

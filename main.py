@@ -25,6 +25,8 @@ from engine import Evaluation, evaluate
 from measure.model_cost import benchmark
 from models import build_detector, compile_parts
 from models.criterion import SetCriterion
+from models.detector import Detector
+from models.postprocess import PostProcess
 from trainer import Trainer
 from util.checkpoint import load_weights, read_checkpoint
 from util.config import load_config
@@ -155,7 +157,7 @@ def main(args: argparse.Namespace) -> int:
     return run_evaluation(run, options, data, model, criterion, postprocessors["bbox"], device)
 
 
-def run_benchmark(run: RunOptions, options: Options, data: CocoFolder | None, model: nn.Module,
+def run_benchmark(run: RunOptions, options: Options, data: CocoFolder | None, model: Detector,
                   device: torch.device) -> None:
     """--benchmark: prints the model's cost on val images, or on noise."""
     if data is not None and not run.benchmark_size:
@@ -167,7 +169,7 @@ def run_benchmark(run: RunOptions, options: Options, data: CocoFolder | None, mo
     print(benchmark(model, images, device, amp_dtype(options.training, run.amp, device)), flush=True)
 
 
-def run_test(run: RunOptions, options: Options, data: CocoFolder, model: nn.Module, postprocess: nn.Module,
+def run_test(run: RunOptions, options: Options, data: CocoFolder, model: nn.Module, postprocess: PostProcess,
              device: torch.device) -> int:
     """--test: a results file for images without annotations."""
     dataset = data.dataset("test", val_transforms(options.data, run.fix_size))
@@ -178,7 +180,7 @@ def run_test(run: RunOptions, options: Options, data: CocoFolder, model: nn.Modu
 
 
 def run_evaluation(run: RunOptions, options: Options, data: CocoFolder, model: nn.Module, criterion: SetCriterion,
-                   postprocess: nn.Module, device: torch.device) -> int:
+                   postprocess: PostProcess, device: torch.device) -> int:
     """--eval: COCO's numbers on the val images, and the files that were asked for."""
     dataset = data.dataset("val", val_transforms(options.data, run.fix_size))
     evaluation = evaluate_dataset(run, options, dataset, model, criterion, postprocess, device)
@@ -203,7 +205,7 @@ def run_evaluation(run: RunOptions, options: Options, data: CocoFolder, model: n
 
 
 def evaluate_dataset(run: RunOptions, options: Options, dataset: CocoDetection, model: nn.Module,
-                     criterion: SetCriterion | None, postprocess: nn.Module, device: torch.device) -> Evaluation:
+                     criterion: SetCriterion | None, postprocess: PostProcess, device: torch.device) -> Evaluation:
     if is_main():
         prepare_folder(run.folder)
     loader = eval_loader(dataset, options.data.eval_batch_size, run.num_workers)

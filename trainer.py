@@ -21,6 +21,7 @@ from measure.memory import peak_memory
 from measure.model_cost import count_parameters
 from measure.step_cost import Batch, find_batch_size, worst_batch
 from models.criterion import SetCriterion
+from models.postprocess import PostProcess
 from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
 from util.distributed import all_gather, barrier, is_main, rank, world_size
 from util.errors import UserError
@@ -52,7 +53,7 @@ class Trainer:
         self.amp_dtype = amp_dtype(options.training, run.amp, device)
         self.pad_multiple = padding_for(options.data, device)
 
-    def train(self, model: nn.Module, criterion: SetCriterion, postprocess: nn.Module) -> int:
+    def train(self, model: nn.Module, criterion: SetCriterion, postprocess: PostProcess) -> int:
         """Trains to the last epoch. Returns the exit code: 0, or 128 + signal if one asked to stop."""
         self._prepare_folder(model)
         self._open_data()
@@ -163,7 +164,7 @@ class Trainer:
                     len(self.train_set), len(self.val_set), len(self.class_names), total_parameters / 1e6,
                     self.trained_parameters / 1e6, self.device, self.amp_dtype or "float32", self.folder)
 
-    def _end_epoch(self, state: TrainState, model: nn.Module, criterion: SetCriterion, postprocess: nn.Module,
+    def _end_epoch(self, state: TrainState, model: nn.Module, criterion: SetCriterion, postprocess: PostProcess,
                    cost: dict[str, float]) -> None:
         """Evaluation, log and checkpoints; then the next epoch is in progress."""
         training, epoch = self.options.training, state.epoch
@@ -188,7 +189,7 @@ class Trainer:
         state.epoch, state.step, state.meters = epoch + 1, 0, Meters()
         self._save(state, copies)
 
-    def _evaluation_record(self, model: nn.Module, criterion: SetCriterion, postprocess: nn.Module) -> dict[str, Any]:
+    def _evaluation_record(self, model: nn.Module, criterion: SetCriterion, postprocess: PostProcess) -> dict[str, Any]:
         """The log's entries of an evaluation, the same on every process."""
         evaluation = self._evaluate(model, criterion, postprocess)
         stats = None
@@ -199,11 +200,11 @@ class Trainer:
         return {f"test_{name}": loss for name, loss in evaluation.losses.items()} | {
             "test_coco_eval_bbox": all_gather(stats)[0]}
 
-    def _evaluate(self, model: nn.Module, criterion: SetCriterion | None, postprocess: nn.Module) -> Evaluation:
+    def _evaluate(self, model: nn.Module, criterion: SetCriterion | None, postprocess: PostProcess) -> Evaluation:
         return evaluate(model, criterion, postprocess, self.val_loader, self.device, amp_dtype=self.amp_dtype,
                         max_batches=self.run_options.max_batches)
 
-    def _summarize_best(self, model: nn.Module, postprocess: nn.Module) -> None:
+    def _summarize_best(self, model: nn.Module, postprocess: PostProcess) -> None:
         """summary.md of the best checkpoint."""
         best = self.folder / BEST
         barrier()  # the main process may still be writing it

@@ -1,6 +1,7 @@
 """What the builders of several detectors share."""
 import math
 from dataclasses import replace
+from typing import cast
 
 from torch import nn
 
@@ -44,7 +45,7 @@ def make_input_proj(in_channels: list[int], num_levels: int, dim: int) -> nn.Mod
         convs.append(nn.Conv2d(source, dim, kernel_size=3, stride=2, padding=1))
     for conv in convs:
         nn.init.xavier_uniform_(conv.weight)
-        nn.init.zeros_(conv.bias)
+        nn.init.zeros_(cast(nn.Parameter, conv.bias))
     groups = math.gcd(32, dim // 4)  # 32, as published, where that leaves at least four channels per group
     return nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(groups, dim)) for conv in convs)
 

@@ -88,8 +88,9 @@ class DeformableDETRTransformer(Transformer):
         initialise_matrices(self.reference_points)
         nn.init.zeros_(self.reference_points.bias)
 
-    def queries(self, memory: FlatFeatures, embed: Tensor, count: int) -> tuple[Queries, None]:
+    def queries(self, memory: FlatFeatures, embed: Tensor | None, count: int) -> tuple[Queries, None]:
         """The first `count` of embed [Q, 2 C], position encodings and contents; no proposals."""
+        assert embed is not None  # only proposals make queries without it
         pos, content = embed[:count].expand(len(memory.tokens), -1, -1).chunk(2, -1)
         return Queries(content, self.reference_points(pos), pos=pos), None
 

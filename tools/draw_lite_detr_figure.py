@@ -26,17 +26,17 @@ def token_shares() -> dict[int, float]:
 
 
 def text(axes: Axes, x: float, y: float, words: str, **style) -> None:
-    axes.text(x, y, words, **{"ha": "center", "va": "center", "fontsize": 10.5, "color": INK} | style)
+    axes.text(x, y, words, **{"ha": "center", "va": "center", "fontsize": 10.5, "color": INK, **style})
 
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], **style) -> None:
-    axes.add_patch(FancyArrowPatch(start, end, **{"arrowstyle": "-|>", "mutation_scale": 12, "color": INK,
-                                                  "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0} | style))
+    usual = {"arrowstyle": "-|>", "mutation_scale": 12, "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
+    axes.add_patch(FancyArrowPatch(start, end, **{**usual, **style}))
 
 
 def box(axes: Axes, left: float, bottom: float, width: float, height: float, colour: str, **style) -> None:
     axes.add_patch(FancyBboxPatch((left, bottom), width, height, boxstyle="round,pad=0,rounding_size=0.05",
-                                  **{"facecolor": colour, "edgecolor": INK, "linewidth": 1} | style))
+                                  **{"facecolor": colour, "edgecolor": INK, "linewidth": 1, **style}))
 
 
 def grid(axes: Axes, left: float, bottom: float, cells: tuple[int, int], side: tuple[float, float],

@@ -22,6 +22,7 @@ from detector_keys import keys_from_state
 from engine import evaluate
 from models import build_model
 from models.encoders.interleaved import InterleavedEncoder
+from models.postprocess import PostProcess
 from util.checkpoint import load_weights, model_state, read_checkpoint
 from util.config import Config, load_config
 from util.errors import UserError
@@ -78,7 +79,7 @@ def _interleaved(model: nn.Module) -> InterleavedEncoder | None:
     return next((m for m in model.modules() if isinstance(m, InterleavedEncoder)), None)
 
 
-def rank_scales(model: nn.Module, postprocess: nn.Module, options: Options, coco_path: str, images: int,
+def rank_scales(model: nn.Module, postprocess: PostProcess, options: Options, coco_path: str, images: int,
                 device: torch.device) -> list[tuple[float, int]]:
     """(AP, enc_scale) on the first val images for each possible enc_scale, highest AP first."""
     encoder = _interleaved(model)

@@ -19,6 +19,8 @@ from torch.amp import GradScaler
 from common import add_device_flag
 from measure.model_cost import device_name
 from models import build_model
+from models.criterion import SetCriterion
+from models.detector import Detector
 from models.ops import cpu_kernels, native_available
 from util.config import Config, load_config, parse_pairs
 from util.distributed import init_distributed
@@ -58,7 +60,7 @@ class Setting:
         generator = torch.Generator().manual_seed(0)
         return [torch.randn(3, *self.size, generator=generator).to(self.device) for _ in range(self.batch)]
 
-    def build(self) -> tuple[nn.Module, nn.Module]:
+    def build(self) -> tuple[Detector, SetCriterion]:
         """Model and criterion, as main.py places them."""
         torch.set_num_threads(self.threads)
         torch.manual_seed(0)

@@ -1,7 +1,7 @@
 """Training steps for the benchmarks: how a step is computed, and what it costs."""
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -16,6 +16,8 @@ from measure.clock import wait_for
 from measure.memory import measure_memory
 from measuring import Setting, random_batch
 from models import compile_parts
+from models.criterion import SetCriterion
+from models.detector import Detector
 from models.ops import implementation
 from util.cpu import keep_freed_memory
 from util.metrics import Meters
@@ -40,7 +42,7 @@ class Recipe(Setting):
         """A copy with other values; "options" are added to the present ones."""
         return replace(self, **changes | {"options": self.options | changes.get("options", {})})
 
-    def build(self) -> tuple[nn.Module, nn.Module]:
+    def build(self) -> tuple[Detector, SetCriterion]:
         model, criterion = super().build()
         if not self.channels_last:
             model.to(memory_format=torch.contiguous_format)
@@ -77,7 +79,7 @@ def prepare(recipe: Recipe, steps: int, loads: torch.device) -> tuple[nn.Module,
     optim = replace(options.training, grad_accum_steps=recipe.accumulate)
     batches = [random_batch(half, int(options.data.num_classes), seed, BOXES) for seed in range(BATCHES)]
 
-    def run(loader: Iterable) -> None:
+    def run(loader: engine.Batches) -> None:
         state.step, state.meters = 0, Meters()
         with tempfile.TemporaryDirectory() as folder, implementation(recipe.operator):
             engine.train_one_epoch(model, criterion, loader, state, optim, recipe.device, Path(folder),

@@ -1,8 +1,12 @@
 """Precision and memory format of a training or an evaluation."""
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from util.options import TrainingOptions
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -20,7 +24,7 @@ def amp_dtype(options: TrainingOptions, flag: bool, device: torch.device) -> tor
     return getattr(torch, options.amp_dtype)
 
 
-def place(model: nn.Module, device: torch.device) -> nn.Module:
+def place(model: Model, device: torch.device) -> Model:
     """Moves a model to its device, in the memory format in which its convolutions are fastest.
 
     That is channels-last on CPUs and tensor cores, except on a GPU for grouped convolutions, such as those of

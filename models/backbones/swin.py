@@ -3,6 +3,8 @@
 B batch, C channels, H W map, M heads, T tokens of a window, V windows.
 """
 from collections import OrderedDict
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -143,7 +145,7 @@ class SwinTransformer(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] to one map [B, C, H', W'] per chosen stage."""
         x, maps = self.patch_embed(images), []
-        for i, stage in enumerate(self.layers):
+        for i, stage in enumerate(cast(Iterable[SwinStage], self.layers)):
             x = stage(x)
             if i in self.return_indices:
                 maps.append(self.get_submodule(f"norm{i}")(x).permute(0, 3, 1, 2).contiguous())
