@@ -4,12 +4,13 @@ The first: which tokens each layer of the interleaved encoder updates, and how k
 its samples. The second: what travels between the parts of a detector. One unit of the axes is an inch of a figure.
 """
 import math
-import sys
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+
+from common import ROOT, tool_parser
 
 WIDTH = 12.6
 INK, GREY, RED = "#1f2937", "#9ca3af", "#dc2626"
@@ -213,6 +214,8 @@ def draw_data_flow() -> Figure:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    parser = tool_parser(__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "docs", metavar="FOLDER")
+    folder = parser.parse_args().folder
     draw().savefig(folder / "lite_detr.png")
     draw_data_flow().savefig(folder / "data_flow.png")
