@@ -88,7 +88,7 @@ WRITE = ("torch", "save", "args[1].write(b'half of it'); args[1].flush()")
 @pytest.mark.parametrize("module, name, last_words, at", [
     pytest.param(*STEP, 6, id="between checkpoints", marks=pytest.mark.slow),
     pytest.param(*STEP, 13, id="in the second epoch", marks=pytest.mark.slow),
-    pytest.param(*WRITE, 3, id="in a checkpoint")])
+    pytest.param(*WRITE, 3, id="in a checkpoint", marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_and_ends_with_the_weights_of_one_never_killed(
         call, config_file, coco_root, whole, tmp_path, module, name, last_words, at):
     out = tmp_path / "killed"

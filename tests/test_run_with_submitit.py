@@ -56,6 +56,7 @@ def test_a_preempted_job_is_queued_again_and_goes_on(config_file, coco_root, tmp
     assert [json.loads(line)["epoch"] for line in (out / "log.txt").read_text().splitlines()] == list(range(8))
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_fails_the_job(config_file, tmp_path):
     job = start(tmp_path / "jobs", "--ngpus", 1, *training(config_file, tmp_path / "nowhere", tmp_path / "run", 1))
     output, _ = job.communicate(timeout=240)

@@ -18,6 +18,7 @@ def benchmark(*arguments):
                           capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_measures_inference_and_training(tmp_path):
     done = benchmark("--models", "config/DINO/DINO_4scale.py num_expansion=None", "--impl", "torch", "--size", 64, 96,
                      "--batch", 2, "--seconds", 0, "--rounds", 1, "--train", 2, "--train_batch", 1, "--threads", 1,

@@ -39,6 +39,7 @@ def test_writes_table_numbers_and_picture(tmp_path):
         assert min(picture.size) > 200
 
 
+@pytest.mark.slow
 def test_ratios_are_those_of_the_numbers(tmp_path):
     done = benchmark("--sizes", "tiny", "--ops", "msda", "--repeat", 1, "--dtype", "bfloat16", "--json",
                      tmp_path / "ops.json", "--picture", tmp_path / "ops.png", DEFORM_ATTN_CPU="portable")
