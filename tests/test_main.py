@@ -430,8 +430,8 @@ def test_the_published_sdetr_command(tiny_sdetr, coco_root, tmp_path):
     assert len(log_of(folder)) == 1 and "train_cardinality_error" in log_of(folder)[0]
 
 
-@pytest.mark.parametrize("name", [pytest.param("sdetr_r50", marks=pytest.mark.slow),
-                                  pytest.param("detr_r50", marks=pytest.mark.slow), pytest.param("lite_sdetr_r50", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sdetr_r50", "detr_r50", "lite_sdetr_r50"])
 def test_models_of_config_sdetr_train_evaluate_resume_and_benchmark(call, tiny_sdetr, tmp_path, monkeypatch, name):
     monkeypatch.setattr("measure.model_cost.SECONDS", 0.0)
     config, out = tmp_path / "small.py", tmp_path / "run"
