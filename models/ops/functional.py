@@ -52,9 +52,9 @@ def key_aware_deform_attn(query: Tensor, key: Tensor, value: Tensor, spatial_sha
     gives them its own. Locations are computed with in float32 (float64 for float64) whatever their dtype.
     Raises ValueError, naming the argument, if shapes, dtypes or devices do not fit.
     """
-    shared = key is value
+    key_is_value = key is value
     query, value = _autocast(query), _autocast(value)
-    key = value if shared else _autocast(key)
+    key = value if key_is_value else _autocast(key)
     locations = _check(value, spatial_shapes, sampling_locations)
     _fits("query", query, value, (*locations.shape[:3], value.shape[3]))
     _fits("key", key, value, value.shape)

@@ -45,9 +45,9 @@ def cpu_kernels() -> str:
 def key_aware_deform_attn(query: Tensor, key: Tensor, value: Tensor, spatial_shapes: list[tuple[int, int]],
                           sampling_locations: Tensor) -> Tensor:
     """See models.ops.functional."""
-    own_key = None if key is value else key
+    distinct_key = None if key is value else key
     flat = [size for shape in spatial_shapes for size in shape]
-    return torch.ops.deform_attn.key_aware_deform_attn(query, own_key, value, flat, sampling_locations)[0]
+    return torch.ops.deform_attn.key_aware_deform_attn(query, distinct_key, value, flat, sampling_locations)[0]
 
 
 def ms_deform_attn(value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locations: Tensor,

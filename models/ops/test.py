@@ -44,7 +44,7 @@ def run(form: str, x: dict[str, Tensor]) -> Tensor:
     return key_aware_deform_attn(x["query"], key, x["value"], SHAPES, x["locations"])
 
 
-FORMS = ("key_aware_deform_attn, key is value", "key_aware_deform_attn, own keys", "ms_deform_attn")
+FORMS = ("key_aware_deform_attn, key is value", "key_aware_deform_attn, distinct key", "ms_deform_attn")
 
 
 def output_and_gradients(form: str, x: dict[str, Tensor]) -> list[Tensor]:

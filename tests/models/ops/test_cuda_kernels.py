@@ -33,8 +33,8 @@ GRADIENTS = ["query", "key", "value", "locations", "weights"]
 
 @dataclass
 class Case:
-    """One call. mode: "shared" has key == value, "distinct" has keys of their own, "given" has given weights."""
-    mode: str = "shared"
+    """One call. mode: "key_is_value" has key == value, "distinct" has keys of their own, "given" has given weights."""
+    mode: str = "key_is_value"
     dtype: torch.dtype = torch.float32
     shapes: tuple[tuple[int, int], ...] = ((5, 7), (0, 5), (1, 1), (3, 2))
     batch: int = 2
@@ -118,7 +118,7 @@ def make_inputs(case, seed=0):
     query, key, value = (rand(case.batch, n, case.heads, case.channels).to(case.dtype)
                          for n in (case.queries, case.tokens, case.tokens))
     weights = rand(case.batch, case.queries, case.heads, len(case.shapes), case.points).flatten(3).softmax(-1)
-    return {"query": query, "key": value if case.mode == "shared" else key, "value": value,
+    return {"query": query, "key": value if case.mode == "key_is_value" else key, "value": value,
             "locations": make_locations(case, seed),
             "weights": weights.unflatten(3, (len(case.shapes), case.points)).to(case.wide),
             "grad_output": rand(case.batch, case.queries, case.heads, case.channels).to(case.dtype)}
@@ -130,7 +130,7 @@ def expected(case, inputs):
     grid_sample takes no empty maps: they become a pixel of zeros. Locations that are not finite become ones outside.
     """
     leaves = {name: inputs[name].double().requires_grad_() for name in GRADIENTS if name != "key"}
-    leaves["key"] = leaves["value"] if case.mode == "shared" else inputs["key"].double().requires_grad_()
+    leaves["key"] = leaves["value"] if case.mode == "key_is_value" else inputs["key"].double().requires_grad_()
     shapes = [(h, w) if h * w else (1, 1) for h, w in case.shapes]
 
     def with_empty_maps(tokens):
@@ -146,7 +146,7 @@ def expected(case, inputs):
     if case.mode == "given":
         output, log_sum_exp = reference.ms_deform_attn(value, shapes, locations, leaves["weights"]), None
     else:
-        key = value if case.mode == "shared" else with_empty_maps(leaves["key"])
+        key = value if case.mode == "key_is_value" else with_empty_maps(leaves["key"])
         output = reference.key_aware_deform_attn(leaves["query"], key, value, shapes, locations)
         logits = (leaves["query"].permute(0, 2, 3, 1)[..., None] * reference.sample(key, shapes, locations)).sum(2)
         log_sum_exp = (logits * case.channels ** -0.5).logsumexp(-1).transpose(1, 2) / math.log(2)
@@ -154,7 +154,7 @@ def expected(case, inputs):
     output.backward(inputs["grad_output"].double())
     gradients = {name: leaf.grad for name, leaf in leaves.items()}
     gradients["locations"] = locations.grad
-    if case.mode == "shared":
+    if case.mode == "key_is_value":
         gradients["key"] = None
     return output.detach(), log_sum_exp, gradients
 
@@ -179,7 +179,7 @@ def address(x):
 
 def run(library, case, inputs):
     """Output, log-sum-exp and gradients (None where not wanted) of the kernels."""
-    inputs = {name: guarded(x) for name, x in inputs.items() if name != "key" or case.mode != "shared"}
+    inputs = {name: guarded(x) for name, x in inputs.items() if name != "key" or case.mode != "key_is_value"}
     inputs.setdefault("key", inputs["value"])
     key_aware = case.mode != "given"
     output = guarded(torch.zeros_like(inputs["query"]))
@@ -189,7 +189,7 @@ def run(library, case, inputs):
                  "value": torch.zeros_like(inputs["value"], dtype=case.wide),
                  "locations": torch.zeros(location_shape, dtype=case.wide),
                  "weights": torch.zeros_like(inputs["weights"])}
-    unused = {"shared": {"key", "weights"}, "distinct": {"weights"}, "given": {"query", "key"}}[case.mode]
+    unused = {"key_is_value": {"key", "weights"}, "distinct": {"weights"}, "given": {"query", "key"}}[case.mode]
     gradients = {name: guarded(x) if name in case.wanted and name not in unused else None
                  for name, x in gradients.items()}
 
@@ -235,8 +235,8 @@ def check(library, case, inputs=None):
     return compared
 
 
-MODES = ["shared", "distinct", "given"]
-BY_MODE = {"shared": {"query", "value", "locations"}, "distinct": {"query", "key", "value", "locations"},
+MODES = ["key_is_value", "distinct", "given"]
+BY_MODE = {"key_is_value": {"query", "value", "locations"}, "distinct": {"query", "key", "value", "locations"},
            "given": {"value", "locations", "weights"}}
 
 
