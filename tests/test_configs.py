@@ -60,8 +60,9 @@ def test_every_config_trains_and_detects(path):
         assert all(loss.isfinite() for loss in criterion.eval()(outputs, targets).values())
     results = post["bbox"](outputs, torch.tensor([[640, 960], [800, 640]]))
     assert [set(result) for result in results] == [{"scores", "labels", "boxes"}] * 2
+    least = 1 if small(path).get("nms_iou_threshold", -1) > 0 else 10  # NMS may leave fewer of random boxes
     for result in results:
-        assert result["boxes"].shape == (len(result["scores"]), 4) and len(result["scores"]) >= 10
+        assert result["boxes"].shape == (len(result["scores"]), 4) and len(result["scores"]) >= least
         assert result["boxes"].isfinite().all() and result["labels"].max() < 91
 
 
