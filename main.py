@@ -39,7 +39,7 @@ from util.options import Options, describe_keys, parse_options
 from util.precision import amp_dtype, place
 from util.run_folder import prepare_folder
 from util.run_options import DEBUG_BATCHES, RunKind, RunOptions, StartKind, decide_start
-from util.short_forms import add_short_forms
+from util.short_forms import add_short_forms, dataset_file, refusal
 
 logger = logging.getLogger("main")
 DEFAULT_CONFIG = "config/SDETR/sdetr_r50.py"
@@ -56,7 +56,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_short_forms(parser)
 
     add = parser.add_argument_group("data").add_argument
-    add("--dataset_file", default="coco", choices=["coco"], help="format of the data")
+    add("--dataset_file", default="coco", type=dataset_file, metavar="coco", help="format of the data")
     add("--coco_path", help="folder with train2017/, val2017/ and annotations/")
     add("--fix_size", action="store_true", help="resize all images to the largest size, for debugging")
     add("--strict_data", action="store_true", help="stop the training at an unreadable image")
@@ -110,10 +110,14 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parses the command line; an unknown flag ends the program with the nearest known one."""
+    """Parses the command line. A flag that is unknown ends the program with the nearest known one, a flag of the
+    published code that is refused with the reason."""
     parser = get_args_parser()
     args, unknown = parser.parse_known_args(argv)
     if unknown:
+        reason = refusal(unknown[0])
+        if reason is not None:
+            parser.error(f"{unknown[0]}: {reason}")
         parser.error(f"unknown argument {unknown[0]}.{nearest(unknown[0], parser._option_string_actions)}")
     return args
 

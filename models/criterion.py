@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_convert, generalized_box_iou_loss
+from torchvision.ops import box_convert
 
 from models.classification import Classification
 from models.denoising import DenoisingMeta
 from models.matcher import HungarianMatcher
+from util.box_ops import giou
 from util.distributed import all_reduce_mean
 
 
@@ -125,9 +126,10 @@ class SetCriterion(nn.Module):
         ce = self.classification.loss(logits, batch_idx, query_idx, labels[target_idx], num_boxes)
         matched = predicted[torch.arange(len(sets), device=batch_idx.device)[:, None], batch_idx, query_idx]
         targets = boxes[target_idx]
-        giou = generalized_box_iou_loss(box_convert(matched, "cxcywh", "xyxy"), box_convert(targets, "cxcywh", "xyxy"))
+        loss_giou = 1 - giou(box_convert(matched, "cxcywh", "xyxy"), box_convert(targets, "cxcywh", "xyxy"),
+                             self.matcher.giou_eps)
         l1 = (matched - targets).abs()
-        by_name = {"loss_ce": ce, "loss_bbox": l1.sum((1, 2)) / num_boxes, "loss_giou": giou.sum(1) / num_boxes}
+        by_name = {"loss_ce": ce, "loss_bbox": l1.sum((1, 2)) / num_boxes, "loss_giou": loss_giou.sum(1) / num_boxes}
         return {name + suffix: loss for name, losses in by_name.items() for suffix, loss in zip(sets, losses.unbind())}
 
     @staticmethod

@@ -29,6 +29,8 @@ from util.nested_tensor import NestedTensor
 from util.options import DeformableDETROptions, Options
 from util.precision import at_least_float32
 
+GIOU_EPS = 1e-6  # of DINO's and Lite DETR's loss and matcher; DETR, Deformable DETR and SDETR have none
+
 
 class DINO(Detector):
     """A detector in which only the encoder decides between DINO and Lite-DINO."""
@@ -99,7 +101,8 @@ def build_dino(options: Options) -> Built:
         if denoising.use_dn else None,
         aux_loss=loss.aux_loss)
     weights = replace(make_loss_weights(loss), interm=loss.interm_loss_coef, interm_boxes=not loss.no_interm_box_loss)
-    return model, make_criterion(loss, depth, weights, denoising.use_dn), make_postprocessors(options)
+    criterion = make_criterion(loss, depth, weights, denoising.use_dn, giou_eps=GIOU_EPS)
+    return model, criterion, make_postprocessors(options)
 
 
 def _check(options: Options, classes: int) -> None:

@@ -33,6 +33,7 @@ class HungarianMatcher:
     cost_bbox: float
     cost_giou: float
     classification: Classification = field(default_factory=FocalClassification)
+    giou_eps: float = 0.0  # see util.box_ops.giou
 
     @torch.no_grad()
     def __call__(self, outputs: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> Matching:
@@ -73,7 +74,7 @@ class HungarianMatcher:
         image (labels [B, T], target_boxes [B, T, 4]).
         """
         corners = box_convert(target_boxes, "cxcywh", "xyxy")[:, None]
-        giou = pairwise_giou(box_convert(boxes, "cxcywh", "xyxy"), corners)
+        giou = pairwise_giou(box_convert(boxes, "cxcywh", "xyxy"), corners, self.giou_eps)
         return (self.cost_class * self.classification.cost(logits, labels)
                 + self.cost_bbox * torch.cdist(boxes, target_boxes[:, None], p=1) - self.cost_giou * giou)
 

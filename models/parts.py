@@ -81,9 +81,10 @@ def make_loss_weights(options: LossOptions) -> LossWeights:
 
 
 def make_criterion(options: LossOptions, num_layers: int, weights: LossWeights | None = None, use_dn: bool = False,
-                   copies: int = 1) -> SetCriterion:
+                   copies: int = 1, giou_eps: float = 0.0) -> SetCriterion:
     classification = make_classification(options)
-    matcher = HungarianMatcher(options.set_cost_class, options.set_cost_bbox, options.set_cost_giou, classification)
+    matcher = HungarianMatcher(options.set_cost_class, options.set_cost_bbox, options.set_cost_giou, classification,
+                               giou_eps)
     return SetCriterion(matcher, weights or make_loss_weights(options), num_layers, classification, use_dn,
                         options.aux_loss, copies)
 

@@ -20,7 +20,7 @@ QUICK = {  # one of each kind of model and of backbone
     "config/SDETR/lite_sdetr_r50.py", "config/finetune/efficientnet_lite0.py"}
 SMALL = {"pretrained_backbone": False, "hidden_dim": 32, "dim_feedforward": 32, "nheads": 2, "num_queries": 12,
          "num_select": 10, "num_classes": 91}
-SMALL_BACKBONES = {"resnet50": "resnet18", "swin": "swin_T_224_1k", "timm:convnext": "timm:convnext_atto"}
+SMALL_BACKBONES = {"resnet50": "resnet18", "swin": "swin_T_224_1k", "convnext": "timm:convnext_atto"}
 
 
 def test_the_quick_ones_exist():

@@ -5,11 +5,11 @@ from typing import Any
 from torch import Tensor
 
 from models.backbones.swin import SWINS
+from sampling_form import sampling_form
 from util.checkpoint import our_name
 from util.errors import UserError
 
 RESNETS = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50", (23, True): "resnet101"}
-USUAL_HEADS = 8  # shapes do not tell the number of heads
 ONE_TO_MANY = 1500  # of H-DETR's queries, in all released checkpoints
 
 
@@ -50,30 +50,29 @@ def _deformable_detr(state: dict[str, Tensor]) -> dict[str, Any]:
 
 def _deformable_transformer(state: dict[str, Tensor]) -> dict[str, Any]:
     levels, dim = state["transformer.level_embed"].shape
-    encoder = "transformer.encoder.layers."
+    encoder, decoder = "transformer.encoder.layers.", "transformer.decoder.layers."
+    form = sampling_form(state, f"{decoder}0.cross_attn.", levels)
     found = {"num_classes": len(state["class_embed.0.weight"]), "hidden_dim": dim, "num_feature_levels": levels,
-             "nheads": USUAL_HEADS, "dim_feedforward": len(state[f"{encoder}0.linear1.weight"]),
-             "enc_layers": _count(state, encoder), "dec_layers": _count(state, "transformer.decoder.layers."),
-             "dec_n_points": _points(state, "transformer.decoder.layers.0.cross_attn.", levels)[0]}
-    return found | _deformable_encoder(state, encoder, levels)
+             "dim_feedforward": len(state[f"{encoder}0.linear1.weight"]), "enc_layers": _count(state, encoder),
+             "dec_layers": _count(state, decoder), "dec_n_points": form.points}
+    if form.sure:
+        found["nheads"] = form.heads
+    width = len(state[f"{decoder}0.linear1.weight"])
+    if width != found["dim_feedforward"]:
+        found["dim_feedforward_dec"] = width
+    return found | _deformable_encoder(state, encoder, levels, form.points)
 
 
-def _deformable_encoder(state: dict[str, Tensor], prefix: str, levels: int) -> dict[str, Any]:
+def _deformable_encoder(state: dict[str, Tensor], prefix: str, levels: int,
+                        points: int | None = None) -> dict[str, Any]:
+    """`points`: those of the decoder, for checkpoints that leave a choice."""
     attention = f"{prefix}0.self_attn."
-    points, same_loc = _points(state, attention, levels)
+    form = sampling_form(state, attention, levels, points)
     # A layer with the small feed-forward ends each block.
     blocks = sum(f"{prefix}{i}.linear12.weight" in state for i in range(_count(state, prefix)))
-    return {"num_expansion": blocks or None, "enc_n_points": points, "same_loc": same_loc,
+    return {"num_expansion": blocks or None, "enc_n_points": form.points, "same_loc": form.same_loc,
             "key_aware": f"{attention}attention_weights.weight" not in state,
             "proj_key": f"{attention}key_proj.weight" in state}
-
-
-def _points(state: dict[str, Tensor], prefix: str, levels: int) -> tuple[int, bool]:
-    """Sampling points per level and head, and whether all heads share them."""
-    pairs = len(state[f"{prefix}sampling_offsets.weight"]) // (2 * levels)  # points times location heads
-    weights = state.get(f"{prefix}attention_weights.weight")
-    same_loc = pairs < USUAL_HEADS if weights is None else pairs < len(weights) // levels
-    return (pairs, True) if same_loc else (max(pairs // USUAL_HEADS, 1), False)
 
 
 def _stacked(state: dict[str, Tensor]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def choose_config(found: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
 
 def undecided(model: nn.Module, found: dict[str, Any]) -> list[str]:
     """Keys that names and shapes do not tell."""
-    lines = ["nheads: 8 is usual; a wrong number loads without complaint"]
+    lines = [] if "nheads" in found else ["nheads: 8 is usual; a wrong number loads without complaint"]
     encoder = _interleaved(model)
     if encoder is not None:
         lines.append(f"enc_scale: from 1 to {found['num_feature_levels'] - 1}; --coco_path DIR tries them")

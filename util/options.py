@@ -25,12 +25,15 @@ def key(default: Any, meaning: str, least: float = -math.inf, most: float = math
 
 @dataclass(frozen=True)
 class BackboneOptions:
-    backbone: str = key("resnet50", "resnet18|34|50|101, swin_T_224_1k and larger, or timm:NAME")
+    backbone: str = key("resnet50", "resnet18|34|50|101, swin_T_224_1k and larger, "
+                                    "convnext_xlarge_22k, or timm:NAME")
     return_interm_indices: list[int] = key([1, 2, 3], "stages that become feature levels, 0..3 = strides 4..32")
     dilation: bool = key(False, "ResNet: dilated last stage at stride 16 (DC5)")
     pretrained_backbone: bool = key(True, "start from ImageNet weights")
     backbone_dir: str | None = key(None, "file or folder with local ImageNet weights, instead of a download")
     backbone_freeze_keywords: list[str] | None = key(None, "freeze backbone parameters with such a word in the name")
+    drop_path_rate: float = key(0.2, "Swin: part of the residual paths that the last block drops in training", least=0,
+                                most=1)
     use_checkpoint: bool = key(False, "recompute the backbone's activations in the backward pass, to save memory")
 
 
@@ -53,8 +56,6 @@ class TransformerOptions:
     pre_norm: bool = key(False, "global attention: normalise the input of each block instead of its output")
     transformer_activation: Literal["relu", "gelu"] = key("relu", "activation of the feed-forward blocks")
     key_aware: bool | None = key(None, "key-aware deformable attention; None: on if the encoder is interleaved")
-    proj_key: bool = key(False, "key-aware attention: separate key projection instead of values used as keys")
-    same_loc: bool = key(False, "all heads of a query share their sampling locations")
     deformable_use_checkpoint: bool = key(False, "recompute the transformer layers' activations in the backward pass, "
                                                  "to save memory")
 
@@ -64,7 +65,11 @@ class EncoderOptions:
     encoder: str | None = key(None, "name in models.encoders.ENCODERS. None: global in DETR and SDETR; elsewhere "
                                     "interleaved where num_expansion is set, else deformable")
     enc_layers: int | list[int] = key(6, "total encoder layers; SDETR: per stage, one number or a list", least=0)
+    dim_feedforward_enc: int | None = key(None, "hidden channels of the encoder's feed-forward blocks; None: "
+                                                "dim_feedforward", least=1)
     enc_n_points: int = key(4, "sampling points per level and head", least=1)
+    same_loc: bool = key(False, "a head's sampling offsets are the same on every level")
+    proj_key: bool = key(False, "key-aware attention: a key projection of its own, instead of values used as keys")
     num_expansion: int | None = key(None, "interleaved encoder: number of blocks, each ending with a layer over all "
                                           "tokens; must divide enc_layers. None: every layer updates all tokens")
     enc_scale: int = key(3, "interleaved encoder: how many of the coarsest levels are high-level")
@@ -80,6 +85,8 @@ class EncoderOptions:
 class DecoderOptions:
     decoder: str | None = key(None, "name in models.decoders.DECODERS; None: the detector's own")
     dec_layers: int | list[int] = key(6, "decoder layers; stacked models: per stage, one number or a list", least=1)
+    dim_feedforward_dec: int | None = key(None, "hidden channels of the decoder's feed-forward blocks; None: "
+                                                "dim_feedforward", least=1)
     dec_n_points: int = key(4, "sampling points per level and head", least=1)
     dec_pred_bbox_embed_share: bool = key(True, "all decoder layers share one box head")
     dec_pred_class_embed_share: bool = key(True, "all decoder layers share one class head")
@@ -228,6 +235,16 @@ class Options:
     data: DataOptions
     training: TrainingOptions
 
+    @property
+    def encoder_width(self) -> int:
+        """Hidden channels of the encoder's feed-forward blocks."""
+        return self.encoder.dim_feedforward_enc or self.transformer.dim_feedforward
+
+    @property
+    def decoder_width(self) -> int:
+        """Hidden channels of the decoder's feed-forward blocks."""
+        return self.decoder.dim_feedforward_dec or self.transformer.dim_feedforward
+
     def to_dict(self) -> dict[str, Any]:
         """Every config key with its value, flat: `parse_options` turns it back into equal options."""
         keys: dict[str, Any] = {"modelname": self.modelname}
@@ -252,7 +269,7 @@ RETIRED: dict[str, tuple] = {
     "frozen_weights": (None,), "masks": (False,), "mask_loss_coef": (1.0,), "dice_loss_coef": (1.0,),
     "unic_layers": (0,), "query_dim": (4,), "num_patterns": (0,),
     "pdetr3_bbox_embed_diff_each_layer": (False,), "pdetr3_refHW": (-1,), "random_refpoints_xy": (False,),
-    "fix_refpoints_hw": (-1,), "dabdetr_yolo_like_anchors": (False,), "dabdetr_deformable_encoder": (False,),
+    "fix_refpoints_hw": (-1,), "dabdetr_yolo_like_anchor_update": (False,), "dabdetr_deformable_encoder": (False,),
     "dabdetr_deformable_decoder": (False,), "use_deformable_box_attn": (False,), "box_attn_type": ("roi_align",),
     "dec_layer_number": (None,), "decoder_layer_noise": (False,), "dln_xy_noise": (0.2,), "dln_hw_noise": (0.2,),
     "add_channel_attention": (False,), "add_pos_value": (False,), "two_stage_type": ("standard",),
@@ -263,6 +280,9 @@ RETIRED: dict[str, tuple] = {
     "dec_layer_dropout_prob": (None,), "ddetr_lr_param": (False,), "match_unstable_error": (True, False),
     "rm_self_attn_layers": (None,),
     "rm_detach": (None,), "num_patterns_dn": (0,), "use_detached_boxes": (False,), "pe_temperature": (20,),
+    "use_pytorch_version": (False, True),  # of the operator, which computes the same
+    "value_proj_after": (False,), "drop_lr_now": (False,),
+    "num_topk": (1000,), "dn_scalar": (100,), "dn_label_coef": (1.0,), "dn_bbox_coef": (1.0,),  # never read there
 }
 GROUPS: dict[str, type] = {name: hint for name, hint in typing.get_type_hints(Options).items() if name != "modelname"}
 KEYS: dict[str, dataclasses.Field] = {f.name: f for group in GROUPS.values() for f in dataclasses.fields(group)}

@@ -9,6 +9,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from models.backbones.convnext import CONVNEXTS, build_convnext
 from models.backbones.resnet import build_resnet
 from models.backbones.swin import SWINS, build_swin
 from models.layers.position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine
@@ -26,6 +27,7 @@ def _build_timm(options: BackboneOptions) -> nn.Module:
 BACKBONES: dict[str, Callable[[BackboneOptions], nn.Module]] = {
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101"), build_resnet),
     **dict.fromkeys(SWINS, build_swin),
+    **dict.fromkeys(CONVNEXTS, build_convnext),
     "timm:NAME": _build_timm,
 }
 

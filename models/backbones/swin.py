@@ -131,7 +131,7 @@ class SwinTransformer(nn.Module):
                  return_indices: list[int], drop_path: float = 0.2, use_checkpoint: bool = False):
         super().__init__()
         self.patch_embed = PatchEmbed(dim)
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
         last = return_indices[-1]  # no one reads the maps of later stages
         self.layers = nn.ModuleList(
             SwinStage(dim * 2**i, num_heads[i], window, [next(rates) for _ in range(depth)], i == last,
@@ -157,7 +157,7 @@ class SwinTransformer(nn.Module):
 def build_swin(options: BackboneOptions) -> SwinTransformer:
     dim, depths, num_heads, window, file = SWINS[options.backbone]
     model = SwinTransformer(dim, depths, num_heads, window, options.return_interm_indices,
-                            use_checkpoint=options.use_checkpoint)
+                            options.drop_path_rate, options.use_checkpoint)
     if options.pretrained_backbone:
         weights = fetch_weights(options.backbone, _STORAGE + file, options.backbone_dir)
         # The norms of the returned maps keep their initial values: the classifier has none. Its head is left out.

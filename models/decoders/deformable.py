@@ -103,7 +103,7 @@ def build_deformable_decoder(options: Options, heads: Heads) -> DeformableDecode
 def make_layers(options: Options) -> list[nn.Module]:
     shared = options.transformer
     return [DeformableDecoderLayer(make_attention(shared, options.decoder.dec_n_points), shared.hidden_dim,
-                                   shared.nheads, shared.dim_feedforward, shared.dropout,
+                                   shared.nheads, options.decoder_width, shared.dropout,
                                    ACTIVATIONS[shared.transformer_activation])
             for _ in range(options.decoder.depth)]
 

@@ -61,6 +61,6 @@ class GlobalDecoder(nn.Module):
 def build_global_decoder(options: Options, heads: Heads) -> GlobalDecoder:
     """The heads are not used: this decoder predicts no boxes between its layers."""
     shared = options.transformer
-    layers: list[nn.Module] = [GlobalDecoderLayer.from_options(shared)
+    layers: list[nn.Module] = [GlobalDecoderLayer.from_options(shared, options.decoder_width)
                                for _ in range(options.decoder.depth)]
     return GlobalDecoder(layers, nn.LayerNorm(shared.hidden_dim), shared.deformable_use_checkpoint)

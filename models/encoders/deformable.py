@@ -69,6 +69,7 @@ def build_deformable_encoder(options: Options) -> DeformableEncoder:
 
 
 def make_layer(kind: type[DeformableEncoderLayer], options: Options) -> DeformableEncoderLayer:
-    shared = options.transformer
-    return kind(make_attention(shared, options.encoder.enc_n_points), shared.hidden_dim, shared.dim_feedforward,
-                shared.dropout, ACTIVATIONS[shared.transformer_activation])
+    shared, own = options.transformer, options.encoder
+    attention = make_attention(shared, own.enc_n_points, own.same_loc, own.proj_key)
+    return kind(attention, shared.hidden_dim, options.encoder_width, shared.dropout,
+                ACTIVATIONS[shared.transformer_activation])

@@ -40,7 +40,7 @@ class GlobalEncoder(nn.Module):
 
 def build_global_encoder(options: Options) -> GlobalEncoder:
     shared = options.transformer
-    layers: list[nn.Module] = [GlobalEncoderLayer.from_options(shared)
+    layers: list[nn.Module] = [GlobalEncoderLayer.from_options(shared, options.encoder_width)
                                for _ in range(options.encoder.depth)]
     norm = nn.LayerNorm(shared.hidden_dim) if shared.pre_norm else None
     return GlobalEncoder(layers, norm, shared.deformable_use_checkpoint)

@@ -17,7 +17,7 @@ from util.options import TransformerOptions
 class DeformableAttention(nn.Module):
     """What both forms share: where each query samples, and the projections of value and output.
 
-    `same_loc` gives all heads of a query the same sampling locations.
+    With `same_loc`, a head has one set of offsets, which it uses on every level.
     """
 
     def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int, same_loc: bool = False):
@@ -25,30 +25,19 @@ class DeformableAttention(nn.Module):
         if dim % num_heads:
             raise UserError(f"hidden_dim {dim} is not a multiple of nheads {num_heads}")
         self.num_levels, self.num_heads, self.num_points = num_levels, num_heads, num_points
-        self.location_heads = 1 if same_loc else num_heads
-        self.sampling_offsets = nn.Linear(dim, self.location_heads * num_levels * num_points * 2)
+        self.offset_levels = 1 if same_loc else num_levels
+        self.sampling_offsets = nn.Linear(dim, num_heads * self.offset_levels * num_points * 2)
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
 
     def reset_parameters(self) -> None:
-        """Xavier projections; each head samples in a direction of its own, point p at distance p + 1 pixels (with
-        `same_loc`, each point in a direction of its own).
-        """
+        """Xavier projections; each head samples in a direction of its own, point p at distance p + 1 pixels."""
         for layer in (child for child in self.children() if isinstance(child, nn.Linear)):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
-        directions = self.num_points if self.location_heads == 1 else self.num_heads
-        angle = torch.arange(directions) * (2 * math.pi / directions)
-        unit = torch.stack([angle.cos(), angle.sin()], -1)
-        unit = unit / unit.abs().amax(-1, keepdim=True)
-        if self.location_heads == 1:
-            grid = unit.expand(1, self.num_levels, -1, -1)
-        else:
-            distance = torch.arange(1, self.num_points + 1)
-            grid = (unit[:, None, None] * distance[:, None]).expand(-1, self.num_levels, -1, -1)
         nn.init.zeros_(self.sampling_offsets.weight)
         with torch.no_grad():
-            self.sampling_offsets.bias.copy_(grid.flatten())
+            self.sampling_offsets.bias.copy_(initial_offsets(self.num_heads, self.offset_levels, self.num_points))
 
     def sampling_locations(self, query: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
         """Where each query samples, [B, Q, M, L, P, 2] as (x, y) with the padded map spanning [0, 1].
@@ -57,16 +46,14 @@ class DeformableAttention(nn.Module):
         or [B, Q, L, 4] boxes (cxcywh), around whose centre they count in half sizes.
         """
         offsets = self.sampling_offsets(query).to(reference.dtype)
-        offsets = offsets.view(*query.shape[:2], self.location_heads, self.num_levels, self.num_points, 2)
+        offsets = offsets.view(*query.shape[:2], self.num_heads, self.offset_levels, self.num_points, 2)
         centre = reference[:, :, None, :, None, :2]
         if reference.shape[-1] == 2:
             size = torch.tensor([(w, h) for h, w in shapes], dtype=reference.dtype)
             size = size.to(reference.device, non_blocking=True)  # new_tensor would wait for the GPU
-            locations = torch.addcdiv(centre, offsets, size[:, None])
-        else:
-            half_sizes = reference[:, :, None, :, None, 2:] * (0.5 / self.num_points)
-            locations = torch.addcmul(centre, offsets, half_sizes)
-        return locations.expand(-1, -1, self.num_heads, -1, -1, -1)
+            return torch.addcdiv(centre, offsets, size[:, None])
+        half_sizes = reference[:, :, None, :, None, 2:] * (0.5 / self.num_points)
+        return torch.addcmul(centre, offsets, half_sizes)
 
     @abstractmethod
     def samples(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: list[tuple[int, int]],
@@ -147,6 +134,18 @@ class KeyAwareDeformAttn(DeformableAttention):
         return key, value
 
 
-def make_attention(options: TransformerOptions, num_points: int) -> DeformableAttention:
-    shape = (options.hidden_dim, options.num_feature_levels, options.nheads, num_points, options.same_loc)
-    return KeyAwareDeformAttn(*shape, options.proj_key) if options.key_aware else MSDeformAttn(*shape)
+def make_attention(options: TransformerOptions, num_points: int, same_loc: bool = False,
+                   proj_key: bool = False) -> DeformableAttention:
+    shape = (options.hidden_dim, options.num_feature_levels, options.nheads, num_points, same_loc)
+    return KeyAwareDeformAttn(*shape, proj_key) if options.key_aware else MSDeformAttn(*shape)
+
+
+def initial_offsets(num_heads: int, num_levels: int, num_points: int) -> Tensor:
+    """The offsets of a query before training, flat as the bias [M * L * P * 2] of `sampling_offsets`: head m looks in
+    direction m / M of a turn, and point p lies at p + 1 pixels along the farther axis.
+    """
+    angle = torch.arange(num_heads) * (2 * math.pi / num_heads)
+    unit = torch.stack([angle.cos(), angle.sin()], -1)
+    unit = unit / unit.abs().amax(-1, keepdim=True)
+    distance = torch.arange(1, num_points + 1)
+    return (unit[:, None, None] * distance[:, None]).expand(-1, num_levels, -1, -1).flatten()

@@ -33,8 +33,8 @@ class GlobalAttentionLayer(nn.Module):
         initialise_matrices(self)
 
     @classmethod
-    def from_options(cls, options: TransformerOptions) -> "GlobalAttentionLayer":
-        return cls(options.hidden_dim, options.nheads, options.dim_feedforward, options.dropout,
+    def from_options(cls, options: TransformerOptions, dim_feedforward: int) -> "GlobalAttentionLayer":
+        return cls(options.hidden_dim, options.nheads, dim_feedforward, options.dropout,
                    ACTIVATIONS[options.transformer_activation], options.pre_norm)
 
     def _residual(self, x: Tensor, norm: nn.LayerNorm, block: Callable[[Tensor], Tensor]) -> Tensor:

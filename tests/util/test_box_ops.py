@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou
 
-from util.box_ops import inverse_sigmoid, pairwise_giou
+from util.box_ops import giou, inverse_sigmoid, pairwise_giou
 
 
 def test_it_inverts_the_sigmoid():
@@ -56,3 +56,18 @@ def test_pairwise_giou_of_boxes_that_touch_and_of_tiny_ones():
     boxes = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 1], [0.5, 0.5, 0.5001, 0.5001]], dtype=torch.float64)
     torch.testing.assert_close(pairwise_giou(boxes, boxes), generalized_box_iou(boxes, boxes))
     assert pairwise_giou(boxes, boxes[:0]).shape == (3, 0)
+
+
+def test_giou_with_a_constant():
+    """Boxes of 2 x 2 px in an image of 800 x 800, the second 1 px to the right: union 6 px, hull 6 px, common 2 px."""
+    a = torch.tensor([10, 10, 12, 12], dtype=torch.float64) / 800
+    b = torch.tensor([11, 10, 13, 12], dtype=torch.float64) / 800
+    pixel = 1 / 800**2
+    assert giou(a, b).item() == pytest.approx(2 / 6)
+    assert giou(a, b, 1e-6).item() == pytest.approx(2 * pixel / (6 * pixel + 1e-6)) == pytest.approx(0.3012, abs=1e-4)
+    apart = b + torch.tensor([2, 0, 2, 0]) / 800  # union 8 px, hull 10 px, nothing in common
+    assert giou(a, apart, 1e-6).item() == pytest.approx(-2 * pixel / (10 * pixel + 1e-6))
+    assert giou(a, a, 1e-6).item() == pytest.approx(4 * pixel / (4 * pixel + 1e-6))
+    torch.testing.assert_close(pairwise_giou(a[None], b[None], 1e-6)[0, 0], giou(a, b, 1e-6))
+    empty = torch.zeros(4, dtype=torch.float64)
+    assert giou(empty, empty).isnan() and giou(empty, empty, 1e-6) == 0

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -8,34 +9,8 @@ from util.config import Config, load_config
 from util.errors import UserError
 from util.options import GROUPS, KEYS, RETIRED, changed_keys, describe_keys, parse_options
 
-# The keys that IDEA-Research's DINO and Lite-DETR configs set.
-PUBLISHED = {
-    "num_classes": 91, "lr": 0.0001, "param_dict_type": "default", "lr_backbone": 1e-05,
-    "lr_backbone_names": ["backbone.0"], "lr_linear_proj_names": ["reference_points", "sampling_offsets"],
-    "lr_linear_proj_mult": 0.1, "ddetr_lr_param": False, "batch_size": 2, "weight_decay": 0.0001, "epochs": 12,
-    "lr_drop": 11, "save_checkpoint_interval": 1, "clip_max_norm": 0.1, "onecyclelr": False, "multi_step_lr": False,
-    "lr_drop_list": [33, 45], "modelname": "dino", "frozen_weights": None, "backbone": "resnet50",
-    "use_checkpoint": False, "dilation": False, "position_embedding": "sine", "pe_temperatureH": 20,
-    "pe_temperatureW": 20, "return_interm_indices": [1, 2, 3], "backbone_freeze_keywords": None, "enc_layers": 6,
-    "dec_layers": 6, "unic_layers": 0, "pre_norm": False, "dim_feedforward": 2048, "hidden_dim": 256, "dropout": 0.0,
-    "nheads": 8, "num_queries": 900, "query_dim": 4, "num_patterns": 0, "pdetr3_bbox_embed_diff_each_layer": False,
-    "pdetr3_refHW": -1, "random_refpoints_xy": False, "fix_refpoints_hw": -1, "dabdetr_yolo_like_anchors": False,
-    "dabdetr_deformable_encoder": False, "dabdetr_deformable_decoder": False, "use_deformable_box_attn": False,
-    "box_attn_type": "roi_align", "dec_layer_number": None, "num_feature_levels": 4, "enc_n_points": 4,
-    "dec_n_points": 4, "decoder_layer_noise": False, "dln_xy_noise": 0.2, "dln_hw_noise": 0.2,
-    "add_channel_attention": False, "add_pos_value": False, "two_stage_type": "standard", "two_stage_pat_embed": 0,
-    "two_stage_add_query_num": 0, "two_stage_bbox_embed_share": False, "two_stage_class_embed_share": False,
-    "two_stage_learn_wh": False, "two_stage_default_hw": 0.05, "two_stage_keep_all_tokens": False, "num_select": 300,
-    "transformer_activation": "relu", "batch_norm_type": "FrozenBatchNorm2d", "masks": False, "aux_loss": True,
-    "set_cost_class": 2.0, "set_cost_bbox": 5.0, "set_cost_giou": 2.0, "cls_loss_coef": 1.0, "mask_loss_coef": 1.0,
-    "dice_loss_coef": 1.0, "bbox_loss_coef": 5.0, "giou_loss_coef": 2.0, "enc_loss_coef": 1.0, "interm_loss_coef": 1.0,
-    "no_interm_box_loss": False, "focal_alpha": 0.25, "decoder_sa_type": "sa", "matcher_type": "HungarianMatcher",
-    "decoder_module_seq": ["sa", "ca", "ffn"], "nms_iou_threshold": -1, "dec_pred_bbox_embed_share": True,
-    "dec_pred_class_embed_share": True, "use_dn": True, "dn_number": 100, "dn_box_noise_scale": 1.0,
-    "dn_label_noise_ratio": 0.5, "embed_init_tgt": True, "dn_labelbook_size": 91, "match_unstable_error": True,
-    "use_ema": False, "ema_decay": 0.9997, "ema_epoch": 0, "use_detached_boxes_dec_out": False, "enc_scale": 3,
-    "num_expansion": 3, "deformable_use_checkpoint": False, "same_loc": False, "proj_key": False, "key_aware": True,
-}
+# All keys of Lite-DETR's published config.
+PUBLISHED = json.loads(Path("tests/golden/published_configs.json").read_text())["Lite-DETR/config/DINO/DINO_4scale.py"]
 
 
 def parsed(name, value):

@@ -60,8 +60,8 @@ def slow_attention(module, query, reference, memory, padding):
             grids = [x[b, start:start + height * width, channels].view(height, width, size) for x in (key, value)]
             for p in range(POINTS):
                 place = reference[b, q, level].tolist()
-                head = 0 if module.location_heads == 1 else m
-                at = ((head * LEVELS + level) * POINTS + p) * 2
+                row = m if module.offset_levels == 1 else m * LEVELS + level
+                at = (row * POINTS + p) * 2
                 dx, dy = offsets[b, q, at:at + 2].tolist()
                 if len(place) == 2:
                     x, y = place[0] * width + dx, place[1] * height + dy
@@ -108,10 +108,11 @@ def test_padding_counts_as_outside_the_map(options):
     torch.testing.assert_close(module(query, reference, memory, SHAPES, everything), expected)
 
 
+@pytest.mark.parametrize("same_loc", [False, True])
 @pytest.mark.parametrize("kind", [MSDeformAttn, KeyAwareDeformAttn])
-def test_initial_locations(kind):
+def test_initial_locations(kind, same_loc):
     """Head m looks in direction m / M of a turn, point p at p + 1 pixels along the farther axis, whatever the query."""
-    module = kind(16, LEVELS, num_heads=8, num_points=4)
+    module = kind(16, LEVELS, num_heads=8, num_points=4, same_loc=same_loc)
     reference = torch.full((1, 2, LEVELS, 2), 0.5)
     locations = module.sampling_locations(torch.randn(1, 2, 16), reference, SHAPES)
     assert locations.shape == (1, 2, 8, LEVELS, 4, 2)
@@ -123,14 +124,21 @@ def test_initial_locations(kind):
         torch.testing.assert_close(pixels, expected, atol=1e-5, rtol=0)
 
 
-def test_initial_locations_shared_by_all_heads():
-    """Here each point looks in its own direction."""
-    module = KeyAwareDeformAttn(16, LEVELS, num_heads=8, num_points=4, same_loc=True)
-    assert module.sampling_offsets.out_features == LEVELS * 4 * 2
-    locations = module.sampling_locations(torch.randn(1, 1, 16), torch.full((1, 1, LEVELS, 2), 0.5), SHAPES)
-    pixels = (locations[0, 0, :, 0] - 0.5) * torch.tensor([5, 4])
-    expected = torch.tensor([[1, 0], [0, 1], [-1, 0], [0, -1.0]]).expand(8, -1, -1)
-    torch.testing.assert_close(pixels, expected, atol=1e-5, rtol=0)
+@pytest.mark.parametrize("kind", [MSDeformAttn, KeyAwareDeformAttn])
+def test_levels_share_the_offsets_of_a_head(kind):
+    """As published: "same_loc" is the same location of each scale, in pixels of each around points, and in parts of the
+    box around boxes."""
+    module = make_module(kind, same_loc=True)
+    assert module.sampling_offsets.out_features == HEADS * POINTS * 2
+    query = make_inputs(2)[0]
+    offsets = module.sampling_offsets(query).view(2, 4, HEADS, POINTS, 2)
+    assert not torch.allclose(offsets[:, :, 0], offsets[:, :, 1])  # heads do not share them
+    around_points = module.sampling_locations(query, torch.full((2, 4, LEVELS, 2), 0.5).double(), SHAPES) - 0.5
+    boxes = torch.tensor([0.5, 0.5, 0.2, 0.4], dtype=torch.float64).expand(2, 4, LEVELS, 4)
+    in_boxes = module.sampling_locations(query, boxes, SHAPES) - 0.5
+    for level, (height, width) in enumerate(SHAPES):
+        torch.testing.assert_close(around_points[:, :, :, level] * torch.tensor([width, height]), offsets)
+        torch.testing.assert_close(in_boxes[:, :, :, level] * torch.tensor([10, 5]) * POINTS, offsets)
 
 
 def test_boxes_scale_the_offsets():
