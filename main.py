@@ -138,6 +138,8 @@ def main(args: argparse.Namespace) -> int:
     data = CocoFolder(run.coco_path) if run.coco_path else None
     options = parse_options(load_config(run.config_file, run.config_overrides))
     options = adapt_options(options, data, run.kind.split, checkpoint)
+    if run.start_epoch >= options.training.epochs:
+        raise UserError(f"--start_epoch {run.start_epoch} leaves none of the {options.training.epochs} epochs (from 0)")
 
     torch.manual_seed(run.seed)  # the same on every process while the model is built
     backbone_weights = options.backbone.pretrained_backbone and start.imagenet_backbone

@@ -18,6 +18,7 @@ from models import build_detector
 from models.postprocess import PostProcess
 from util.checkpoint import load_weights, read_checkpoint
 from util.config import load_config, parse_pairs
+from util.devices import usable_device
 from util.errors import UserError
 from util.options import DataOptions, parse_options
 from util.precision import place
@@ -47,14 +48,15 @@ class Predictor:
         model has COCO's number of classes, they are COCO's. With use_ema the averaged weights are loaded. Raises
         UserError for files that are missing, unreadable or do not fit each other.
         """
+        target = usable_device(device)
         content = read_checkpoint(checkpoint)
         parsed = parse_options(load_config(config_file, parse_pairs(options or [])))
         parsed = adapt_options(parsed, None, "val", content)
         model, _, postprocessors = build_detector(parsed.replaced(pretrained_backbone=False))
         load_weights(model, content, ema=parsed.training.use_ema)
-        place(model, torch.device(device))
+        place(model, target)
         names = content.get("class_names", COCO_CLASSES if parsed.data.num_classes == len(COCO_CLASSES) else {})
-        return cls(model.eval(), postprocessors["bbox"], names, parsed.data, torch.device(device))
+        return cls(model.eval(), postprocessors["bbox"], names, parsed.data, target)
 
     def prepared(self, image: Image.Image) -> Tensor:
         """The model's input [3, H, W] for an RGB image, on the device: resized and normalised as in an evaluation."""

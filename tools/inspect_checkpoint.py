@@ -25,6 +25,7 @@ from models.encoders.interleaved import InterleavedEncoder
 from models.postprocess import PostProcess
 from util.checkpoint import load_weights, model_state, read_checkpoint
 from util.config import Config, load_config
+from util.devices import usable_device
 from util.errors import UserError
 from util.options import Options, parse_options
 
@@ -114,8 +115,9 @@ def main(args: argparse.Namespace) -> int:
         return 1
     print("\nthe weights load with these options")
     if args.coco_path and _interleaved(model) is not None:
-        ranking = rank_scales(model.to(args.device), post["bbox"], parse_options(config), args.coco_path, args.images,
-                              torch.device(args.device))
+        device = usable_device(args.device)
+        ranking = rank_scales(model.to(device), post["bbox"], parse_options(config), args.coco_path, args.images,
+                              device)
         print(f"\nAP on {args.images} val images")
         for ap, scale in ranking:
             print(f"  enc_scale={scale}  {ap:.3f}")

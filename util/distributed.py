@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from util.devices import usable_device
 from util.errors import LostProcess, UserError
 
 LOST = re.compile(r"gloo|Connection (closed|reset)|Broken pipe")  # gloo's errors have no type of their own
@@ -31,9 +32,7 @@ def init_distributed(device: str, world_size: int, rank: int, local_rank: int, d
             raise UserError("--world_size without a launcher needs --dist_url tcp://HOST:PORT, the same everywhere")
         if not 0 <= rank < world_size:
             raise UserError(f"--rank {rank} must be from 0 to {world_size - 1}")
-    target = torch.device(device)
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {device}: torch sees no CUDA device; use --device cpu")
+    target = usable_device(device)
     if target.type == "cuda":
         gpus = torch.cuda.device_count()
         if target.index is None:

@@ -2,6 +2,7 @@
 import argparse
 import dataclasses
 import enum
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from util.errors import UserError
 from util.short_forms import expand_short_forms
 
 LATEST = "checkpoint.pth"  # the checkpoint in the output folder that --resume auto continues
+LEAST = {"num_workers": 0, "start_epoch": 0, "seed": 0, "world_size": 1, "rank": 0, "local_rank": 0}
+MAX_SEED = 2**32 - 1  # NumPy's
 DEBUG_BATCHES = 16  # of every epoch and evaluation, with --debug
 
 
@@ -92,6 +95,10 @@ class RunOptions:
 def _check(args: argparse.Namespace, kind: RunKind) -> None:
     trains, benchmark_only = kind is RunKind.TRAIN, kind is RunKind.BENCHMARK
     mistakes = [
+        *((getattr(args, name) < least, f"--{name} must be at least {least}") for name, least in LEAST.items()),
+        (args.seed > MAX_SEED, f"--seed must be at most {MAX_SEED}"),
+        (not 0 < args.dist_timeout < math.inf, "--dist_timeout must be a positive number of minutes"),
+        (args.benchmark_size and min(args.benchmark_size) < 1, "--benchmark_size must be at least 1 px a side"),
         (args.benchmark_only and not args.benchmark, "--benchmark_only needs --benchmark"),
         (args.benchmark_size and not args.benchmark, "--benchmark_size needs --benchmark"),
         (args.eval and args.test, "--eval and --test exclude each other"),

@@ -51,6 +51,20 @@ def test_contradictions_are_refused():
         options_of("--coco_path", "data", "--eval", "--test", "--resume", "a.pth")
 
 
+@pytest.mark.parametrize("flags, words", [
+    (["--num_workers", "-1"], "--num_workers must be at least 0"), (["--start_epoch", "-1"], "at least 0"),
+    (["--seed", "-1"], "--seed must be at least 0"), (["--seed", str(2**32)], "--seed must be at most 4294967295"),
+    (["--world_size", "0"], "--world_size must be at least 1"), (["--rank", "-1"], "--rank must be at least 0"),
+    (["--local_rank", "-1"], "--local_rank must be at least 0"), (["--dist_timeout", "0"], "a positive number"),
+    (["--dist_timeout", "nan"], "a positive number"), (["--dist_timeout", "inf"], "a positive number"),
+    (["--benchmark", "--benchmark_size", "0", "64"], "--benchmark_size must be at least 1 px"),
+])
+def test_numbers_out_of_range_are_refused(flags, words):
+    with pytest.raises(UserError, match=words):
+        options_of("--coco_path", "data", *flags)
+    assert options_of("--coco_path", "data", "--seed", 2**32 - 1, "--num_workers", 0).seed == 2**32 - 1
+
+
 def test_a_training_starts_with_an_imagenet_backbone(tmp_path):
     for flags in ([], ["--resume", "auto"]):
         assert decide_start(training(tmp_path, *flags)) == Start(StartKind.FRESH, imagenet_backbone=True)
