@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from datasets.adapt import adapt_options
-from datasets.coco import CocoDetection, CocoFolder
+from datasets.coco import SPLITS, CocoDetection, CocoFolder
 from datasets.coco_eval import log_summary, save_results, summarize
 from datasets.loaders import eval_loader
 from datasets.transforms import val_transforms
@@ -36,6 +36,7 @@ from util.errors import UserError, nearest
 from util.logger import setup_logging
 from util.metrics import LogFile
 from util.options import Options, describe_keys, parse_options
+from util.outputs import keep_inputs
 from util.precision import amp_dtype, place
 from util.run_folder import prepare_folder
 from util.run_options import DEBUG_BATCHES, RunKind, RunOptions, StartKind, decide_start
@@ -129,6 +130,8 @@ def main(args: argparse.Namespace) -> int:
         keep_freed_memory()
     if args.config_file is None:
         logger.info("no -c: the config is %s", DEFAULT_CONFIG)
+    if run.coco_path:
+        keep_inputs([run.folder], [Path(run.coco_path) / folder for folder, _ in SPLITS.values()])
     start = decide_start(run)
     checkpoint = read_checkpoint(start.checkpoint) if start.checkpoint and start.kind is StartKind.WEIGHTS else None
     data = CocoFolder(run.coco_path) if run.coco_path else None

@@ -103,7 +103,7 @@ def draw_background(coco: COCO, matches: Matches, images: Path, path: Path) -> b
             with Image.open(images / coco.imgs[image_id]["file_name"]) as image:
                 close_ups.append(draw_closely(image.convert("RGB"), truth_tensors(coco.imgToAnns[image_id]),
                                               detection_tensors([row]), names))
-        except OSError as error:  # the file changed since the evaluation
+        except Exception as error:  # the file changed since the evaluation; PIL raises many kinds
             logger.warning("no close-up: %s", error)
     if close_ups:
         save_grid(close_ups, path)

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as F
 
 from common import add_device_flag, add_options_flag, run_tool, tool_parser
 from datasets.adapt import check_sizes, fitting_sizes
-from datasets.coco import CocoDetection, has_size
+from datasets.coco import SPLITS, CocoDetection, has_size
 from datasets.inspection.repair import repair
 from datasets.inspection.report import classes, heading, listed_cost, listed_problems, overview, verdict
 from datasets.inspection.split import BOTH, KINDS, SplitInspection, inspect_split
@@ -40,6 +40,7 @@ from util.config import Config, load_config, parse_pairs
 from util.cpu import keep_freed_memory
 from util.distributed import init_distributed
 from util.options import BackboneOptions, Options, parse_options
+from util.outputs import keep_inputs
 from util.precision import amp_dtype, place
 
 EXAMPLES = 5  # named for each kind of problem
@@ -48,6 +49,8 @@ STEP_BATCHES = 3  # whose median is the time of a step
 
 def main(args: argparse.Namespace) -> int:
     """Returns the exit code."""
+    folder = Path(args.output_dir or Path("outputs") / "inspect" / Path(args.root).resolve().name)
+    keep_inputs([folder, *([args.fix] if args.fix else [])], [args.root / SPLITS[split][0] for split in BOTH])
     config = load_config(args.config_file, parse_pairs(args.options)) if args.config_file else Config(modelname="dino")
     options = parse_options(config)
     device = init_distributed(args.device, world_size=1, rank=0, local_rank=0, dist_url="env://")
@@ -64,7 +67,6 @@ def main(args: argparse.Namespace) -> int:
              "warnings": data_warnings(train, val, described, num_queries),
              "stops": reasons_to_stop(splits, options, args.config_file), "step": None}
     text = [heading(found), overview(described), classes(described), listed_problems(found)]
-    folder = Path(args.output_dir or Path("outputs") / "inspect" / Path(args.root).resolve().name)
     folder.mkdir(parents=True, exist_ok=True)
     print("\n\n".join(text), flush=True)
     draw_boxes(splits, described, options, folder / "boxes.png")

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -21,11 +22,15 @@ from common import add_detector_flags, run_tool, tool_parser
 from inference.predictor import Predictor, read_image
 from models.attention_maps import Attended, record_attention
 from util.errors import UserError
+from util.outputs import keep_inputs
 
 COLOURS = "inferno"
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.output.suffix.lower().lstrip(".") not in FigureCanvasBase.get_supported_filetypes():
+        raise UserError(f"--output {args.output}: its name must end like that of a picture, such as .png")
+    keep_inputs([args.output], [args.image, args.config_file, args.resume])
     detector = Predictor.from_files(args.config_file, args.resume, args.options)
     picture = read_image(args.image)
     with torch.no_grad(), record_attention(detector.model) as records:
