@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--score {args.score} must be from 0 to 1")
     files = find_images(args.images)
     listing = args.output_dir / "detections.json"
-    pictures = [args.output_dir / (file.name if file.suffix.lower() in WRITTEN else f"{file.name}.png") for file in files]
+    pictures = [args.output_dir / (f.name if f.suffix.lower() in WRITTEN else f"{f.name}.png") for f in files]
     keep_inputs([*pictures, listing], [*files, args.config_file, args.resume])
     detector = Predictor.from_files(args.config_file, args.resume, args.options, args.device)
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -25,8 +25,8 @@ def keep_inputs(outputs: Iterable[str | os.PathLike], inputs: Iterable[str | os.
                                 "the output")
         name = _comparable(path)
         if name in written:
-            raise UserError(f"the outputs {written[name]} and {path} would be one file (on some disks): give the inputs "
-                            "one by one, each with an output folder of its own")
+            raise UserError(f"the outputs {written[name]} and {path} would be one file (on some disks): give the "
+                            "inputs one by one, each with an output folder of its own")
         written[name] = path
 
 
