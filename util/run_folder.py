@@ -43,7 +43,7 @@ def record_run(folder: Path, options: Options, arguments: Mapping[str, Any]) -> 
     """Saves what the results were made with: config.py (runs again with -c) and run.json. Raises UserError if that
     would replace a config that somebody wrote by hand: it has comments and bases that the full one has not."""
     source, target = arguments.get("config_file"), folder / "config.py"
-    if source and target.is_file() and target.samefile(source):
+    if source and target.is_file() and Path(source).is_file() and target.samefile(source):
         if load_config(target).text() != target.read_text(encoding="utf-8"):
             raise UserError(f"the run's full config would be written over {source}: give that another name, or choose "
                             "another --output_dir")
