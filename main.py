@@ -198,7 +198,7 @@ def run_evaluation(run: RunOptions, options: Options, data: CocoFolder, model: n
         losses = {f"test_{name}": loss for name, loss in evaluation.losses.items()}
         LogFile(run.folder / "eval" / "log.txt").append(
             losses | {"test_coco_eval_bbox": summary.stats, "resume": run.resume})
-        (run.folder / "eval" / "table.txt").write_text(f"{summary.table}\n{summary.class_table}\n")
+        (run.folder / "eval" / "table.txt").write_text(f"{summary.table}\n{summary.class_table}\n", encoding="utf-8")
     if run.summary:
         from reports.summary import write_summary  # importing matplotlib takes a second
 

@@ -130,7 +130,7 @@ def save_results(path: Path, detections: Detections) -> int:
     """Writes a COCO results file. Returns the number of detections."""
     rows = result_rows(detections)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows))
+    path.write_text(json.dumps(rows), encoding="utf-8")
     return len(rows)
 
 

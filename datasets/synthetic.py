@@ -73,7 +73,7 @@ def generate(
 def _recorded_parameters(path: Path) -> dict | None:
     """The parameters that an annotation file was made with, None if it is absent or not one of ours."""
     try:
-        return json.loads(path.read_text())["info"]["parameters"]
+        return json.loads(path.read_text(encoding="utf-8"))["info"]["parameters"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

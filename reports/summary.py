@@ -26,8 +26,9 @@ from reports.error_analysis import (
     operating_points,
     tide_errors,
 )
+from reports.fonts import shown_names
 from reports.grid import save_grid
-from reports.plots import READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
+from reports.plots import NAME_LENGTH, READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
 from util.markdown import table
 
 logger = logging.getLogger(__name__)
@@ -73,9 +74,10 @@ def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images:
     matches = match_detections(summary.truth, summary.detections)
     matrix, errors, points = confusion_matrix(matches), tide_errors(matches), operating_points(matches)
 
-    plot_precision_recall({f"IoU {iou}": summary.precision[iou] for iou in (0.5, 0.75)}, names,
+    shown = list(shown_names(dict(zip(summary.classes, names)), NAME_LENGTH).values())
+    plot_precision_recall({f"IoU {iou}": summary.precision[iou] for iou in (0.5, 0.75)}, shown,
                           folder / "precision_recall.png")
-    plot_confusion_matrix(matrix, names, f"Detections with a score of at least {CONFIDENT}",
+    plot_confusion_matrix(matrix, shown, f"Detections with a score of at least {CONFIDENT}",
                           folder / "confusion_matrix.png")
     plot_errors({kind: errors.gains[kind] for kind in KINDS},
                 {kind: gain for kind, gain in errors.gains.items() if kind not in KINDS}, folder / "errors.png")

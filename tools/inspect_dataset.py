@@ -33,8 +33,9 @@ from measure.memory import resident
 from measure.model_cost import device_name
 from measure.step_cost import Batch, measure_step, memory_levers, memory_limit, worst_batch
 from models import build_model
-from reports.data_plots import plot_boxes
+from reports.data_plots import NAME_LENGTH, plot_boxes
 from reports.drawing import draw_targets
+from reports.fonts import shown_names
 from reports.grid import save_grid
 from util.config import Config, load_config, parse_pairs
 from util.cpu import keep_freed_memory
@@ -82,8 +83,8 @@ def main(args: argparse.Namespace) -> int:
     if args.fix:
         text.append(write_corrected_copy(args, splits, found["problems"]))
         print("\n" + text[-1])
-    (folder / "report.md").write_text("\n\n".join(text) + "\n")
-    (folder / "report.json").write_text(json.dumps(found, indent=1))
+    (folder / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     print(f"\nwritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     return 1 if found["stops"] else 0
 
@@ -128,8 +129,10 @@ def write_corrected_copy(args: argparse.Namespace, splits: list[SplitInspection]
 
 
 def draw_boxes(splits: list[SplitInspection], described: dict[str, dict], options: Options, path: Path) -> None:
-    counts = {split: {name.split(" ", 1)[1]: row["boxes"] for name, row in described[split]["classes"].items()}
-              for split in BOTH}
+    counts = {}
+    for split in splits:
+        names, rows = shown_names(split.class_names, NAME_LENGTH), described[split.split]["classes"]
+        counts[split.split] = {names[i]: rows[f"{i} {name}"]["boxes"] for i, name in split.class_names.items()}
     lengths = {split.split: seen_sides(split, *eval_limits(options.data)).prod(1) ** 0.5 for split in splits}
     by_image = {split.split: Counter(split.box_image) for split in splits}
     images = {split.split: [by_image[split.split][i] for i in split.images] for split in splits}

@@ -49,7 +49,7 @@ def record_run(folder: Path, options: Options, arguments: Mapping[str, Any]) -> 
                             "another --output_dir")
     Config(options.to_dict()).dump(target)
     record = {"arguments": dict(arguments), "git": git_hash(), "torch": torch.__version__}
-    (folder / "run.json").write_text(json.dumps(record, indent=1, default=str) + "\n")
+    (folder / "run.json").write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def git_hash() -> str:
