@@ -30,6 +30,7 @@ from models.postprocess import PostProcess
 from trainer import Trainer
 from util.checkpoint import load_weights, read_checkpoint
 from util.config import load_config
+from util.console import escape_unknown_letters
 from util.cpu import available_cpus, keep_freed_memory
 from util.distributed import init_distributed, is_main, rank, watch_for_lost_processes
 from util.errors import UserError, nearest
@@ -198,7 +199,8 @@ def run_evaluation(run: RunOptions, options: Options, data: CocoFolder, model: n
         losses = {f"test_{name}": loss for name, loss in evaluation.losses.items()}
         LogFile(run.folder / "eval" / "log.txt").append(
             losses | {"test_coco_eval_bbox": summary.stats, "resume": run.resume})
-        (run.folder / "eval" / "table.txt").write_text(f"{summary.table}\n{summary.class_table}\n", encoding="utf-8")
+        (run.folder / "eval" / "table.txt").write_text(f"{summary.table}\n{summary.class_table}\n",
+                                                       encoding="utf-8", errors="backslashreplace")
     if run.summary:
         from reports.summary import write_summary  # importing matplotlib takes a second
 
@@ -223,6 +225,7 @@ def write_results(run: RunOptions, evaluation: Evaluation) -> None:
 
 
 if __name__ == "__main__":
+    escape_unknown_letters()
     try:
         sys.exit(main(parse_args()))
     except UserError as error:

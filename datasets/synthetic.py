@@ -99,7 +99,7 @@ def _write_split(root: Path, split: str, count: int, parameters: dict, progress:
         "images": images,
         "annotations": annotations,
         "categories": [{"id": k, "name": name, "supercategory": "shape"} for k, name in enumerate(CLASSES, 1)],
-    }))
+    }), encoding="utf-8")
 
 
 def _draw_picture(rng: np.random.Generator, index: int, size: int) -> tuple[np.ndarray, list[dict]]:

@@ -93,7 +93,7 @@ def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images:
     parts = [_heading(stats, size, facts or {}), _coco_part(stats, summary.limit_note),
              _class_part(summary, names, points), _error_part(errors), _confusion_part(matrix, names),
              _picture_part(pictures)]
-    (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8", errors="backslashreplace")
     return _console(stats, size, errors, summary, names, folder / "summary.md")
 
 

@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
     if args.fix:
         text.append(write_corrected_copy(args, splits, found["problems"]))
         print("\n" + text[-1])
-    (folder / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8", errors="backslashreplace")
     (folder / "report.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     print(f"\nwritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     return 1 if found["stops"] else 0
