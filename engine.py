@@ -193,6 +193,6 @@ def require_finite(what: str, value: float, targets: list[dict], epoch: int, ste
               "step": step, "image_ids": [int(t["image_id"]) for t in targets]}
     output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / f"non_finite_rank{rank()}.json"
-    path.write_text(json.dumps(record, indent=1))
+    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
     raise NonFiniteError(f"the {what} is {value} in epoch {epoch}, step {step}; the batch's image ids are "
                          f"in {path}. The last checkpoint is intact. Lower lr or clip_max_norm, or leave out --amp")

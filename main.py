@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from datasets.adapt import adapt_options
-from datasets.coco import CocoDetection, CocoFolder
+from datasets.coco import SPLITS, CocoDetection, CocoFolder
 from datasets.coco_eval import log_summary, save_results, summarize
 from datasets.loaders import eval_loader
 from datasets.transforms import val_transforms
@@ -30,12 +30,14 @@ from models.postprocess import PostProcess
 from trainer import Trainer
 from util.checkpoint import load_weights, read_checkpoint
 from util.config import load_config
+from util.console import escape_unknown_letters
 from util.cpu import available_cpus, keep_freed_memory
 from util.distributed import init_distributed, is_main, rank, watch_for_lost_processes
 from util.errors import UserError, nearest
 from util.logger import setup_logging
 from util.metrics import LogFile
 from util.options import Options, describe_keys, parse_options
+from util.outputs import keep_inputs
 from util.precision import amp_dtype, place
 from util.run_folder import prepare_folder
 from util.run_options import DEBUG_BATCHES, RunKind, RunOptions, StartKind, decide_start
@@ -133,6 +135,8 @@ def main(args: argparse.Namespace) -> int:
         keep_freed_memory()
     if args.config_file is None:
         logger.info("no -c: the config is %s", DEFAULT_CONFIG)
+    if run.coco_path:
+        keep_inputs([run.folder], [Path(run.coco_path) / folder for folder, _ in SPLITS.values()])
     start = decide_start(run)
     checkpoint = read_checkpoint(start.checkpoint) if start.checkpoint and start.kind is StartKind.WEIGHTS else None
     data = CocoFolder(run.coco_path) if run.coco_path else None
@@ -201,7 +205,8 @@ def run_evaluation(run: RunOptions, options: Options, data: CocoFolder, model: n
         losses = {f"test_{name}": loss for name, loss in evaluation.losses.items()}
         LogFile(run.folder / "eval" / "log.txt").append(
             losses | {"test_coco_eval_bbox": summary.stats, "resume": run.resume})
-        (run.folder / "eval" / "table.txt").write_text(f"{summary.table}\n{summary.class_table}\n")
+        (run.folder / "eval" / "table.txt").write_text(f"{summary.table}\n{summary.class_table}\n",
+                                                       encoding="utf-8", errors="backslashreplace")
     if run.summary:
         from reports.summary import write_summary  # importing matplotlib takes a second
 
@@ -226,6 +231,7 @@ def write_results(run: RunOptions, evaluation: Evaluation) -> None:
 
 
 if __name__ == "__main__":
+    escape_unknown_letters()
     try:
         sys.exit(main(parse_args()))
     except UserError as error:

@@ -261,5 +261,6 @@ def write_scalars(board: SummaryWriter, record: dict[str, Any], epoch: int) -> N
         if isinstance(value, float):
             board.add_scalar(name.replace("_", "/", 1), value, epoch)
     for name, value in zip(STATS, record.get("test_coco_eval_bbox", [])):
-        board.add_scalar(f"coco/{name}", value, epoch)
+        if value >= 0:  # else there was nothing to measure
+            board.add_scalar(f"coco/{name}", value, epoch)
     board.flush()

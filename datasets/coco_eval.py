@@ -5,7 +5,7 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ Detections = dict[int, list[dict[str, Any]]]  # by image id, in COCO's result fo
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 CLASS_STATS = STATS[:6]
+MAX_DETECTIONS = 100  # that COCO's numbers look at, per class in an image
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class EvaluationSummary:
     table: str  # the same numbers as pycocotools prints them
     classes: dict[int, ClassScore]  # by rising category id
     precision: dict[float, np.ndarray]  # by IoU 0.5, 0.55 .. 0.95: [recalls 0, 0.01 .. 1, classes]; -1: no boxes
+
+    @property
+    def limit_note(self) -> str | None:
+        """See limit_note."""
+        return limit_note((i, a["category_id"]) for i in self.detections for a in self.truth.imgToAnns[i]
+                          if not a["iscrowd"])
 
     @property
     def class_table(self) -> str:
@@ -92,10 +99,23 @@ def summarize(truth: COCO, detections: Detections) -> EvaluationSummary:
                              dict(zip(ious, precision[:, :, :, 0])))
 
 
+def limit_note(objects: Iterable[tuple[Any, int]]) -> str | None:
+    """What MAX_DETECTIONS hides of objects, given as (image, class); None if nothing."""
+    over = {key: count - MAX_DETECTIONS for key, count in Counter(objects).items() if count > MAX_DETECTIONS}
+    if not over:
+        return None
+    images = {image for image, _ in over}
+    return (f"{sum(over.values())} of the objects, in {len(images)} of the images, are beyond the {MAX_DETECTIONS} "
+            "detections per class and image that COCO counts: no detector can find them there, and AP and AR are too "
+            "low. Cut such images into smaller ones")
+
+
 def log_summary(summary: EvaluationSummary, per_class: bool = False) -> None:
     """Prints COCO's table, and with per_class the one per class."""
     if summary.stats[0] < 0:
         logger.warning("no ground-truth boxes to measure AP with: it is given as -1")
+    if note := summary.limit_note:
+        logger.warning("%s", note)
     logger.info("COCO evaluation of %d images\n%s", len(summary.detections), summary.table.rstrip())
     if per_class:
         logger.info("by class\n%s", summary.class_table)
@@ -110,7 +130,7 @@ def save_results(path: Path, detections: Detections) -> int:
     """Writes a COCO results file. Returns the number of detections."""
     rows = result_rows(detections)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows))
+    path.write_text(json.dumps(rows), encoding="utf-8")
     return len(rows)
 
 

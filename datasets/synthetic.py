@@ -73,7 +73,7 @@ def generate(
 def _recorded_parameters(path: Path) -> dict | None:
     """The parameters that an annotation file was made with, None if it is absent or not one of ours."""
     try:
-        return json.loads(path.read_text())["info"]["parameters"]
+        return json.loads(path.read_text(encoding="utf-8"))["info"]["parameters"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -99,7 +99,7 @@ def _write_split(root: Path, split: str, count: int, parameters: dict, progress:
         "images": images,
         "annotations": annotations,
         "categories": [{"id": k, "name": name, "supercategory": "shape"} for k, name in enumerate(CLASSES, 1)],
-    }))
+    }), encoding="utf-8")
 
 
 def _draw_picture(rng: np.random.Generator, index: int, size: int) -> tuple[np.ndarray, list[dict]]:

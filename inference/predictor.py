@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
@@ -78,5 +78,5 @@ def read_image(path: str | os.PathLike) -> Image.Image:
     try:
         with Image.open(Path(path)) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    except Exception as error:  # PIL raises many kinds for broken and for oversized files
         raise UserError(f"cannot read the image {path}: {error}") from error

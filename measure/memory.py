@@ -35,7 +35,7 @@ def measure_memory(call: Callable[[], Any], device: torch.device) -> tuple[float
         trim(0)
     before = resident("VmRSS")
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         pass
     call()
@@ -45,7 +45,7 @@ def measure_memory(call: Callable[[], Any], device: torch.device) -> tuple[float
 
 def resident(field: str) -> float:
     """A field of /proc/self/status in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith(field + ":"))
 
 

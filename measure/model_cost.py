@@ -149,7 +149,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as lines:
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as lines:
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
         return f"{model}, {torch.get_num_threads()} threads"
     return f"CPU, {torch.get_num_threads()} threads"

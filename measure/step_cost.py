@@ -154,7 +154,7 @@ def memory_limit(device: torch.device) -> int:
         free, total = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - SPARE_CUDA * total)
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
         return round(resident("VmRSS") * 2**20 + USED_CPU * min(free, _container_free()))
     except (OSError, StopIteration) as error:
@@ -164,8 +164,8 @@ def memory_limit(device: torch.device) -> int:
 def _container_free() -> float:
     """Bytes below a container's own limit; infinite without one. Its page cache counts as free."""
     try:
-        limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        cache = next(int(line.split()[1]) for line in (CGROUP / "memory.stat").read_text().splitlines()
+        limit, used = ((CGROUP / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
+        cache = next(int(line.split()[1]) for line in (CGROUP / "memory.stat").read_text(encoding="utf-8").splitlines()
                      if line.startswith("inactive_file "))
         return float("inf") if limit == "max" else int(limit) - int(used) + cache
     except (OSError, StopIteration):

@@ -7,10 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from reports.fonts import families, shortened
 from reports.style import save_figure
 
 SPLIT_COLOURS = {"train": "#2563eb", "val": "#ea580c"}
 MAX_BARS = 30  # classes that fit into the picture
+NAME_LENGTH = 20  # characters of a class name
 
 
 def plot_boxes(by_class: dict[str, dict[str, int]], lengths: dict[str, np.ndarray],
@@ -37,7 +39,8 @@ def plot_boxes(by_class: dict[str, dict[str, int]], lengths: dict[str, np.ndarra
     bars.set_xlim(left=0.5)
     bars.xaxis.set_major_formatter("{x:g}")
     bars.minorticks_off()
-    bars.set_yticklabels([name if len(name) <= 20 else name[:19] + "…" for name in shown])
+    labels = [shortened(name, NAME_LENGTH).replace("$", r"\$") for name in shown]
+    bars.set_yticklabels(labels, fontfamily=families(labels))
     bars.set_ylim(max(len(shown), 1) - 0.5, -0.5)
     bars.grid(axis="y", visible=False)
     bars.legend(frameon=False, loc="lower right")

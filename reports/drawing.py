@@ -4,11 +4,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from reports.labels import Box, Font, Label, default_font, write_labels
+from reports.fonts import shown_names
+from reports.labels import Box, Label, write_labels
 
 # Bright, so that black text is legible on them. Black and white are reserved for the ground truth.
 PALETTE = ("#ff3b6b", "#00b4ff", "#ffb000", "#2ee66b", "#b06bff", "#ff7a1a", "#00d5c8", "#f7e733", "#ff7ae0", "#8fb8ff")
 MIN_LONG_SIDE = 480  # px, below which labels would hide the picture
+NAME_LENGTH = 40
 
 
 def draw_detections(image: Image.Image, ground_truth: dict, detections: dict, class_names: dict[int, str],
@@ -17,10 +19,12 @@ def draw_detections(image: Image.Image, ground_truth: dict, detections: dict, cl
 
     ground_truth: "labels" [n], "boxes" [n, 4] xyxy in pixels of `image`, "iscrowd" [n].
     detections: "scores" [k], "labels" [k], "boxes" [k, 4] xyxy; those that score below the threshold are left out.
-    Boxes are cut at the border of the image. A class without a name is called "class <id>".
+    Boxes are cut at the border of the image. A class without a name is called "class <id>"; names look as shown_names
+    says.
     The copy is RGB and enlarged to MIN_LONG_SIDE where it is smaller.
     """
-    canvas, draw, font, unit = _canvas(image)
+    canvas, draw, size, unit = _canvas(image)
+    class_names = shown_names(class_names, NAME_LENGTH)
     truths = list(zip(ground_truth["labels"].tolist(), _pixels(ground_truth["boxes"].tolist(), image, canvas),
                       ground_truth["iscrowd"].tolist()))
     predictions = list(zip(detections["scores"].tolist(), detections["labels"].tolist(),
@@ -35,7 +39,7 @@ def draw_detections(image: Image.Image, ground_truth: dict, detections: dict, cl
     labels = [_class_label(label, class_names, box, f" {score:.2f}") for score, label, box in reversed(predictions)]
     labels += [Label(class_names.get(label, f"class {label}"), " (crowd)" if crowd else "", box, above=False,
                      colour="white", background="#000000a0") for label, box, crowd in truths]
-    write_labels(draw, labels, font, canvas.size)
+    write_labels(draw, labels, size, canvas.size)
     return canvas
 
 
@@ -75,11 +79,12 @@ def _corners(rows: list[dict]) -> Tensor:
 
 def draw_targets(image: Image.Image, labels: Tensor, boxes: Tensor, class_names: dict[int, str]) -> Image.Image:
     """Draws labels [n] and boxes [n, 4] xyxy px in one colour per class, on a copy as draw_detections makes it."""
-    canvas, draw, font, unit = _canvas(image)
+    canvas, draw, size, unit = _canvas(image)
+    class_names = shown_names(class_names, NAME_LENGTH)
     targets = list(zip(labels.tolist(), _pixels(boxes.tolist(), image, canvas)))
     for label, box in targets:
         draw_prediction_box(draw, box, PALETTE[label % len(PALETTE)], unit)
-    write_labels(draw, [_class_label(label, class_names, box) for label, box in targets], font, canvas.size)
+    write_labels(draw, [_class_label(label, class_names, box) for label, box in targets], size, canvas.size)
     return canvas
 
 
@@ -88,12 +93,12 @@ def _class_label(label: int, class_names: dict[int, str], box: Box, suffix: str 
                  background=PALETTE[label % len(PALETTE)])
 
 
-def _canvas(image: Image.Image) -> tuple[Image.Image, ImageDraw.ImageDraw, Font, int]:
-    """An RGB copy of MIN_LONG_SIDE or more, with what draws on it, a font and a line width that suit its size."""
+def _canvas(image: Image.Image) -> tuple[Image.Image, ImageDraw.ImageDraw, float, int]:
+    """An RGB copy of MIN_LONG_SIDE or more, with what draws on it, a text size and a line width that suit its size."""
     factor = max(1, MIN_LONG_SIDE / max(image.size))
     canvas = image.convert("RGB").resize([max(1, round(side * factor)) for side in image.size])
     draw = ImageDraw.Draw(canvas, "RGBA")  # on an RGB canvas this mode blends translucent colours
-    return canvas, draw, default_font(max(canvas.size) / 38), round(max(canvas.size) / 320)
+    return canvas, draw, max(canvas.size) / 38, round(max(canvas.size) / 320)
 
 
 def _pixels(boxes: list[list[float]], image: Image.Image, canvas: Image.Image) -> list[Box]:

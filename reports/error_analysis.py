@@ -8,20 +8,21 @@ S. Foley, J. Hays, J. Hoffman. ECCV 2020.
 
 Shapes: D detections, G ground-truth boxes without the crowds, K classes.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from pycocotools import mask
 from pycocotools.coco import COCO
 
+from datasets.coco_eval import MAX_DETECTIONS
 from util.errors import UserError
 
 # TIDE's t_f and t_b: the IoU from which a detection finds a box, and below which it shows nothing.
 FOREGROUND, BACKGROUND = 0.5, 0.1
-MAX_DETECTIONS = 100  # per image and class, as in COCO's AP
 CONFIDENT = 0.3  # minimum score of the detections in a confusion matrix
 RECALLS = np.linspace(0, 1, 101)  # where COCO samples the precision
 KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")
+BEYOND_LIMIT = "beyond the limit"  # the name of what COCO's limit hides
 CLASSIFICATION, LOCALIZATION, BOTH, DUPLICATE, BACKGROUND_KIND, _ = range(len(KINDS))
 
 
@@ -34,8 +35,10 @@ class Matches:
 
     categories: list[int]  # [K] category ids, ascending
     truth: np.ndarray  # [G] class of each box
+    crowded: np.ndarray  # [G] bool: one of more than MAX_DETECTIONS boxes of its class in its image
     scores: np.ndarray  # [D] in [0, 1], descending
     labels: np.ndarray  # [D] class
+    counted: np.ndarray  # [D] bool: among the MAX_DETECTIONS of its class in its image, and so in AP
     images: np.ndarray  # [D] image id, a number or a text
     bboxes: np.ndarray  # [D, 4] xywh px
     found: np.ndarray  # [D] the box that it finds, by the rules of COCO's AP50
@@ -46,6 +49,11 @@ class Matches:
     same_iou: np.ndarray  # [D] and the IoU with that, 0 without one
     other: np.ndarray  # [D], and
     other_iou: np.ndarray  # [D]: the same among the boxes of all other classes
+
+    def only(self, chosen: np.ndarray) -> "Matches":
+        """With some of the detections; chosen [D] bool."""
+        of_detections = [field.name for field in fields(self) if field.name not in ("categories", "truth", "crowded")]
+        return replace(self, **{name: getattr(self, name)[chosen] for name in of_detections})
 
     @property
     def boxes(self) -> np.ndarray:
@@ -58,7 +66,8 @@ class ErrorSplit:
     """What each kind of error costs. AP50 and gains are in [0, 1], and None without a ground-truth box."""
 
     ap50: float | None
-    gains: dict[str, float | None]  # by KINDS, "false positives" and "false negatives": AP50 gained without them
+    # AP50 gained without them, by KINDS, "false positives", "false negatives", and BEYOND_LIMIT if there is such a box.
+    gains: dict[str, float | None]
     counts: dict[str, int]  # the same keys: detections of every score, or boxes
 
 
@@ -74,13 +83,10 @@ class OperatingPoint:
 
 def match_detections(coco: COCO, detections: dict[int, list[dict]]) -> Matches:
     """detections: rows of COCO's result format by image id, an empty list for an image without any. Other
-    images do not count.
-
-    Of each image and class the MAX_DETECTIONS that score highest are kept. Raises UserError for rows of categories
-    that `coco` lacks.
+    images do not count. Raises UserError for rows of categories that `coco` lacks.
     """
     categories = np.array(sorted(coco.getCatIds()))
-    truth, parts, boxes_before = [], [], 0
+    truth, crowded, parts, boxes_before = [], [], [], 0
     for image_id in sorted(detections):
         annotations = coco.imgToAnns[image_id]
         part_truth, part = _match_image(categories, annotations, detections[image_id])
@@ -89,12 +95,14 @@ def match_detections(coco: COCO, detections: dict[int, list[dict]]) -> Matches:
             part[name] = np.where(part[name] >= 0, part[name] + boxes_before, -1)
         boxes_before += len(part_truth)
         truth.append(part_truth)
+        crowded.append(np.bincount(part_truth, minlength=1)[part_truth] > MAX_DETECTIONS)
         parts.append(part)
     # Gives each array its type even if there is no image.
     parts.append(_match_image(categories, [], [])[1] | {"images": np.zeros(0, object)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[-1]}
     order = np.argsort(-joined["scores"], kind="stable")
     return Matches(categories.tolist(), np.concatenate([*truth, np.zeros(0, int)]),
+                   np.concatenate([*crowded, np.zeros(0, bool)]),
                    **{name: values[order] for name, values in joined.items()})
 
 
@@ -125,16 +133,22 @@ def tide_errors(matches: Matches) -> ErrorSplit:
         duplicate       IoU >= 0.5 with its own class, whose box has been found. Fixed: removed
         both            IoU in [0.1, 0.5) with another class. Fixed: removed
         background      IoU < 0.1 with everything. Fixed: removed
-    Where a fixed detection and others find the same box, only the one with the highest score is kept. (The authors'
-    program keeps one that found the box before, and lets only one kind have a box: these two gains are smaller there.)
+    Where a fixed detection and others find the same box, only the one with the highest score is kept, and each kind is
+    fixed as if it were the only one, both as the paper says. docs/finetuning.md compares with other programs.
         missed          a box that no detection finds, and that no localization or classification error could find.
                         Fixed: it is no longer among those to be found
     False positives are all of these detections, removed; false negatives are all boxes that no detection finds, no
     longer to be found. The definitions overlap; the order is that of the authors' program, which the paper leaves open.
+
+    All this is about the detections that count in AP. A box that only another one finds or is near to, in an image with
+    more boxes of its class than AP has detections, is no error of the detector: it is BEYOND_LIMIT, and not missed.
     """
-    m, kinds = matches, error_kinds(matches)
+    m = matches.only(matches.counted)
+    kinds = error_kinds(m)
     unfound = np.ones(len(m.truth), bool)
     unfound[m.found[m.found >= 0]] = False
+    hidden = unfound & matches.crowded & _reached(matches.only(~matches.counted))
+    unfound &= ~hidden
     missed = unfound.copy()
     missed[m.same[kinds == LOCALIZATION]] = False
     missed[m.other[kinds == CLASSIFICATION]] = False
@@ -145,13 +159,24 @@ def tide_errors(matches: Matches) -> ErrorSplit:
     fixed["missed"] = _ap50(m, without=missed)
     fixed["false positives"] = _ap50(m, keep=m.found >= 0)
     fixed["false negatives"] = _ap50(m, without=unfound)
+    special = {"missed": missed, "false negatives": unfound}
+    if hidden.any():
+        fixed[BEYOND_LIMIT], special[BEYOND_LIMIT] = _ap50(m, without=hidden), hidden
 
     ap50 = _ap50(m)
     counts = {name: int((kinds == kind).sum()) for kind, name in enumerate(KINDS)} | {
-        "missed": int(missed.sum()), "false positives": int((kinds >= 0).sum()), "false negatives": int(unfound.sum())}
+        "false positives": int((kinds >= 0).sum())} | {name: int(boxes.sum()) for name, boxes in special.items()}
     # Fixing never lowers AP; a recall that is rounded to the other side of a sample can make it seem so.
     gains = {name: None if ap50 is None or (ap := fixed[name]) is None else max(0.0, ap - ap50) for name in counts}
     return ErrorSplit(ap50, gains, counts)
+
+
+def _reached(matches: Matches) -> np.ndarray:
+    """The boxes that a detection finds, or is nearest to as a localization error. [G] bool"""
+    reached = np.zeros(len(matches.truth), bool)
+    reached[matches.found[matches.found >= 0]] = True
+    reached[matches.same[error_kinds(matches) == LOCALIZATION]] = True
+    return reached
 
 
 def error_kinds(matches: Matches) -> np.ndarray:
@@ -195,7 +220,6 @@ def _match_image(categories: np.ndarray, annotations: list[dict],
     labels, boxes = _arrays(categories, rows)
     scores = np.array([row["score"] for row in rows], float)
     order = np.argsort(-scores, kind="stable")
-    order = order[_rank(labels[order]) < MAX_DETECTIONS]
     labels, boxes, scores = labels[order], boxes[order], scores[order]
 
     iou = _overlaps(boxes, truth_boxes, crowd=False)
@@ -204,7 +228,8 @@ def _match_image(categories: np.ndarray, annotations: list[dict],
     found, located = _assign(np.where(same_class, iou, 0)), _assign(iou)
     (same, same_iou), (other, other_iou) = _largest(np.where(same_class, iou, 0)), _largest(iou * ~same_class)
     return truth, {
-        "scores": scores, "labels": labels, "bboxes": boxes, "found": found, "located": located,
+        "scores": scores, "labels": labels, "counted": _rank(labels) < MAX_DETECTIONS, "bboxes": boxes,
+        "found": found, "located": located,
         "ignored": (found < 0) & (on_crowd & (labels[:, None] == crowds)).any(1),
         "on_crowd": (located < 0) & on_crowd.any(1),
         "same": same, "same_iou": same_iou, "other": other, "other_iou": other_iou}

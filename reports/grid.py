@@ -6,7 +6,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageOps
 
 from reports.drawing import PALETTE, draw_prediction_box, draw_truth_box
-from reports.labels import Box, default_font
+from reports.fonts import font_for
+from reports.labels import Box
 from util.files import atomic_write
 from util.integers import ceil_div
 
@@ -41,7 +42,7 @@ def save_grid(pictures: list[Image.Image], path: str | os.PathLike, columns: int
 
 def _header(title: str | None, size: int, legend: bool) -> Image.Image:
     """The title, if there is one, over a line that shows each box style next to its meaning."""
-    font, title_font, unit = default_font(size), default_font(1.25 * size), size // 10
+    font, title_font, unit = font_for("", size), font_for(title or "", 1.25 * size), size // 10
     styles: dict[str, Callable[[ImageDraw.ImageDraw, Box], None]] = {
         "ground truth": lambda draw, box: draw_truth_box(draw, box, False, unit),
         "crowd": lambda draw, box: draw_truth_box(draw, box, True, unit),

@@ -1,10 +1,11 @@
 """Text beside the boxes of a picture, placed so that labels do not cover each other."""
 from dataclasses import dataclass
 
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
+
+from reports.fonts import Font, font_for
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, all four drawn
-Font = ImageFont.FreeTypeFont
 
 
 @dataclass(frozen=True)
@@ -19,20 +20,15 @@ class Label:
     background: str
 
 
-def default_font(size: float) -> Font:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, Font)  # Pillow returns another kind only without FreeType
-    return font
-
-
-def write_labels(draw: ImageDraw.ImageDraw, labels: list[Label], font: Font, canvas_size: tuple[int, int]) -> None:
-    """Writes each label at its box; where they must overlap, the first is on top."""
-    placed: list[tuple[str, Box]] = []
+def write_labels(draw: ImageDraw.ImageDraw, labels: list[Label], size: float, canvas_size: tuple[int, int]) -> None:
+    """Writes each label at its box, in letters of `size` px; where they must overlap, the first is on top."""
+    placed: list[tuple[str, Font, Box]] = []
     for label in labels:
+        font = font_for(label.name, size)
         text = _shortened(label, font, canvas_size[0])
-        taken = [place for _, place in placed]
-        placed.append((text, _free_place(text, font, label.box, label.above, canvas_size, taken)))
-    for label, (text, place) in reversed(list(zip(labels, placed))):
+        taken = [place for *_, place in placed]
+        placed.append((text, font, _free_place(text, font, label.box, label.above, canvas_size, taken)))
+    for label, (text, font, place) in reversed(list(zip(labels, placed))):
         draw.rectangle(place, fill=label.background)
         centre = (place[0] + place[2]) / 2, (place[1] + place[3]) / 2
         draw.text(centre, text, fill=label.colour, font=font, anchor="mm")

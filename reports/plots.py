@@ -6,30 +6,32 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from reports.fonts import columns_of, families, shown_names
 from reports.style import plain_axes, save_figure
 from util.integers import ceil_div
 
 FEW_CLASSES = 10  # up to which each curve has its own colour and name
 READABLE_CELLS = 20  # classes up to which a confusion matrix has room for its numbers
 MAX_SIDE = 15  # inches of a confusion matrix, so that viewers can open it
-NAME_LENGTH = 20
+NAME_LENGTH = 20  # characters of a class name
 
 
 def plot_precision_recall(curves: dict[str, np.ndarray], names: list[str], path: str | os.PathLike) -> None:
     """Writes a PNG with a panel for each of `curves`, precision [R, K] in [0, 1] at R evenly spaced recalls by title.
 
-    names: of the K classes. A class that was not measured has -1, and no curve.
+    names: of the K classes, shown as shown_names says. A class that was not measured has -1, and no curve.
     """
     figure = Figure(figsize=(11, 4.9), dpi=130, layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     few = len(names) <= FEW_CLASSES
+    labels = _labels(names)
     for axes, (title, precision) in zip(panels, curves.items()):
         plain_axes(axes)
         axes.set(title=title, xlabel="recall [%]", xlim=(0, 101), ylim=(0, 102))
         recall = np.linspace(0, 100, len(precision))
         measured = precision[0] > -1
         for k in np.flatnonzero(measured):
-            look = {"color": f"C{k}", "linewidth": 1.4, "label": _name(names[k])} if few else {
+            look = {"color": f"C{k}", "linewidth": 1.4, "label": labels[k]} if few else {
                 "color": "#93b4e8", "linewidth": 0.6, "label": "one class" if k == measured.argmax() else None}
             axes.plot(recall, 100 * precision[:, k], **look)
         if measured.any():
@@ -37,9 +39,9 @@ def plot_precision_recall(curves: dict[str, np.ndarray], names: list[str], path:
         else:
             _write_centred(axes, "no ground-truth box")
     panels[0].set_ylabel("precision [%]")
-    handles, labels = panels[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    if measured.any():
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False,
+                      prop={"family": families(labels)})
     save_figure(figure, path)
 
 
@@ -63,12 +65,13 @@ def plot_confusion_matrix(matrix: np.ndarray, names: list[str], title: str, path
     bar.outline.set_visible(False)
     step = ceil_div(classes, 100)
     ticks = [*range(0, classes, step), classes]
-    labels = [_name(names[k]) for k in ticks[:-1]]
+    shown = _labels(names)
+    labels = [shown[k] for k in ticks[:-1]]
     columns, rows = [*labels, "missed"], [*labels, "background"]
     size = 9 if readable else 6
-    wide = 0.09 * max(map(len, columns)) > 0.7 * side / (classes + 1)  # inches of a name, and of a cell
-    axes.set_xticks(ticks, columns, rotation=90 if wide else 0, fontsize=size)
-    axes.set_yticks(ticks, rows, fontsize=size)
+    wide = 0.09 * max(map(columns_of, columns)) > 0.7 * side / (classes + 1)  # inches of a name, and of a cell
+    axes.set_xticks(ticks, columns, rotation=90 if wide else 0, fontsize=size, fontfamily=families(labels))
+    axes.set_yticks(ticks, rows, fontsize=size, fontfamily=families(labels))
     axes.tick_params(length=0)
     axes.set(title=title, xlabel="detected as", ylabel="ground truth")
     axes.spines[:].set_visible(False)
@@ -105,10 +108,10 @@ def plot_errors(main: dict[str, float | None], special: dict[str, float | None],
     save_figure(figure, path)
 
 
-def _name(name: str) -> str:
-    """A class name as a label: not too long, no formula, and no leading underscore, which would hide it."""
-    short = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
-    return short.replace("$", r"\$") if not short.startswith("_") else " " + short.replace("$", r"\$")
+def _labels(names: list[str]) -> list[str]:
+    """Class names as labels: see shown_names; no formulas, and no leading underscore, which would hide them."""
+    shown = shown_names(dict(enumerate(names)), NAME_LENGTH).values()
+    return [(" " if name.startswith("_") else "") + name.replace("$", r"\$") for name in shown]
 
 
 def _write_centred(axes: Axes, text: str) -> None:

@@ -10,10 +10,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from datasets.coco import class_names
-from datasets.coco_eval import CLASS_STATS, STATS, EvaluationSummary
+from datasets.coco_eval import CLASS_STATS, MAX_DETECTIONS, STATS, EvaluationSummary
 from reports.curves import plot_log, read_log
 from reports.drawing import detection_tensors, draw_closely, truth_tensors
 from reports.error_analysis import (
+    BEYOND_LIMIT,
     CONFIDENT,
     KINDS,
     ErrorSplit,
@@ -25,8 +26,9 @@ from reports.error_analysis import (
     operating_points,
     tide_errors,
 )
+from reports.fonts import shown_names
 from reports.grid import save_grid
-from reports.plots import READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
+from reports.plots import NAME_LENGTH, READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
 from util.markdown import table
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ REMEDIES = {  # what each kind of error is, and what to do about it
     "missed": "objects without any detection near: small or hidden ones need larger images, rare ones more examples",
     "false positives": "all wrong detections together",
     "false negatives": "all objects not found together",
+    BEYOND_LIMIT: f"objects that only a detection beyond the best {MAX_DETECTIONS} of its class in the image shows, "
+                  "where more are annotated: a limit of COCO's evaluation, no error",
 }
 PICTURES = {"curves.png": "loss, AP and learning rate by epoch", "precision_recall.png": "precision over recall",
             "confusion_matrix.png": "confusion matrix", "errors.png": "what each kind of error costs",
@@ -70,9 +74,10 @@ def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images:
     matches = match_detections(summary.truth, summary.detections)
     matrix, errors, points = confusion_matrix(matches), tide_errors(matches), operating_points(matches)
 
-    plot_precision_recall({f"IoU {iou}": summary.precision[iou] for iou in (0.5, 0.75)}, names,
+    shown = list(shown_names(dict(zip(summary.classes, names)), NAME_LENGTH).values())
+    plot_precision_recall({f"IoU {iou}": summary.precision[iou] for iou in (0.5, 0.75)}, shown,
                           folder / "precision_recall.png")
-    plot_confusion_matrix(matrix, names, f"Detections with a score of at least {CONFIDENT}",
+    plot_confusion_matrix(matrix, shown, f"Detections with a score of at least {CONFIDENT}",
                           folder / "confusion_matrix.png")
     plot_errors({kind: errors.gains[kind] for kind in KINDS},
                 {kind: gain for kind, gain in errors.gains.items() if kind not in KINDS}, folder / "errors.png")
@@ -85,9 +90,10 @@ def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images:
 
     stats = dict(zip(STATS, (x if x >= 0 else None for x in summary.stats)))
     size = f"{len(summary.detections)} images, {len(matches.truth)} boxes, {len(names)} classes"
-    parts = [_heading(stats, size, facts or {}), _coco_part(stats), _class_part(summary, names, points),
-             _error_part(errors), _confusion_part(matrix, names), _picture_part(pictures)]
-    (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    parts = [_heading(stats, size, facts or {}), _coco_part(stats, summary.limit_note),
+             _class_part(summary, names, points), _error_part(errors), _confusion_part(matrix, names),
+             _picture_part(pictures)]
+    (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8", errors="backslashreplace")
     return _console(stats, size, errors, summary, names, folder / "summary.md")
 
 
@@ -103,7 +109,7 @@ def draw_background(coco: COCO, matches: Matches, images: Path, path: Path) -> b
             with Image.open(images / coco.imgs[image_id]["file_name"]) as image:
                 close_ups.append(draw_closely(image.convert("RGB"), truth_tensors(coco.imgToAnns[image_id]),
                                               detection_tensors([row]), names))
-        except OSError as error:  # the file changed since the evaluation
+        except Exception as error:  # the file changed since the evaluation; PIL raises many kinds
             logger.warning("no close-up: %s", error)
     if close_ups:
         save_grid(close_ups, path)
@@ -117,9 +123,10 @@ def _heading(stats: dict[str, float | None], size: str, facts: Mapping[str, obje
                       "AP, AR, precision and recall are in percent; \"-\" is what cannot be measured."])
 
 
-def _coco_part(stats: dict[str, float | None]) -> str:
+def _coco_part(stats: dict[str, float | None], note: str | None) -> str:
     rows = [[name, _percent(value), STAT_MEANINGS[name]] for name, value in stats.items()]
-    return "## COCO's twelve numbers\n\n" + table(["", "%", "meaning"], rows, "lrl")
+    return ("## COCO's twelve numbers\n\n" + (f"**{note}.**\n\n" if note else "")
+            + table(["", "%", "meaning"], rows, "lrl"))
 
 
 def _class_part(summary: EvaluationSummary, names: list[str], points: list[OperatingPoint | None]) -> str:

@@ -142,6 +142,13 @@ def test_a_val_set_without_boxes_gives_no_ap(call, tmp_path, coco_root, capsys):
     assert (tmp_path / "run/checkpoint_best.pth").exists()
 
 
+def test_nothing_is_written_among_the_images(call, coco_root):
+    before = sorted((coco_root / "val2017").iterdir())
+    with pytest.raises(UserError, match="would be written into the input .*val2017"):
+        call("--output_dir", coco_root / "val2017" / "run")
+    assert sorted((coco_root / "val2017").iterdir()) == before
+
+
 def test_a_full_folder_is_not_overwritten(call, tmp_path):
     out = tmp_path / "run"
     out.mkdir()

@@ -101,7 +101,8 @@ def test_numbered_checkpoints_and_evaluations_have_their_intervals(train, folder
     assert sorted(folder.glob("checkpoint0*")) == [folder / "checkpoint0001.pth", folder / "checkpoint0003.pth"]
 
 
-@pytest.mark.parametrize("aps, best, stale", [([0.3, 0.1, 0.3], 0, 2), ([0.1, 0.2, 0.1], 1, 1), ([-1, -1, -1], 2, 0)])
+@pytest.mark.parametrize("aps, best, stale", [([0.3, 0.1, 0.3], 0, 2), ([0.1, 0.2, 0.1], 1, 1), ([-1, -1, -1], 2, 0),
+                                             ([0.3, -1, -1], 0, 0), ([-1, 0.0, -1], 1, 0)])
 def test_the_best_checkpoint(train, folder, aps, best, stale):
     train(epochs=3, aps=aps)
     assert checkpoint(folder, "checkpoint_best.pth")["epoch"] == best

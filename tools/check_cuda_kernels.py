@@ -50,9 +50,9 @@ def main(args: argparse.Namespace) -> None:
                 for architecture in ARCHITECTURES]
         kernels = [kernel for found in pool.map(lambda job: compile_kernels(*job), jobs) for kernel in found]
     if args.record:
-        BUDGET.write_text(json.dumps(budget_of(kernels), indent=1, sort_keys=True) + "\n")
+        BUDGET.write_text(json.dumps(budget_of(kernels), indent=1, sort_keys=True) + "\n", encoding="utf-8")
         print(f"wrote the registers of {len(kernels)} kernels to {BUDGET}")
-    budget = json.loads(BUDGET.read_text()) if BUDGET.is_file() else {}
+    budget = json.loads(BUDGET.read_text(encoding="utf-8")) if BUDGET.is_file() else {}
     problems = find_problems(kernels, budget)
     print(report(kernels, problems))
     found = budget_of(kernels)

@@ -1,4 +1,4 @@
-"""What every tool needs: importing this module puts the project on the path."""
+"""What every tool needs: importing this module puts the project on the path and lets the console take any letter."""
 import argparse
 import sys
 from collections.abc import Callable
@@ -9,7 +9,10 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from util.errors import UserError  # noqa: E402 - the lines above make it importable
+from util.console import escape_unknown_letters  # noqa: E402 - the lines above make it importable
+from util.errors import UserError  # noqa: E402
+
+escape_unknown_letters()  # here, because --help writes before run_tool is called
 
 
 def run_tool(main: Callable[..., int | None], *arguments: Any) -> NoReturn:

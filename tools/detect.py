@@ -2,7 +2,8 @@
 
 Writes each image with its boxes into --output_dir, and detections.json: for each image file_name, width, height,
 and its detections in descending order of score, each with class, category_id, score, and bbox [x, y, width, height] in
-pixels. An image that cannot be read is reported and skipped; the exit code is then 1.
+pixels. An image that cannot be read is named and skipped; the exit code is then 1. Nothing is written over an image
+that is read.
 """
 import argparse
 import json
@@ -18,6 +19,8 @@ from common import add_detector_flags, add_device_flag, run_tool, tool_parser
 from inference.predictor import Predictor, read_image
 from reports.drawing import draw_detections, truth_tensors
 from util.errors import UserError
+from util.files import atomic_write
+from util.outputs import keep_inputs
 
 WRITTEN = (".jpg", ".jpeg", ".png")  # for images of other kinds the picture is a PNG
 
@@ -27,32 +30,39 @@ def main(args: argparse.Namespace) -> int:
     if not 0 <= args.score <= 1:
         raise UserError(f"--score {args.score} must be from 0 to 1")
     files = find_images(args.images)
+    listing = args.output_dir / "detections.json"
+    pictures = [args.output_dir / (f.name if f.suffix.lower() in WRITTEN else f"{f.name}.png") for f in files]
+    keep_inputs([*pictures, listing], [*files, args.config_file, args.resume])
     detector = Predictor.from_files(args.config_file, args.resume, args.options, args.device)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     records: list[dict] = []
-    failed = 0
-    for file in files:
+    skipped = []
+    for file, path in zip(files, pictures):
         try:
             image = read_image(file)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            failed += 1
+            skipped.append(file)
             continue
         found = detector(image)
         found = {name: value[found["scores"] >= args.score] for name, value in found.items()}
         picture = draw_detections(image, truth_tensors([]), found, detector.class_names, args.score)
-        picture.save(args.output_dir / (file.name if file.suffix.lower() in WRITTEN else f"{file.name}.png"))
+        with atomic_write(path) as temporary:
+            picture.save(temporary, Image.registered_extensions()[path.suffix.lower()])
         rows = as_rows(found, detector.class_names)
         records.append({"file_name": file.name, "width": image.width, "height": image.height, "detections": rows})
         counts = Counter(row["class"] for row in rows)
         print(f"{file}: " + (", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"))
-    (args.output_dir / "detections.json").write_text(json.dumps(records, indent=1) + "\n")
-    print(f"wrote {len(records)} images and detections.json to {args.output_dir}")
-    return 1 if failed else 0
+    with atomic_write(listing) as temporary:
+        temporary.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {len(records)} images and {listing.name} to {args.output_dir}")
+    if skipped:
+        print(f"skipped {len(skipped)} that cannot be read: {', '.join(map(str, skipped))}", file=sys.stderr)
+    return 1 if skipped else 0
 
 
 def find_images(paths: list[Path]) -> list[Path]:
-    """The given files, and the images in the given folders. Raises UserError if there are none, or two of one name."""
+    """The given files, and the images in the given folders. Raises UserError if there are none."""
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files = []
     for path in paths:
@@ -62,10 +72,6 @@ def find_images(paths: list[Path]) -> list[Path]:
         if not inside:
             raise UserError(f"no image in the folder {path}")
         files += inside
-    name, count = Counter(file.name for file in files).most_common(1)[0]
-    if count > 1:
-        raise UserError(f"{count} images have the name {name}: detect in their folders one by one, each with an "
-                        "--output_dir of its own")
     return files
 
 

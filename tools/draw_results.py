@@ -1,39 +1,51 @@
 """Draws the results of a run: python tools/draw_results.py RUN_FOLDER --coco_path DIR
 
 Reads RUN_FOLDER/results/val_detections.json (written by main.py --eval --save_results) and log.txt, and writes
-detections.png, a grid of val images with ground truth and detections, and curves.png, the training by epoch.
+detections.png, a grid of val images with ground truth and detections, and curves.png, the training by epoch. An image
+that cannot be read is named and skipped; the exit code is then 1.
 """
 import argparse
 import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 
-from PIL import Image
-
 from common import run_tool, tool_parser
 from datasets.coco import SPLITS, class_names, read_annotations
+from inference.predictor import read_image
 from reports.curves import plot_log
 from reports.drawing import detection_tensors, draw_detections, truth_tensors
 from reports.grid import save_grid
 from util.errors import UserError
+from util.outputs import keep_inputs
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> int:
+    """Returns the exit code."""
     results = args.run / "results" / "val_detections.json"
     if not results.is_file():
         raise UserError(f"no detections {results}; main.py --eval --save_results --output_dir {args.run} writes them")
+    folder = Path(args.coco_path) / SPLITS["val"][0]
+    keep_inputs([args.run / "detections.png", args.run / "curves.png"], [folder])
     coco = read_annotations(args.coco_path, "val")
     detections = defaultdict(list)
-    for row in json.loads(results.read_text()):
+    for row in json.loads(results.read_text(encoding="utf-8")):
         detections[row["image_id"]].append(row)
-    folder = Path(args.coco_path) / SPLITS["val"][0]
-    ids = sorted(coco.getImgIds())[: args.images]
-    pictures = [draw_detections(Image.open(folder / coco.imgs[i]["file_name"]).convert("RGB"),
-                                truth_tensors(coco.imgToAnns[i]), detection_tensors(detections[i]), class_names(coco),
-                                args.score) for i in ids]
-    save_grid(pictures, args.run / "detections.png")
+    pictures, skipped = [], 0
+    for image_id in sorted(coco.getImgIds())[: args.images]:
+        try:
+            image = read_image(folder / coco.imgs[image_id]["file_name"])
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            skipped += 1
+            continue
+        pictures.append(draw_detections(image, truth_tensors(coco.imgToAnns[image_id]),
+                                        detection_tensors(detections[image_id]), class_names(coco), args.score))
+    if pictures:
+        save_grid(pictures, args.run / "detections.png")
     if (args.run / "log.txt").is_file():
         plot_log(args.run / "log.txt", args.run / "curves.png")
+    return 1 if skipped else 0
 
 
 if __name__ == "__main__":

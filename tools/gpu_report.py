@@ -23,7 +23,7 @@ BUILD_TOOLS = ["setuptools", "wheel", "ninja"]
 def missing_packages() -> list[str]:
     """Packages of the requirements files that this Python lacks; versions are not compared."""
     lines = [line for name in ("requirements.txt", "requirements-dev.txt")
-             for line in (ROOT / name).read_text().splitlines() if line[:1].isalpha()]
+             for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if line[:1].isalpha()]
     return [name for name in [*(re.split(r"[<>=~! ]", line)[0] for line in lines), *BUILD_TOOLS] if not installed(name)]
 
 
@@ -52,17 +52,17 @@ def describe_machine() -> dict[str, str]:
 
 def write_report(out: Path, parts: Path) -> int:
     """Returns the exit code."""
-    machine = json.loads((out / "check.json").read_text())["machine"]
-    lines = [line.split("\t") for line in (parts / "steps.tsv").read_text().splitlines()]
+    machine = json.loads((out / "check.json").read_text(encoding="utf-8"))["machine"]
+    lines = [line.split("\t") for line in (parts / "steps.tsv").read_text(encoding="utf-8").splitlines()]
     steps = [{"result": result, "seconds": int(seconds), "name": name} for result, seconds, name in lines]
-    (out / "check.json").write_text(json.dumps({"machine": machine, "steps": steps}, indent=1) + "\n")
+    (out / "check.json").write_text(json.dumps({"machine": machine, "steps": steps}, indent=1) + "\n", encoding="utf-8")
     failed = sum(step["result"] == "FAIL" for step in steps)
     verdict = f"{failed} of {len(steps)} steps failed" if failed else f"{len(steps)} steps, none failed"
     text = [f"# GPU check: {verdict}", "## Machine", "\n".join(f"- {key}: {value}" for key, value in machine.items()),
             "## Steps", "\n".join(f"- {s['result']} {s['name']} ({s['seconds']} s)" for s in steps)]
     for part in sorted(parts.glob("*.md"), key=lambda path: path.stat().st_mtime):
-        text += [f"## {part.stem.replace('_', ', ')}", part.read_text().strip()]
-    (out / "report.md").write_text("\n\n".join(text) + "\n")
+        text += [f"## {part.stem.replace('_', ', ')}", part.read_text(encoding="utf-8").strip()]
+    (out / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     print(f"{verdict}; {out / 'report.md'}")
     return 1 if failed else 0
 
@@ -73,7 +73,7 @@ def main(task: str, out: Path, parts: Path | None = None) -> int:
             raise UserError("report needs PARTS, the folder with the steps and their tables")
         return write_report(out, parts)
     machine = describe_machine()
-    (out / "check.json").write_text(json.dumps({"machine": machine}, indent=1) + "\n")
+    (out / "check.json").write_text(json.dumps({"machine": machine}, indent=1) + "\n", encoding="utf-8")
     print("\n".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
     return 0
 

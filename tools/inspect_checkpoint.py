@@ -82,7 +82,8 @@ def _interleaved(model: nn.Module) -> InterleavedEncoder | None:
 
 def rank_scales(model: nn.Module, postprocess: PostProcess, options: Options, coco_path: str, images: int,
                 device: torch.device) -> list[tuple[float, int]]:
-    """(AP, enc_scale) on the first val images for each possible enc_scale, highest AP first."""
+    """(AP, enc_scale) on the first val images for each possible enc_scale, highest AP first. Raises UserError if they
+    show nothing to measure AP with."""
     encoder = _interleaved(model)
     assert encoder is not None
     dataset = CocoDetection(coco_path, "val", val_transforms(options.data, False))
@@ -90,7 +91,11 @@ def rank_scales(model: nn.Module, postprocess: PostProcess, options: Options, co
     for scale in range(1, options.transformer.num_feature_levels):
         encoder.enc_scale = scale
         evaluation = evaluate(model, None, postprocess, eval_loader(dataset, 1, 0), device, max_batches=images)
-        ranking.append((summarize(dataset.coco, evaluation.detections).stats[0], scale))
+        ap = summarize(dataset.coco, evaluation.detections).stats[0]
+        if ap < 0:
+            raise UserError(f"no object is annotated in the first {images} val images of {coco_path}: choose more "
+                            "--images")
+        ranking.append((ap, scale))
     return sorted(ranking, reverse=True)
 
 

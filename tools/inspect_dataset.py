@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as F
 
 from common import add_device_flag, add_options_flag, run_tool, tool_parser
 from datasets.adapt import check_sizes, fitting_sizes
-from datasets.coco import CocoDetection, has_size
+from datasets.coco import SPLITS, CocoDetection, has_size
 from datasets.inspection.repair import repair
 from datasets.inspection.report import classes, heading, listed_cost, listed_problems, overview, verdict
 from datasets.inspection.split import BOTH, KINDS, SplitInspection, inspect_split
@@ -33,13 +33,15 @@ from measure.memory import resident
 from measure.model_cost import device_name
 from measure.step_cost import Batch, measure_step, memory_levers, memory_limit, worst_batch
 from models import build_model
-from reports.data_plots import plot_boxes
+from reports.data_plots import NAME_LENGTH, plot_boxes
 from reports.drawing import draw_targets
+from reports.fonts import shown_names
 from reports.grid import save_grid
 from util.config import Config, load_config, parse_pairs
 from util.cpu import keep_freed_memory
 from util.distributed import init_distributed
 from util.options import BackboneOptions, Options, parse_options
+from util.outputs import keep_inputs
 from util.precision import amp_dtype, place
 
 EXAMPLES = 5  # named for each kind of problem
@@ -48,6 +50,8 @@ STEP_BATCHES = 3  # whose median is the time of a step
 
 def main(args: argparse.Namespace) -> int:
     """Returns the exit code."""
+    folder = Path(args.output_dir or Path("outputs") / "inspect" / Path(args.root).resolve().name)
+    keep_inputs([folder, *([args.fix] if args.fix else [])], [args.root / SPLITS[split][0] for split in BOTH])
     config = load_config(args.config_file, parse_pairs(args.options)) if args.config_file else Config(modelname="dino")
     options = parse_options(config)
     device = init_distributed(args.device, world_size=1, rank=0, local_rank=0, dist_url="env://")
@@ -64,7 +68,6 @@ def main(args: argparse.Namespace) -> int:
              "warnings": data_warnings(train, val, described, num_queries),
              "stops": reasons_to_stop(splits, options, args.config_file), "step": None}
     text = [heading(found), overview(described), classes(described), listed_problems(found)]
-    folder = Path(args.output_dir or Path("outputs") / "inspect" / Path(args.root).resolve().name)
     folder.mkdir(parents=True, exist_ok=True)
     print("\n\n".join(text), flush=True)
     draw_boxes(splits, described, options, folder / "boxes.png")
@@ -80,8 +83,8 @@ def main(args: argparse.Namespace) -> int:
     if args.fix:
         text.append(write_corrected_copy(args, splits, found["problems"]))
         print("\n" + text[-1])
-    (folder / "report.md").write_text("\n\n".join(text) + "\n")
-    (folder / "report.json").write_text(json.dumps(found, indent=1))
+    (folder / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8", errors="backslashreplace")
+    (folder / "report.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     print(f"\nwritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     return 1 if found["stops"] else 0
 
@@ -126,8 +129,10 @@ def write_corrected_copy(args: argparse.Namespace, splits: list[SplitInspection]
 
 
 def draw_boxes(splits: list[SplitInspection], described: dict[str, dict], options: Options, path: Path) -> None:
-    counts = {split: {name.split(" ", 1)[1]: row["boxes"] for name, row in described[split]["classes"].items()}
-              for split in BOTH}
+    counts = {}
+    for split in splits:
+        names, rows = shown_names(split.class_names, NAME_LENGTH), described[split.split]["classes"]
+        counts[split.split] = {names[i]: rows[f"{i} {name}"]["boxes"] for i, name in split.class_names.items()}
     lengths = {split.split: seen_sides(split, *eval_limits(options.data)).prod(1) ** 0.5 for split in splits}
     by_image = {split.split: Counter(split.box_image) for split in splits}
     images = {split.split: [by_image[split.split][i] for i in split.images] for split in splits}

@@ -142,6 +142,6 @@ def write_results(args: argparse.Namespace, text: str, numbers: dict) -> None:
     """Prints the text, and writes it and the numbers to the files of --markdown and --json."""
     print(text)
     if args.json:
-        args.json.write_text(json.dumps(numbers, indent=1) + "\n")
+        args.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
-        args.markdown.write_text(text)
+        args.markdown.write_text(text, encoding="utf-8")

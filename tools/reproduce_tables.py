@@ -200,7 +200,7 @@ def main(args: argparse.Namespace) -> int:
     text = page(tables, costs, command)
     print(text)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "paper_tables.md").write_text(text)
+    (args.out / "paper_tables.md").write_text(text, encoding="utf-8")
     draw(tables, costs, args.out / "paper_tables.png")
     unexplained = [row.config for table in tables for row in table.rows
                    if misses(table, row, costs[row.config]) and not row.note]

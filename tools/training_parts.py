@@ -126,7 +126,7 @@ def write_pictures(folder: Path) -> None:
                           "bbox": [left, top, side, side], "area": side * side})
     (folder / SPLITS["train"][1]).parent.mkdir()
     (folder / SPLITS["train"][1]).write_text(json.dumps(
-        {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}))
+        {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}), encoding="utf-8")
 
 
 def report_parts(parts: dict, batch: int) -> str:

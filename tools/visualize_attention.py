@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -20,12 +21,18 @@ from torchvision.ops import box_convert
 from common import add_detector_flags, run_tool, tool_parser
 from inference.predictor import Predictor, read_image
 from models.attention_maps import Attended, record_attention
+from reports.fonts import families, shown_names
 from util.errors import UserError
+from util.outputs import keep_inputs
 
 COLOURS = "inferno"
+NAME_LENGTH = 40  # characters of a class name
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.output.suffix.lower().lstrip(".") not in FigureCanvasBase.get_supported_filetypes():
+        raise UserError(f"--output {args.output}: its name must end like that of a picture, such as .png")
+    keep_inputs([args.output], [args.image, args.config_file, args.resume])
     detector = Predictor.from_files(args.config_file, args.resume, args.options)
     picture = read_image(args.image)
     with torch.no_grad(), record_attention(detector.model) as records:
@@ -39,9 +46,11 @@ def main(args: argparse.Namespace) -> None:
     mine = queries == args.query if args.query is not None else torch.ones_like(queries, dtype=torch.bool)
     strongest = torch.where(mine, scores, -1).argmax()
     query, label = int(queries[strongest]), int(labels[strongest])
-    caption = f"query {query}: {detector.class_names.get(label, f'class {label}')}, score {scores[strongest]:.2f}"
-    draw(picture, records, query, outputs["pred_boxes"][0, query], caption, args.heads).savefig(args.output)
-    print(f"{caption}; wrote {args.output}")
+    name = detector.class_names.get(label, f"class {label}")
+    caption = f"query {query}: {{}}, score {scores[strongest]:.2f}".format
+    title = caption(shown_names({label: name}, NAME_LENGTH)[label].replace("$", r"\$"))
+    draw(picture, records, query, outputs["pred_boxes"][0, query], title, args.heads).savefig(args.output)
+    print(f"{caption(name)}; wrote {args.output}")
 
 
 def draw(picture: Image.Image, records: list[Attended], query: int, box: Tensor, title: str, heads: bool) -> Figure:
@@ -60,7 +69,7 @@ def draw(picture: Image.Image, records: list[Attended], query: int, box: Tensor,
     columns = max(map(len, rows))
     height = 3 * picture.height / picture.width
     figure = Figure(figsize=(3 * columns, (height + 0.3) * len(rows) + 0.5), dpi=110, layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, fontfamily=families([title]))
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes, panel in [(axes, panel) for row, panels in zip(grid, rows)
                         for axes, panel in zip(row, panels + [None] * (columns - len(panels)))]:

@@ -35,7 +35,7 @@ class Config(addict.Dict):
 
     def dump(self, path: str | os.PathLike) -> None:
         """Writes the config as a Python file that `load_config` reads back to an equal config."""
-        Path(path).write_text(self.text())
+        Path(path).write_text(self.text(), encoding="utf-8")
 
 
 def load_config(path: str | os.PathLike, options: Mapping[str, Any] | None = None) -> Config:

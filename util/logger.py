@@ -41,7 +41,7 @@ def setup_logging(rank: int, folder: Path | None = None) -> None:
     root.addHandler(console)
     root.setLevel(logging.INFO)
     if rank == 0 and folder is not None:
-        file = logging.FileHandler(folder / "info.txt")
+        file = logging.FileHandler(folder / "info.txt", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file)
 

@@ -35,14 +35,14 @@ class LogFile:
     def __init__(self, path: Path):
         self.path = path
         if path.is_file():
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
             whole = text[: text.rfind("\n") + 1]
             if whole != text:
                 with atomic_write(path) as temporary:
-                    temporary.write_text(whole)
+                    temporary.write_text(whole, encoding="utf-8")
 
     def append(self, record: dict[str, Any]) -> None:
         """Values that are not finite are written as null: the line stays valid JSON."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(clean) + "\n")

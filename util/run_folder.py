@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from util.checkpoint import UNFINISHED
-from util.config import Config
+from util.config import Config, load_config
 from util.errors import UserError
 from util.options import Options
 
@@ -40,10 +40,16 @@ def require_space(folder: Path, checkpoint_bytes: int, checkpoints: int) -> None
 
 
 def record_run(folder: Path, options: Options, arguments: Mapping[str, Any]) -> None:
-    """Saves what the results were made with: config.py (runs again with -c) and run.json."""
-    Config(options.to_dict()).dump(folder / "config.py")
+    """Saves what the results were made with: config.py (runs again with -c) and run.json. Raises UserError if that
+    would replace a config that somebody wrote by hand: it has comments and bases that the full one has not."""
+    source, target = arguments.get("config_file"), folder / "config.py"
+    if source and target.is_file() and Path(source).is_file() and target.samefile(source):
+        if load_config(target).text() != target.read_text(encoding="utf-8"):
+            raise UserError(f"the run's full config would be written over {source}: give that another name, or choose "
+                            "another --output_dir")
+    Config(options.to_dict()).dump(target)
     record = {"arguments": dict(arguments), "git": git_hash(), "torch": torch.__version__}
-    (folder / "run.json").write_text(json.dumps(record, indent=1, default=str) + "\n")
+    (folder / "run.json").write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def git_hash() -> str:

@@ -38,9 +38,9 @@ class TrainState:
 
     def note_ap(self, ap: float) -> bool:
         """Records the val AP of an evaluation, below 0 if there was none. Returns whether these weights are the best so
-        far; without an AP the latest are."""
+        far; as long as there was no AP the latest are."""
         if ap < 0:
-            return True
+            return self.best_ap < 0
         if ap > self.best_ap:
             self.best_ap, self.stale_evaluations = ap, 0
             return True

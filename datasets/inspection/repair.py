@@ -36,7 +36,7 @@ def repair(inspections: list[SplitInspection], new_root: str | Path) -> dict[str
             _copy(inspection.folder / image["file_name"], target, image["id"] in turned)
         path = new_root / SPLITS[split][1]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(contents[split]))
+        path.write_text(json.dumps(contents[split]), encoding="utf-8")
     return {i.split: {name: (len(i.content.get(name, [])), len(contents[i.split][name]))
                       for name in ("images", "annotations")} for i in inspections}
 

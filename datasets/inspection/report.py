@@ -29,7 +29,7 @@ def overview(described: dict[str, dict]) -> str:
         ("aspect_ratio", "width / height"))]
     rows += [row("most frequent sizes",
                  lambda d: shortened_list([f"{w}x{h} ({count})" for w, h, count in d["sizes"]], 3)),
-             row(f"√(box area) at size {size}, px", lambda d: _spread(d["seen"]["length"])),
+             row(f"root of the box area at size {size}, px", lambda d: _spread(d["seen"]["length"])),
              row(f"shorter box side at size {size}, px", lambda d: _spread(d["seen"]["shorter_side"])),
              row(f"boxes with a side below {least:g} px at size {size}, {smallest}",
                  lambda d: f"{d['seen']['below_least']}, {d['seen']['below_least_at_smallest']}")]
@@ -47,7 +47,7 @@ def classes(described: dict[str, dict]) -> str:
     rows = {name: [described[split]["classes"].get(name, none) for split in BOTH] for name in names}
     used = sorted((name for name in names if any(row["boxes"] for row in rows[name])),
                   key=lambda name: -rows[name][0]["boxes"])
-    text = "## Classes\n\nBoxes, images with boxes, and boxes by COCO size: area below 32², below 96², above."
+    text = "## Classes\n\nBoxes, images with boxes, and boxes by COCO size: area below 32x32 px, below 96x96 px, above."
     if used:
         columns = ["id and class", *(f"{split} {key}" for split in BOTH for key in none)]
         text += "\n\n" + table(columns, [[name, *(str(row[key]) for row in rows[name] for key in none)]

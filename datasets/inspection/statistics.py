@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.coco import has_size
+from datasets.coco_eval import limit_note
 from datasets.inspection.split import SplitInspection
 from datasets.transforms import ResizeShorter, eval_limits, train_limits
 from util.options import DataOptions
@@ -106,6 +107,8 @@ def data_warnings(train: SplitInspection, val: SplitInspection, described: dict[
             found.append(f"{split}: {count} of {row['boxes']} boxes have a side below {seen['least']:g} px (half the "
                          f"finest stride) at the {when} and are hard to find: larger images help (image_size, or "
                          "data_aug_scales)")
+    if note := limit_note(zip(val.box_image, val.box_label.tolist())):
+        found.append(f"val: {note}")
     found += _shared_images(train, val)
     return found
 

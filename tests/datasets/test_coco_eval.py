@@ -1,5 +1,6 @@
 """Average precision: against pycocotools itself, and for what is special here: merging, unknown labels, no results."""
 import contextlib
+import copy
 import io
 import json
 import shutil
@@ -11,7 +12,16 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from datasets.coco import read_annotations
-from datasets.coco_eval import CLASS_STATS, STATS, coco_results, log_summary, result_rows, save_results, summarize
+from datasets.coco_eval import (
+    CLASS_STATS,
+    STATS,
+    coco_results,
+    limit_note,
+    log_summary,
+    result_rows,
+    save_results,
+    summarize,
+)
 
 IMAGES = list(range(1, 9))
 EMPTY, CROWD = 4, 8  # ids of the image without objects, and of the one with a crowd
@@ -193,6 +203,21 @@ def test_the_tables_are_logged(coco, caplog):
     with caplog.at_level("INFO"):
         log_summary(evaluated(coco, {EMPTY: result([])})[0], per_class=True)
     assert "no ground-truth boxes" in caplog.text and "by class" in caplog.text
+
+
+def test_what_the_limit_of_100_detections_hides_is_said(coco, caplog):
+    assert limit_note([(image, label) for image in "ab" for label in (1, 2)] * 100) is None
+    note = limit_note([("a", 1)] * 150 + [("b", 1)] * 101 + [("b", 2)] * 102 + [("c", 3)] * 100)
+    assert note.startswith("53 of the objects, in 2 of the images, are beyond the 100 detections per class and image")
+    crowded = copy.deepcopy(coco)
+    box = crowded.imgToAnns[1][0] | {"iscrowd": 0}
+    crowded.imgToAnns[1] = [box | {"bbox": [k % 20 * 4, k // 20 * 4, 3, 3], "area": 9} for k in range(150)]
+    summary = summarize(crowded, {1: []})
+    with caplog.at_level("WARNING"):
+        log_summary(summary)
+    assert "50 of the objects, in 1 of the images, are beyond the 100 detections" in caplog.text
+    assert summarize(coco, {1: []}).limit_note is None
+    assert summarize(crowded, {2: []}).limit_note is None  # an image that was not evaluated
 
 
 def test_results_are_left_as_they_are(coco):

@@ -72,6 +72,20 @@ def test_the_summary_of_perfect_detections(coco, coco_root, tmp_path):
             assert min(picture.size) > 200
 
 
+def test_objects_that_cocos_limit_hides_are_named_and_not_blamed_on_the_detector(coco, coco_root, tmp_path, no_plots):
+    row = coco.imgToAnns[1][0] | {"iscrowd": 0, "area": 9}
+    coco.imgToAnns[1] = [row | {"id": 1000 + k, "bbox": [k % 20 * 4, k // 20 * 4, 3, 3]} for k in range(150)]
+    coco.anns.update({many["id"]: many for many in coco.imgToAnns[1]})
+    write_summary(tmp_path, evaluated(coco, images=[1]), coco_root / "val2017")
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert "**50 of the objects, in 1 of the images, are beyond the 100 detections per class and image" in text
+    errors = {kind: (gain, count) for kind, gain, count, _ in cells(text, "Errors")[2:]}
+    assert errors["missed"] == errors["false negatives"] == ("0.0", "0")
+    assert errors["beyond the limit"] == ("33.7", "50")  # recall up to 2/3: 67 of 101 samples
+    write_summary(tmp_path, evaluated(coco, images=[2]), coco_root / "val2017")
+    assert "the limit" not in (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+
 def test_close_ups_of_what_nobody_annotated(coco, coco_root, tmp_path, no_plots, monkeypatch):
     summary, drawn = evaluated(coco), []
     width, height = coco.imgs[2]["width"], coco.imgs[2]["height"]

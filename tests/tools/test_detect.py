@@ -65,7 +65,43 @@ def test_a_picture_that_cannot_be_read_does_not_stop_the_others(model, images, t
     assert detect(images, *model) == 1
     assert [row["file_name"] for row in json.loads((tmp_path / "out/detections.json").read_text())] == [
         "green.jpg", "grey.bmp"]
-    assert "broken.jpg" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "cannot read the image" in errors and f"skipped 1 that cannot be read: {images / 'broken.jpg'}" in errors
+
+
+def test_a_picture_that_pillow_refuses_for_its_size_does_not_stop_the_others(model, images, tmp_path, capsys,
+                                                                              monkeypatch):
+    Image.new("1", (700, 700)).save(images / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700 * 700 // 2 - 1)  # twice as many are refused
+    Image.new("RGB", (500, 400)).save(images / "zebra.png")
+    assert detect(images, *model) == 1
+    assert [row["file_name"] for row in json.loads((tmp_path / "out/detections.json").read_text())] == [
+        "green.jpg", "grey.bmp", "zebra.png"]
+    assert f"skipped 1 that cannot be read: {images / 'large.png'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["images", "images/../images", "linked"])
+@pytest.mark.parametrize("single", [False, True])
+def test_the_originals_are_never_written_over(model, images, tmp_path, name, single):
+    (tmp_path / "linked").symlink_to(images)
+    before = {path: path.read_bytes() for path in images.iterdir()}
+    given = images / "green.jpg" if single else images
+    with pytest.raises(UserError, match="green.jpg would be written over the input .*green.jpg"):
+        detect(given, *model[:4], "--output_dir", tmp_path / name)
+    assert {path: path.read_bytes() for path in images.iterdir()} == before
+
+
+def test_a_link_in_the_output_folder_does_not_lead_to_another_picture(model, images, tmp_path):
+    """An output takes the place of the link, and leaves what it leads to."""
+    (tmp_path / "other.jpg").write_bytes(b"of somebody")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/green.jpg").symlink_to(tmp_path / "other.jpg")
+    (tmp_path / "out/grey.bmp.png").hardlink_to(tmp_path / "other.jpg")
+    assert detect(images, *model) == 0
+    assert (tmp_path / "other.jpg").read_bytes() == b"of somebody"
+    for name in ("green.jpg", "grey.bmp.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert picture.format == ("JPEG" if name == "green.jpg" else "PNG")
 
 
 def test_boxes_are_those_of_the_evaluation(model, coco_root, tmp_path):
@@ -88,7 +124,7 @@ def test_boxes_are_those_of_the_evaluation(model, coco_root, tmp_path):
 def test_mistakes_are_told(model, images, tmp_path):
     shutil.copytree(images, tmp_path / "copy")
     (tmp_path / "empty").mkdir()
-    for arguments, message in (([images, tmp_path / "copy"], "2 images have the name green.jpg"),
+    for arguments, message in (([images, tmp_path / "copy"], "green.jpg and .*green.jpg would be one file"),
                                ([tmp_path / "empty"], "no image in the folder"), ([tmp_path / "x.jpg"], "x.jpg"),
                                ([images, "--score", 2], "--score 2.0 must be from 0 to 1")):
         with pytest.raises(UserError, match=message):

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -32,6 +33,24 @@ def test_writes_a_grid_and_curves(run_folder, coco_root):
     for name in ("detections.png", "curves.png"):
         with Image.open(run_folder / name) as picture:
             assert min(picture.size) > 200
+
+
+def test_a_picture_that_cannot_be_read_is_left_out(run_folder, coco_root, tmp_path):
+    root = shutil.copytree(coco_root, tmp_path / "set")
+    broken = sorted((root / "val2017").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:100])
+    done = draw(run_folder, "--coco_path", root, "--images", 4)
+    assert done.returncode == 1 and broken.name in done.stderr and "Traceback" not in done.stderr
+    assert (run_folder / "detections.png").is_file()
+
+
+def test_nothing_is_written_among_the_images(run_folder, coco_root, tmp_path):
+    root = shutil.copytree(coco_root, tmp_path / "set")
+    shutil.copytree(run_folder / "results", root / "val2017/results")
+    (root / "val2017/detections.png").write_bytes(b"an image of the set")
+    done = draw(root / "val2017", "--coco_path", root)
+    assert done.returncode == 1 and "would be written into the input" in done.stderr
+    assert (root / "val2017/detections.png").read_bytes() == b"an image of the set"
 
 
 def test_missing_results_say_what_writes_them(tmp_path, coco_root):

@@ -98,6 +98,9 @@ def test_finest_stride(indices, dilation, stride):
 def test_errors_are_clear(root, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no config file"):
         run(root, "-c", tmp_path / "none.py")
+    for flags in (["--output_dir", root / "val2017"], ["--fix", root / "train2017/new"]):
+        with pytest.raises(UserError, match="the input .*2017: choose another place"):
+            run(root, *flags)
     monkeypatch.setattr(sys, "argv", ["inspect_dataset.py", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit, match="error: .*no folder"):  # which Python prints; the exit code is 1
         runpy.run_path("tools/inspect_dataset.py", run_name="__main__")

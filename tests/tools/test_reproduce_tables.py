@@ -18,7 +18,7 @@ def test_every_config_of_the_family_is_a_row():
 
 
 def test_the_committed_page_has_every_row():
-    page = Path("docs/benchmarks/paper_tables.md").read_text()
+    page = Path("docs/benchmarks/paper_tables.md").read_text(encoding="utf-8")
     assert [row.config for row in ROWS if f"[{row.config}](../../config/{row.config}.py)" not in page] == []
     assert "`python tools/reproduce_tables.py`" in page
 

@@ -50,9 +50,12 @@ def test_the_best_query_and_mistakes(save, tiny_sdetr, tmp_path, capsys):
     best = max(scores, key=lambda text: text.split("score ")[1])
     assert capsys.readouterr().out.split("score ")[1][:4] == best.split("score ")[1]
     for flags, message in ((["--query", 3], "from 0 to 2"), (["--image", tmp_path / "nowhere.jpg"], "nowhere.jpg"),
-                           (["--resume", "nowhere.pth"], "nowhere.pth")):
+                           (["--resume", "nowhere.pth"], "nowhere.pth"),
+                           (["--output", tmp_path / "green.png"], "green.png would be written over the input"),
+                           (["--output", tmp_path / "weights.pth"], "weights.pth: its name must end like that")):
         with pytest.raises(UserError, match=message):
             view(*arguments, *flags)
+    assert Image.open(tmp_path / "green.png").getpixel((0, 0)) == (0, 128, 0)
 
 
 def test_a_mistake_is_one_line(monkeypatch):

@@ -28,6 +28,19 @@ def test_space_for_the_checkpoints_is_required(tmp_path, monkeypatch):
         require_space(tmp_path, 100, 2)
 
 
+def test_a_config_written_by_hand_is_kept(tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("lr = 0.5  # as in the paper\n")
+    options = parse_options(load_config(config))
+    with pytest.raises(UserError, match="config.py: give that another name"):
+        record_run(tmp_path, options, {"config_file": config})
+    assert config.read_text() == "lr = 0.5  # as in the paper\n"
+    config.rename(tmp_path / "mine.py")
+    record_run(tmp_path, options, {"config_file": tmp_path / "mine.py"})
+    record_run(tmp_path, options.replaced(lr=0.25), {"config_file": config})  # one that a run wrote
+    assert load_config(config).lr == 0.25
+
+
 def test_the_recorded_config_runs_again(tmp_path):
     options = parse_options({"lr": 0.5, "lr_backbone_names": ["a"], "num_expansion": 3})
     record_run(tmp_path, options, {"note": "x"})

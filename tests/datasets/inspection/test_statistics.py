@@ -55,6 +55,16 @@ def test_classes_of_one_split_alone(root):
     assert "train and val list different categories: 1 is cat and cow" in told(root)
 
 
+def test_more_objects_than_an_evaluation_counts(root):
+    assert "that COCO counts" not in told(root)
+    many = [{"id": 100 + k, "image_id": 1, "category_id": 1, "bbox": [k % 20 * 4, k // 20 * 4, 3, 3]}
+            for k in range(130)]
+    edit(lambda content: content["annotations"].extend(many))(root)
+    assert "that COCO counts" not in told(root)  # train is not evaluated
+    edit(lambda content: content.update(annotations=many), "val")(root)
+    assert "val: 30 of the objects, in 1 of the images, are beyond the 100 detections" in told(root)
+
+
 def test_names_that_both_splits_have(coco_root):
     assert "8 val images have the name of a train image with other content" in told(coco_root)
 

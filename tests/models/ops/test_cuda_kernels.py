@@ -62,7 +62,7 @@ def libraries(tmp_path_factory):
         folder = folder.parent
     folder = folder / "cuda_emulation"
     folder.mkdir(exist_ok=True)
-    with open(folder / "lock", "w") as lock:
+    with open(folder / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "scalar.so").exists():
             compile_libraries(folder)

@@ -1,0 +1,69 @@
+import os
+
+import pytest
+
+from util.errors import UserError
+from util.outputs import keep_inputs
+
+
+@pytest.fixture
+def picture(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "in/a.png").write_bytes(b"a")
+    return tmp_path / "in/a.png"
+
+
+def same(picture):
+    return picture
+
+
+def respelled(picture):
+    return picture.parent / ".." / "in" / "." / "a.png"
+
+
+def relative(picture):
+    return os.path.relpath(picture)
+
+
+def hard_link(picture):
+    os.link(picture, picture.parent.parent / "out/a.png")
+    return picture.parent.parent / "out/a.png"
+
+
+def link(picture):
+    (picture.parent.parent / "out/a.png").symlink_to(picture)
+    return picture.parent.parent / "out/a.png"
+
+
+def linked_folder(picture):
+    (picture.parent.parent / "linked").symlink_to(picture.parent)
+    return picture.parent.parent / "linked/a.png"
+
+
+@pytest.mark.parametrize("name", [same, respelled, relative, hard_link, link, linked_folder])
+def test_an_input_is_recognised_under_any_name(picture, name):
+    output = name(picture)
+    with pytest.raises(UserError, match="would be written over the input .*a.png"):
+        keep_inputs(["elsewhere.png", output], [None, "https://example.org/a.pth", "absent.pth", picture])
+    keep_inputs([output], [])
+
+
+@pytest.mark.parametrize("name", ["in", "in/new/deep/a.png", "out/../in/b.png", "linked/b.png"])
+def test_nothing_is_written_into_an_input_folder(picture, tmp_path, name):
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
+    with pytest.raises(UserError, match="the input .*in: choose another place"):
+        keep_inputs([tmp_path / name], [tmp_path / "in"])
+    keep_inputs([tmp_path / "out/b.png", tmp_path], [tmp_path / "in"])
+
+
+def test_new_files_and_those_of_an_earlier_run_may_be_written(picture, tmp_path):
+    (tmp_path / "out/a.png").write_bytes(b"of an earlier run")
+    keep_inputs([tmp_path / "out/a.png", tmp_path / "out/b.png", tmp_path / "new/a.png"], [picture])
+
+
+@pytest.mark.parametrize("one, other", [("a.png", "a.png"), ("a.png", "A.PNG"), ("caf\u00e9.png", "cafe\u0301.png")])
+def test_two_outputs_of_one_name_are_refused(tmp_path, one, other):
+    with pytest.raises(UserError, match="would be one file"):
+        keep_inputs([tmp_path / one, tmp_path / "new" / ".." / other], [])
+    keep_inputs([tmp_path / one, tmp_path / "new" / other], [])
