@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tests.util.states import differing, fitting, refusal, snapshot
-from util.pretrained import COCO_CLASSES, carry_rows, load_pretrained, shared_rows
+from util.class_names import COCO_CLASSES
+from util.pretrained import carry_rows, load_pretrained
 
 
 def test_fine_tuning_starts_from_all_weights_of_an_equal_model(build, save):
@@ -114,7 +115,6 @@ def test_the_row_for_no_object_stays_the_last():
 
 def test_classes_without_a_row_are_left_out():
     assert carry_rows(torch.zeros(2, 1), torch.ones(2, 1), {1: 5, 7: 1}, keep_last=False).tolist() == [[0], [0]]
-    assert shared_rows({1: "N/A x"}, COCO_CLASSES) == {}
 
 
 def test_the_table_counts_tensors_by_part(build, save, caplog):
