@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from util.errors import UserError
 from util.file_kind import file_kind, is_safetensors
 from util.files import atomic_write
-from util.foreign_names import in_our_names
+from util.foreign_names import in_our_names, origin
 from util.saved_state import check_entries, tensor_fault
 
 logger = logging.getLogger(__name__)
@@ -182,8 +182,9 @@ def _tensors(content: Any) -> dict[str, Tensor]:
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     state = {key.replace("._orig_mod.", "."): value for key, value in state.items()
              if not key.startswith("criterion.")}  # of a training loop that holds both
-    while prefix := next((word for word in _WRAPPERS if all(key.startswith(word) for key in state)), ""):
-        if not state:
+    while state and not origin(state):  # a prefix may belong to the names of a known origin
+        prefix = next((word for word in _WRAPPERS if all(key.startswith(word) for key in state)), None)
+        if prefix is None:
             break
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
@@ -272,8 +273,9 @@ def check_numbers(state: dict[str, Tensor], own: dict[str, Tensor], source: str)
         other = next((name for name in names if not torch.equal(state[name], state[names[0]])), None)
         if other is not None:
             keys = [f"{key}=False" for key, word in _SHARING.items() if word in other]
+            same_layer = other.removeprefix("transformer.decoder.") == names[0].removeprefix("transformer.decoder.")
             raise UserError(f"{source} has different weights for {names[0]} and {other}, which are one in the model "
-                            "that the config describes" + (f": set {' '.join(keys)}" if keys else ""))
+                            "that the config describes" + (f": set {keys[0]}" if keys and not same_layer else ""))
 
 
 # Config keys that share heads, by the word in the heads' names.

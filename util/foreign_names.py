@@ -57,9 +57,10 @@ _TRANSFORMERS_NORMS = {"self_attn_layer_norm.": "self", "encoder_attn_layer_norm
 
 def origin(state: Mapping[str, Tensor]) -> str:
     """"detrex", "transformers", or "" for the published names and this project's own."""
-    if any(".attentions.0." in key for key in state):
+    layers = r"\.(encoder|decoder)\.layers\.\d+\."
+    if any(re.match(rf"transformer{layers}attentions\.0\.", key) for key in state):
         return "detrex"
-    if any(re.match(r"model\.(encoder|decoder)\.layers\.\d+\.self_attn_layer_norm\.", key) for key in state):
+    if any(re.match(rf"model{layers}self_attn_layer_norm\.", key) for key in state):
         return "transformers"
     return ""
 
@@ -137,14 +138,26 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, projections in parts.items():
         if projections.keys() == set("qkv"):
             renamed[key] = torch.cat([projections[name] for name in "qkv"])
-    if deformable:  # its decoder has the heads only where it refines boxes
-        heads = {key: value for key, value in renamed.items() if re.match(r"(class|bbox)_embed\.", key)}
-        refines = any(key.startswith("transformer.decoder.bbox_embed.") for key in renamed)
-        two_stage = any(key.startswith("transformer.pos_trans.") for key in renamed)
-        if refines:
-            renamed |= {f"transformer.decoder.{key}": value for key, value in heads.items()
-                        if two_stage or key.startswith("bbox_embed.")}
-    return renamed
+    return _with_all_heads(renamed) if deformable else renamed
+
+
+def _with_all_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The heads of Deformable DETR under all their names, of which its decoder has some where it refines boxes. A file
+    of transformers has a shared tensor once: as the decoder's, or as the first layer's."""
+    prefix = "transformer.decoder."
+    refines = any(key.startswith(f"{prefix}bbox_embed.") for key in state)
+    two_stage = "transformer.pos_trans.weight" in state
+    count = len({key.split(".")[3] for key in state if key.startswith(f"{prefix}layers.")}) + two_stage
+    kinds = {"bbox_embed": refines, "class_embed": two_stage}  # and whether the decoder has them
+    heads = {key.removeprefix(prefix): value for key, value in state.items()
+             if key.removeprefix(prefix).startswith(tuple(f"{kind}." for kind in kinds))}
+    result = {key: value for key, value in state.items() if key.removeprefix(prefix) not in heads}
+    for kind, in_decoder in kinds.items():
+        own = {key: value for key, value in heads.items() if key.startswith(f"{kind}.")}
+        if all(key.startswith(f"{kind}.0.") for key in own):
+            own = {key.replace(".0.", f".{i}.", 1): value for i in range(count) for key, value in own.items()}
+        result |= own | ({prefix + key: value for key, value in own.items()} if in_decoder else {})
+    return result
 
 
 def _with_norms(key: str, norms: Mapping[str, str], deformable: bool) -> str:

@@ -14,7 +14,7 @@ from util.checkpoint import fitting_weights, model_state
 from util.distributed import all_gather, rank
 from util.errors import UserError
 from util.metrics import Meters
-from util.saved_state import check_entries, optimizer_state
+from util.saved_state import check_entries, damaged, optimizer_state
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +76,11 @@ class TrainState:
             raise UserError(f"{source} holds no training state of this program ({', '.join(sorted(absent))} missing); "
                             "--pretrain_model_path starts a new training from its weights")
         check_entries(state, source)
-        weights = fitting_weights(self.model, model_state(state), source)
+        weights = fitting_weights(self.model, _weights(state, "model", source), source)
         optimizer = optimizer_state(state["optimizer"], self.optimizer, source)
         averages = None
         if "ema_model" in state:
-            averages = fitting_weights(self.model, model_state({"model": state["ema_model"]}), f"{source}, ema_model,")
+            averages = fitting_weights(self.model, _weights(state, "ema_model", source), f"ema_model of {source}")
 
         self.model.load_state_dict(weights, strict=False)
         self.optimizer.load_state_dict(optimizer)
@@ -106,3 +106,10 @@ class TrainState:
         torch.set_rng_state(states[rank()]["cpu"])
         if "cuda" in states[rank()] and torch.cuda.is_available():
             torch.cuda.set_rng_state(states[rank()]["cuda"])
+
+
+def _weights(state: dict[str, Any], name: str, source: str) -> dict[str, torch.Tensor]:
+    entry = state.get(name)
+    if not isinstance(entry, dict) or not any(isinstance(value, torch.Tensor) for value in entry.values()):
+        raise damaged(source, f"its entry {name!r} holds no weights")
+    return model_state({"model": entry})
