@@ -9,6 +9,7 @@ import pathlib
 import pickle
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,11 @@ _NUMPY = [(value.__reduce__()[0], f"numpy.{core}.multiarray.{name}") for core in
 _PATHS = [(kind, f"{module}.{name}") for module in ("pathlib", "pathlib._local") for kind, name in (
     (pathlib.PurePosixPath, "PosixPath"), (pathlib.PurePosixPath, "PurePosixPath"),
     (pathlib.PureWindowsPath, "WindowsPath"), (pathlib.PureWindowsPath, "PureWindowsPath"))]
+# PyTorch fills no others than plain dicts and lists.
+_PLAIN = [(lambda *factory: {}, "collections.defaultdict"), (lambda items=(), most=None: [*items], "collections.deque")]
 HARMLESS: list[Any] = [
-    argparse.Namespace, collections.Counter, collections.defaultdict, collections.deque, dict, list, set, int, float,
-    str, np.ndarray, np.dtype, *_NUMPY, *_PATHS,
+    argparse.Namespace, collections.Counter, dict, list, set, int, float, str, *_PLAIN, np.ndarray,
+    np.dtype, *_NUMPY, *_PATHS,
     *{type(np.dtype(kind)) for kind in "?bhilqBHILQefdgFDSUMm"}]  # no Python objects in arrays
 
 UNFINISHED = ".*.pth.*"  # names of checkpoints while they are written
@@ -87,8 +90,9 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
 def _read(path: Path) -> Any:
     if is_safetensors(path):
         return _read_safetensors(path)
-    with torch.serialization.safe_globals(HARMLESS):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings(), path.open("rb") as file:
+        warnings.simplefilter("ignore")  # what PyTorch thinks of odd files is in its errors too
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:

@@ -47,10 +47,10 @@ def _archive_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
+    except Exception:  # zipfile has several for a damaged list of contents
         return ""
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-        return ("a TorchScript program (torch.jit.save), not weights: save the model's state_dict() with torch.save")
+        return "a TorchScript program (torch.jit.save), not weights: save the model's state_dict() with torch.save"
     if names and all(name.endswith(".npy") for name in names):
         return "NumPy arrays (.npz)"
     if not any(name.endswith("data.pkl") for name in names):

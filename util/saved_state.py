@@ -74,11 +74,9 @@ def _is_scaler(value: Any) -> bool:
 
 
 def _is_meters(value: Any) -> bool:
-    parts = [value.get("sums"), value.get("counts")] if isinstance(value, dict) else []
-    if len(parts) != 2 or not all(isinstance(part, dict) for part in parts):
-        return False
-    sums, counts = parts
-    return (sums.keys() == counts.keys() and all(isinstance(name, str) for name in sums)
+    sums, counts = (value.get("sums"), value.get("counts")) if isinstance(value, dict) else (None, None)
+    return (isinstance(sums, dict) and isinstance(counts, dict) and sums.keys() == counts.keys()
+            and all(isinstance(name, str) for name in sums)
             and all(map(is_number, sums.values())) and all(is_whole(count, 1) for count in counts.values()))
 
 

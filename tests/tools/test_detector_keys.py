@@ -44,7 +44,8 @@ def test_what_a_key_tells_by_its_presence(tiny_sdetr, options):
 
 
 @pytest.mark.parametrize("keys", [
-    ["label_enc.weight", "refpoint_embed.weight", "class_embed.weight", "transformer.decoder.query_scale.layers.0.weight"],
+    ["label_enc.weight", "refpoint_embed.weight", "class_embed.weight",
+     "transformer.decoder.query_scale.layers.0.weight"],
     ["label_enc.weight", "transformer.enc_output.weight", "class_embed.0.weight"],
     ["transformer.reference_points.weight", "query_embed.weight"],
     ["class_embed.weight", "transformer.decoder.layers.0.multihead_attn.in_proj_weight"]])

@@ -101,6 +101,6 @@ def detr(dim=64, hidden=32, depth=2, classes=80, queries=20):
     encoder = tree(layers=numbered(*(layer(dim, hidden, attention(dim)) for _ in range(depth))))
     decoder = tree(layers=numbered(*(layer(dim, hidden, attention(dim), attention(dim)) for _ in range(depth))),
                    post_norm_layer=nn.LayerNorm(dim))
-    return tree(backbone=resnet18(), input_proj=nn.Conv2d(512, dim, 1), transformer=tree(encoder=encoder, decoder=decoder),
-                query_embed=nn.Embedding(queries, dim), class_embed=nn.Linear(dim, classes + 1),
+    return tree(backbone=resnet18(), input_proj=nn.Conv2d(512, dim, 1), query_embed=nn.Embedding(queries, dim),
+                transformer=tree(encoder=encoder, decoder=decoder), class_embed=nn.Linear(dim, classes + 1),
                 bbox_embed=tree(layers=linears(dim, dim, dim, 4)))

@@ -86,7 +86,7 @@ def changed(content, path, change):
 
 
 def broken_files(data, count, seed):
-    """(description, bytes): cut at drawn places, or with one to four bytes changed. Headers are hit as often as the rest."""
+    """(description, bytes): cut at drawn places, or with one to four bits changed. Every second one at the start."""
     draw = random.Random(seed)
     for i in range(count):
         end = len(data) if i % 2 else min(len(data), 2000)

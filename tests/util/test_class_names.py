@@ -4,7 +4,8 @@ from util.class_names import COCO_CLASSES, COCO_IDS, comparable, disagreement, s
 
 
 @pytest.mark.parametrize("one, other", [
-    ("Traffic_Light", "traffic light"), ("T-shirt ", "t shirt"), ("caf\u00e9", "cafe\u0301"), ("STRASSE", "stra\u00dfe")])
+    ("Traffic_Light", "traffic light"), ("T-shirt ", "t shirt"), ("caf\u00e9", "cafe\u0301"),
+    ("STRASSE", "stra\u00dfe")])
 def test_spelling_does_not_make_another_class(one, other):
     assert comparable(one) == comparable(other)
     assert disagreement({1: one}, "train", {1: other}, "val") == ""

@@ -109,7 +109,8 @@ def foreign(transformers):
                                            layer_type="basic", out_features=config.pop("out_features"))
         config = getattr(transformers, f"{name}Config")(
             backbone_config=resnet, d_model=128, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=32,
-            decoder_ffn_dim=32, encoder_attention_heads=2, decoder_attention_heads=2, num_queries=5, num_labels=7, **config)
+            decoder_ffn_dim=32, encoder_attention_heads=2, decoder_attention_heads=2, num_queries=5, num_labels=7,
+            **config)
         torch.manual_seed(0)
         model = getattr(transformers, f"{name}ForObjectDetection")(config).eval()
         for key, tensor in model.state_dict().items():
@@ -156,7 +157,8 @@ def test_the_published_names_of_transformers_detr(foreign):
     load_weights(model, theirs.state_dict())
     body = {key: value for key, value in model.state_dict().items() if key.startswith("backbone.0.body.")}
     state = {key: value for key, value in theirs.state_dict().items() if ".backbone." not in key}
-    state |= {key.replace("backbone.0.body.", "model.backbone.conv_encoder.model."): value for key, value in body.items()}
+    state |= {f"model.backbone.conv_encoder.model.{key.removeprefix('backbone.0.body.')}": value
+              for key, value in body.items()}
     again = build_model(load_config("config/SDETR/detr_r50.py", SMALL | WIDTH))[0]
     load_weights(again, state)
     assert_equal_outputs(again, theirs)

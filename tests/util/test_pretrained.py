@@ -58,6 +58,28 @@ def test_fine_tuning_from_another_architecture_is_an_error(build, save, changes)
     assert not differing(snapshot(model), before)
 
 
+# queries
+
+def test_the_first_queries_are_carried_over(build, save, caplog):
+    source, model = build(1, num_queries=31), build(2)
+    with caplog.at_level(logging.INFO):
+        assert load_pretrained(model, save({"model": source.state_dict()})) == []
+    wanted = snapshot(source)
+    wanted["transformer.tgt_embed.weight"] = wanted["transformer.tgt_embed.weight"][:20]
+    assert not differing(snapshot(model), wanted)
+    assert "has 31 queries, this model 20: the first 20 of transformer.tgt_embed.weight are carried over" in caplog.text
+
+
+def test_queries_that_the_checkpoint_lacks_are_fresh(build, save, caplog):
+    source, model = build(1, num_queries=8), build(2)
+    before, key = snapshot(model), "transformer.tgt_embed.weight"
+    with caplog.at_level(logging.INFO):
+        assert load_pretrained(model, save({"model": source.state_dict()})) == [key]
+    after = snapshot(model)[key]
+    assert torch.equal(after[:8], snapshot(source)[key]) and torch.equal(after[8:], before[key][8:])
+    assert "the others are fresh" in caplog.text
+
+
 # classes by name
 
 CATS, PETS = {1: "cat", 2: "dog", 4: "bird"}, {1: "horse", 2: "Cat", 3: "bird"}

@@ -1,5 +1,6 @@
 """A damaged training checkpoint: either it still serves, or a UserError names the entry and nothing has changed."""
 import collections
+import itertools
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ from tests.util.states import refusal, snapshot
 from tests.util.test_train_state import state, train
 from util.errors import UserError
 from util.optim import advance_scheduler
-from util.saved_state import check_entries, described, is_class_names, is_number, is_plain, optimizer_state, tensor_fault
+from util.saved_state import (
+    check_entries,
+    described,
+    is_class_names,
+    is_number,
+    is_plain,
+    optimizer_state,
+    tensor_fault,
+)
 
 
 @pytest.fixture
@@ -21,10 +30,11 @@ def saved():
     return trained.state_dict() | {"config": {"lr": 0.1, "lr_drop_list": [1, 2]}, "class_names": {1: "a", 2: "b"}}
 
 
-def test_every_damage_of_every_entry_is_refused_or_harmless(saved):
-    """Harmless: the training goes on to finite weights, and what it saves can be resumed."""
+@pytest.mark.parametrize("part", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_damage_of_every_entry_is_refused_or_harmless(saved, part):
+    """Every fifth one, or all. Harmless: the training goes on to finite weights, and what it saves can be resumed."""
     outcomes = collections.Counter()
-    for name, content in mutations(saved):
+    for name, content in itertools.islice(mutations(saved), 0, None, part):
         resumed, numbers = state(ema=True), torch.get_rng_state()
         before = snapshot(resumed.model) | {f"ema.{k}": v for k, v in snapshot(resumed.ema.module).items()}
         try:
@@ -45,7 +55,7 @@ def test_every_damage_of_every_entry_is_refused_or_harmless(saved):
             train(resumed, 1)
             assert all(value.isfinite().all() for value in resumed.model.state_dict().values()), name
             state(ema=True).load_state_dict(resumed.state_dict(), "y.pth")
-    assert outcomes["refused"] > 1500 and outcomes["harmless"] > 300
+    assert outcomes["refused"] > 1500 / part and outcomes["harmless"] > 300 / part
 
 
 def test_what_is_intact_is_accepted(saved):
@@ -114,7 +124,8 @@ def test_numbers_and_plain_values():
     assert not any(map(is_number, (True, "3", torch.nan, 10**400, None)))
     assert is_plain({"a": [1, (2.0, None)], "b": {"c": "d"}})
     assert not any(map(is_plain, (torch.ones(1), {1: 2}, [b"x"], 10**400)))
-    assert is_class_names({0: "a", 7: "b"}) and not any(map(is_class_names, ({}, ["a"], {-1: "a"}, {10**6: "a"}, {1: 2})))
+    assert is_class_names({0: "a", 7: "b"})
+    assert not any(map(is_class_names, ({}, ["a"], {-1: "a"}, {10**6: "a"}, {1: 2})))
 
 
 def test_descriptions_are_short():
