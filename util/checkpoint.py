@@ -79,8 +79,9 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path} is not a checkpoint that can be read safely: {_reason(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
-    for name in ("config", "class_names"):
-        if name in content and not isinstance(content[name], dict):  # of another program
+    for name in {"config", "class_names"} & content.keys():
+        value = content[name]
+        if not isinstance(value, dict) or name == "config" and value and "modelname" not in value:
             logger.info("%s: its %s is of another program and not used", path, name)
             del content[name]
     check_entries(content, str(path), {"config", "class_names"})

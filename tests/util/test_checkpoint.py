@@ -223,6 +223,10 @@ def test_arrays_of_python_objects_are_not_read(tmp_path):
 def test_entries_of_another_program_do_not_disturb(tmp_path):
     torch.save({"model": {"w": torch.ones(2)}, "config": "x.yaml", "class_names": ["cat", "dog"]}, tmp_path / "x.pth")
     assert read_checkpoint(tmp_path / "x.pth").keys() == {"model"}
+    torch.save({"model": {"w": torch.ones(2)}, "config": {"output": Path("x"), 3: torch.ones(1)}}, tmp_path / "x.pth")
+    assert read_checkpoint(tmp_path / "x.pth").keys() == {"model"}
+    torch.save({"model": {"w": torch.ones(2)}, "config": {"modelname": "dino", "lr": 10**400}}, tmp_path / "x.pth")
+    assert "x.pth: its entry 'config' must be config keys" in refusal(read_checkpoint, tmp_path / "x.pth")
     torch.save({"model": {"w": torch.ones(2)}, "class_names": {"cat": 1}}, tmp_path / "x.pth")
     assert "x.pth: its entry 'class_names' must be names" in refusal(read_checkpoint, tmp_path / "x.pth")
 
@@ -255,7 +259,8 @@ def only_read_or_refused(data, path, model, count, seed):
 def test_a_file_with_changed_bytes_is_read_or_refused(tmp_path, suffix, count):
     model, path = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)), tmp_path / f"model.{suffix}"
     if suffix == "pth":
-        torch.save({"model": model.state_dict(), "class_names": {1: "a"}, "config": {"lr": 0.1}}, path)
+        config = {"modelname": "dino", "lr": 0.1}
+        torch.save({"model": model.state_dict(), "class_names": {1: "a"}, "config": config}, path)
     else:
         save_file(model.state_dict(), path, metadata={"class_names": '{"1": "a"}'})
     outcomes = only_read_or_refused(path.read_bytes(), path, model, count, seed=count)

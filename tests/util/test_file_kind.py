@@ -38,7 +38,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch.jit
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
 @pytest.mark.parametrize("write, kind", KINDS)
 def test_what_is_no_checkpoint_is_named(tmp_path, write, kind, name):
