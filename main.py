@@ -26,6 +26,7 @@ from measure.model_cost import benchmark
 from models import build_detector, compile_parts
 from models.criterion import SetCriterion
 from models.detector import Detector
+from models.parts import make_backbone
 from models.postprocess import PostProcess
 from trainer import Trainer
 from util.checkpoint import load_weights, read_checkpoint
@@ -40,7 +41,7 @@ from util.options import Options, describe_keys, parse_options
 from util.outputs import keep_inputs
 from util.precision import amp_dtype, place
 from util.run_folder import prepare_folder
-from util.run_options import DEBUG_BATCHES, RunKind, RunOptions, StartKind, decide_start
+from util.run_options import DEBUG_BATCHES, RunKind, RunOptions, Start, StartKind, decide_start
 from util.short_forms import add_short_forms, dataset_file, refusal
 
 logger = logging.getLogger("main")
@@ -145,8 +146,8 @@ def main(args: argparse.Namespace) -> int:
     if run.start_epoch >= options.training.epochs:
         raise UserError(f"--start_epoch {run.start_epoch} leaves none of the {options.training.epochs} epochs (from 0)")
 
+    backbone_weights = needs_imagenet(run, options, start)
     torch.manual_seed(run.seed)  # the same on every process while the model is built
-    backbone_weights = options.backbone.pretrained_backbone and start.imagenet_backbone
     model, criterion, postprocessors = build_detector(options.replaced(pretrained_backbone=backbone_weights))
     place(model, device)
     criterion.to(device)
@@ -165,6 +166,15 @@ def main(args: argparse.Namespace) -> int:
     if run.kind is RunKind.TEST:
         return run_test(run, options, data, model, postprocessors["bbox"], device)
     return run_evaluation(run, options, data, model, criterion, postprocessors["bbox"], device)
+
+
+def needs_imagenet(run: RunOptions, options: Options, start: Start) -> bool:
+    """Whether the backbone starts from ImageNet weights: a checkpoint makes them needless, unless --finetune_ignore
+    leaves out some of its backbone."""
+    if not options.backbone.pretrained_backbone or start.kind is not StartKind.PRETRAINED or not run.finetune_ignore:
+        return options.backbone.pretrained_backbone and start.imagenet_backbone
+    names = make_backbone(options.replaced(pretrained_backbone=False)).state_dict()
+    return any(word in f"backbone.{name}" for name in names for word in run.finetune_ignore)
 
 
 def run_benchmark(run: RunOptions, options: Options, data: CocoFolder | None, model: Detector,

@@ -23,6 +23,7 @@ from measure.step_cost import Batch, find_batch_size, worst_batch
 from models.criterion import SetCriterion
 from models.postprocess import PostProcess
 from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
+from util.class_names import disagreement
 from util.distributed import all_gather, barrier, is_main, rank, world_size
 from util.errors import UserError
 from util.integers import ceil_div
@@ -103,8 +104,18 @@ class Trainer:
         run, options = self.run_options, self.options.data
         self.train_set = self.data.dataset("train", train_transforms(options, run.fix_size), run.strict_data, run.seed)
         self.val_set = self.data.dataset("val", val_transforms(options, run.fix_size))
-        check_num_classes(options.class_count, self.val_set.coco, f"the val set of {self.data.root}")
-        self.class_names = class_names(self.train_set.coco)
+        train, val = (f"the {split} set of {self.data.root}" for split in ("train", "val"))
+        check_num_classes(options.class_count, self.val_set.coco, val,
+                          "(the train set alone has fewer), or give both sets the same 'categories'")
+        names, val_names = class_names(self.train_set.coco), class_names(self.val_set.coco)
+        mixed_up = disagreement(names, train, val_names, val)
+        if mixed_up:
+            logger.warning("%s. The AP on val is meaningless where both mean different classes", mixed_up)
+        unseen = [name for i, name in val_names.items() if i not in names]
+        if unseen:
+            logger.warning("%s has classes that the train set lacks, and that nothing can be learned of: %s", val,
+                           ", ".join(unseen))
+        self.class_names = val_names | names  # what an id means is what was learned
 
     def _fit_batches(self, model: nn.Module, criterion: SetCriterion) -> None:
         """Splits the images of an optimizer step into the largest batches that fit into memory."""
@@ -146,6 +157,12 @@ class Trainer:
                            images_per_step=self.options.data.batch_size * world_size())
         if source is not None and self.start.kind is StartKind.RESUMED:
             checkpoint = read_checkpoint(source)
+            learned = checkpoint.get("class_names", {})
+            changed = disagreement(self.class_names, f"the data of {self.data.root}", learned, source)
+            if changed:
+                raise UserError(f"{changed}. A training goes on with its own classes; --pretrain_model_path starts a "
+                                "new one, which carries classes over by name")
+            self.class_names = learned | self.class_names
             compare_config(checkpoint.get("config", {}), self.options, source)
             state.load_state_dict(checkpoint, source)
             logger.info("resumed %s: epoch %d, step %d", source, state.epoch, state.step)

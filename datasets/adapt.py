@@ -1,12 +1,16 @@
 """Config values that follow from the data: num_classes='auto' and the image sizes for `image_size`."""
+import logging
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets.coco import CocoFolder, check_num_classes, class_names
+from util.class_names import COCO_CLASSES, ClassNames, disagreement
 from util.errors import UserError
 from util.options import DataOptions, Options, checked
+from util.saved_state import MOST_CLASSES
 
+logger = logging.getLogger(__name__)
 SIZES = ("data_aug_scales", "data_aug_max_size", "data_aug_scales2_resize", "data_aug_scales2_crop")
 
 
@@ -15,13 +19,17 @@ def adapt_options(options: Options, data: CocoFolder | None, split: str,
     """The options with numbers for these values: the ones that the checkpoint was trained with, if there is one, else
     those of the `split` ("train", "val", "test") of the data.
 
-    Raises UserError where there is neither, if num_classes is too small for the data, and if sizes were set together
-    with image_size.
+    Raises UserError where there is neither, if num_classes is too small for the data, if the checkpoint's classes have
+    other names than the data's, and if sizes were set together with image_size.
     """
     checkpoint = checkpoint or {}
     saved = checkpoint.get("config", {})
     coco = None if data is None else data.annotations(split)
-    learned = max(checkpoint["class_names"]) + 1 if "class_names" in checkpoint else saved.get("num_classes")
+    learned = saved.get("num_classes")
+    if "class_names" in checkpoint:
+        learned = max(checkpoint["class_names"]) + 1
+    elif learned is not None and not (isinstance(learned, int) and 0 < learned <= MOST_CLASSES):
+        raise UserError(f"the checkpoint's config says num_classes={learned!r}: it is damaged")
     if options.data.num_classes == "auto":
         if learned is not None:
             options = options.replaced(num_classes=learned)
@@ -37,6 +45,7 @@ def adapt_options(options: Options, data: CocoFolder | None, split: str,
                             f"{largest}: evaluate it on data with its classes, or start a training on this data from "
                             "it with --pretrain_model_path")
         check_num_classes(options.data.class_count, coco, source)
+        _check_names(class_names(coco), source, checkpoint, options.data.class_count)
     if options.data.image_size is not None:
         check_sizes(options.data)
         if all(name in saved for name in SIZES):
@@ -45,6 +54,20 @@ def adapt_options(options: Options, data: CocoFolder | None, split: str,
             sizes = fitting_sizes(options.data.image_size, coco.dataset["images"] if coco else [])
         options = options.replaced(image_size=None, **sizes)  # the sizes take its place
     return options
+
+
+def _check_names(names: ClassNames, source: str, checkpoint: Mapping[str, Any], num_classes: int) -> None:
+    """Raises UserError if the checkpoint's classes have other names than the data's. A released one has no names: what
+    has COCO's number of classes probably means COCO's."""
+    if "class_names" in checkpoint:
+        found = disagreement(names, source, checkpoint["class_names"], "the checkpoint")
+        if found:
+            raise UserError(f"{found}. An evaluation needs the ids that the checkpoint was trained with: correct them "
+                            "in the annotation file")
+    elif checkpoint and num_classes == len(COCO_CLASSES):
+        found = disagreement(names, source, COCO_CLASSES, "COCO, whose number of classes the checkpoint has,")
+        if found:
+            logger.warning("%s: the AP is near 0 if the checkpoint was trained on COCO", found)
 
 
 def check_sizes(data: DataOptions) -> None:

@@ -290,12 +290,14 @@ def class_names(coco: COCO) -> dict[int, str]:
     return {category["id"]: category["name"] for category in coco.dataset["categories"]}
 
 
-def check_num_classes(num_classes: int, coco: COCO, source: str) -> None:
-    """Raises UserError if a category id is not among the classes 0 .. num_classes - 1."""
-    largest = max(class_names(coco))
+def check_num_classes(num_classes: int, coco: COCO, source: str, advice: str = "or 'auto'") -> None:
+    """Raises UserError if a category id is not among the classes 0 .. num_classes - 1. `advice` follows the number
+    that would do."""
+    names = class_names(coco)
+    largest = max(names)
     if num_classes <= largest:
-        raise UserError(f"num_classes={num_classes}, but {source} has the category id {largest}: set num_classes to "
-                        f"{largest + 1} or 'auto'")
+        raise UserError(f"num_classes={num_classes}, but {source} has the category id {largest} ({names[largest]!r}): "
+                        f"set num_classes to {largest + 1} {advice}")
 
 
 def collate(samples: list[tuple[Tensor, dict]], multiple: int = 1) -> tuple[NestedTensor, list[dict]]:

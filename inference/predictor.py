@@ -17,12 +17,12 @@ from datasets.transforms import val_transforms
 from models import build_detector
 from models.postprocess import PostProcess
 from util.checkpoint import load_weights, read_checkpoint
+from util.class_names import COCO_CLASSES
 from util.config import load_config, parse_pairs
 from util.devices import usable_device
 from util.errors import UserError
 from util.options import DataOptions, parse_options
 from util.precision import place
-from util.pretrained import COCO_CLASSES
 
 
 @dataclass

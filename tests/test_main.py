@@ -206,6 +206,75 @@ def test_fine_tuning_with_other_classes(call, trained, tmp_path, caplog):
     assert torch.equal(before["transformer.tgt_embed.weight"], after["transformer.tgt_embed.weight"])
 
 
+@pytest.mark.parametrize("word, needed", [("label_enc", False), ("input_proj", False), ("layer2", True)])
+def test_imagenet_weights_are_asked_for_only_where_the_checkpoint_leaves_the_backbone_out(
+        call, trained, tmp_path, monkeypatch, word, needed):
+    def download(name, url, backbone_dir):
+        raise UserError("no network")
+
+    monkeypatch.setattr("models.backbones.resnet.fetch_weights", download)
+    arguments = ["--pretrain_model_path", trained / "checkpoint.pth", "--output_dir", tmp_path / "tuned",
+                 "--finetune_ignore", word]
+    options = ["pretrained_backbone=True", "epochs=1", "epoch_steps=1"]
+    if needed:
+        with pytest.raises(UserError, match="no network"):
+            call(*arguments, options=options)
+    else:
+        assert call(*arguments, options=options) == 0
+
+
+def classes_renamed(root, folder, splits):
+    """A copy of a set in which every name belongs to the next id."""
+    shutil.copytree(root, folder)
+    for split in splits:
+        path = folder / f"annotations/instances_{split}2017.json"
+        content = json.loads(path.read_text())
+        names = [category["name"] for category in content["categories"]]
+        for category, name in zip(content["categories"], names[1:] + names[:1]):
+            category["name"] = name
+        path.write_text(json.dumps(content))
+    return folder
+
+
+def test_a_checkpoint_keeps_the_meaning_of_its_ids(call, trained_auto, tmp_path, coco_root):
+    """Neither an evaluation nor a resumed training on a set that names the ids otherwise; the file stays as it was."""
+    other, out = classes_renamed(coco_root, tmp_path / "other", ["train", "val"]), tmp_path / "run"
+    shutil.copytree(trained_auto, out)
+    before = (out / "checkpoint.pth").read_bytes()
+    with pytest.raises(UserError, match="id 1 is 'ring' and 'disc'"):
+        call("--eval", "--resume", out / "checkpoint.pth", "--output_dir", tmp_path / "eval", data=other, options=AUTO)
+    with pytest.raises(UserError, match="id 1 is 'ring' and 'disc'.*--pretrain_model_path"):
+        call("--resume", "auto", "--output_dir", out, data=other, options=[*AUTO, "epochs=2"])
+    assert (out / "checkpoint.pth").read_bytes() == before
+
+
+def test_a_val_set_that_names_the_ids_otherwise_is_told(call, tmp_path, coco_root, capsys):
+    data = classes_renamed(coco_root, tmp_path / "data", ["val"])
+    options = [*AUTO, "epochs=1", "epoch_steps=1"]
+    assert call("--output_dir", tmp_path / "run", data=data, options=options) == 0
+    assert "id 1 is 'disc' and 'ring'" in capsys.readouterr().out
+    names = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)["class_names"]
+    assert names == class_names(read_annotations(coco_root, "train"))
+
+
+def test_a_class_in_val_alone(call, tmp_path, coco_root, capsys):
+    """num_classes='auto' counts the train set's: the message does not advise it again, and its advice works."""
+    data = shutil.copytree(coco_root, tmp_path / "data")
+    path = data / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [category for category in content["categories"] if category["id"] <= 3]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] <= 3]
+    path.write_text(json.dumps(content))
+    options = ["dn_labelbook_size=None", "epochs=1", "epoch_steps=1"]
+    with pytest.raises(UserError, match="num_classes=4, .* id 6 .'cross'.: set num_classes to 7") as error:
+        call("--output_dir", tmp_path / "run", data=data, options=[*options, "num_classes=auto"])
+    assert "'auto'" not in str(error.value)
+    assert call("--output_dir", tmp_path / "run", data=data, options=[*options, "num_classes=7"]) == 0
+    assert "classes that the train set lacks" in capsys.readouterr().out
+    assert call("--eval", "--resume", tmp_path / "run/checkpoint.pth", "--output_dir", tmp_path / "eval", data=data,
+                options=[*options, "num_classes=auto"]) == 0
+
+
 def test_start_epoch_moves_the_schedule(call, tmp_path):
     assert call("--output_dir", tmp_path / "run", "--start_epoch", 1) == 0
     (line,) = log_of(tmp_path / "run")

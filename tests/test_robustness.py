@@ -1,4 +1,6 @@
 """Trainings that are killed, lose a process, meet a broken file or odd data."""
+import collections
+import itertools
 import json
 import os
 import random
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from PIL import Image
 
 from datasets.adapt import SIZES
 from datasets.coco import CocoDetection
+from tests.util.mutations import mutations
 from util.errors import LostProcess, UserError
 from util.options import DataOptions
 
@@ -190,6 +194,29 @@ def test_a_dead_data_loading_process_is_reported_with_its_file(call, coco_root, 
     monkeypatch.setattr("datasets.coco.Image.open", deadly)
     with pytest.raises(UserError, match=f"died while it was reading .*{wanted.name}"):
         call(*arguments, "--num_workers", 1)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_resumes_or_is_refused_with_the_file_intact(call, config_file, tmp_path):
+    """Damages drawn from those of the entries, and from those of all that is in them."""
+    out = tmp_path / "run"
+    options = [*SMALL, "epochs=1", "epoch_steps=1", "batch_size=1", "use_ema=True", "num_classes=auto"]
+    assert call("--output_dir", out, options=[*options, "dn_labelbook_size=None"]) == 0
+    whole, outcomes = final(out), collections.Counter()
+    drawn = [*itertools.islice(mutations(whole, depth=1), 0, None, 19),
+             *itertools.islice(mutations(whole), 0, None, 3559)]
+    for name, content in drawn:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.save(content, out / "checkpoint.pth")
+        before = (out / "checkpoint.pth").read_bytes()
+        try:
+            call("--output_dir", out, "--resume", "auto", options=[*options, "dn_labelbook_size=None"])
+            outcomes["resumed"] += 1
+        except UserError:
+            outcomes["refused"] += 1
+            assert (out / "checkpoint.pth").read_bytes() == before, name
+    assert outcomes["refused"] > 10 and outcomes["resumed"] > 2
 
 
 # odd data

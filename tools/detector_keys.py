@@ -2,32 +2,45 @@
 import re
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from models.backbones.convnext import CONVNEXTS
 from models.backbones.swin import SWINS
 from sampling_form import sampling_form
 from util.checkpoint import our_name
 from util.errors import UserError
+from util.foreign_names import in_our_names, origin
 
 RESNETS = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50", (23, True): "resnet101"}
 ONE_TO_MANY = 1500  # of H-DETR's queries, in all released checkpoints
 
 
 def keys_from_state(state: dict[str, Tensor]) -> dict[str, Any]:
-    """Config keys of the model whose published or own state dict this is, as far as names and shapes tell them.
+    """Config keys of the model whose published or own state dict this is, or one of detrex or transformers, as far as
+    names, shapes and equal heads tell them.
 
     Raises UserError if it belongs to none of this project's detectors.
     """
-    state = {our_name(key): value for key, value in state.items()}
-    if "label_enc.weight" in state:
-        found = _dino(state)
-    elif {"transformer.reference_points.weight", "transformer.pos_trans.weight"} & set(state):
-        found = _deformable_detr(state)
-    elif "class_embed.weight" in state and any(".multihead_attn." in key for key in state):
-        found = _stacked(state)
-    else:
-        raise UserError(f"the checkpoint is of no detector that is known here; names in it are {sorted(state)[:5]}")
-    return found | _backbone(state)
+    source = origin(state)
+    state = {our_name(key): value for key, value in in_our_names(state).items()}
+    unknown = f"the checkpoint is of no detector that is known here; names in it are {sorted(state)[:5]}"
+    try:
+        if {"label_enc.weight", "transformer.enc_output.weight"} <= set(state):
+            found = _dino(state)
+        elif {"transformer.reference_points.weight", "transformer.pos_trans.weight"} & set(state):
+            found = _deformable_detr(state)
+        elif "class_embed.weight" in state and any(".multihead_attn." in key for key in state):
+            found = _stacked(state)
+        else:
+            raise UserError(unknown)
+        if source == "detrex" and found["modelname"] == "dino":  # its positions are those of Deformable DETR
+            found |= {"pe_temperatureH": 10000, "pe_temperatureW": 10000, "pe_centres": True}
+        if "backbone.1.row_embed.weight" in state:
+            found["position_embedding"] = "learned"
+        return found | _backbone(state)
+    except KeyError as error:
+        raise UserError(f"{unknown}, and {error} is missing") from error
 
 
 def _dino(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -35,7 +48,15 @@ def _dino(state: dict[str, Tensor]) -> dict[str, Any]:
     found = {"modelname": "dino", "embed_init_tgt": queries is not None} | _deformable_transformer(state)
     if queries is not None:
         found["num_queries"] = len(queries)
+    found |= {f"dec_pred_{kind}_share": False for kind in ("bbox_embed", "class_embed") if not _is_shared(state, kind)}
     return found | {"dn_labelbook_size": len(state["label_enc.weight"]) - 1}
+
+
+def _is_shared(state: dict[str, Tensor], kind: str) -> bool:
+    """Whether all decoder layers have one head. Tensors without numbers are taken for shared ones, as published."""
+    heads = [[value for key, value in sorted(state.items()) if key.startswith(f"{kind}.{i}.")]
+             for i in range(_count(state, f"{kind}."))]
+    return all(value.is_meta or torch.equal(value, first) for head in heads for value, first in zip(head, heads[0]))
 
 
 def _deformable_detr(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -83,6 +104,8 @@ def _stacked(state: dict[str, Tensor]) -> dict[str, Any]:
     found = {"modelname": "sdetr" if stages else "detr", "num_classes": len(state["class_embed.weight"]) - 1,
              "hidden_dim": queries.shape[1], "num_queries": len(queries),
              "dim_feedforward": len(state[f"{prefixes[0]}decoder.layers.0.linear1.weight"])}
+    if any(f"{prefix}encoder.norm.weight" in state for prefix in prefixes):
+        found["pre_norm"] = True
     if "level_embed" in state:
         levels = len(state["level_embed"])
         found |= {"modelname": "lite_sdetr", "num_feature_levels": levels,
@@ -105,6 +128,10 @@ def _backbone(state: dict[str, Tensor]) -> dict[str, Any]:
         window = (round(len(table)**0.5) + 1) // 2
         name = next((name for name, shape in SWINS.items() if (shape[0], shape[3]) == (len(stem), window)), None)
         channels = [len(stem) * 2**i for i in range(4)]
+    elif "backbone.0.downsample_layers.0.0.weight" in state:
+        channels = [len(state[f"backbone.0.norm{i}.weight"]) for i in range(4)]
+        blocks = tuple(_count(state, f"backbone.0.stages.{i}.") for i in range(4))
+        name = next((name for name, shape in CONVNEXTS.items() if shape[:2] == (tuple(channels), blocks)), None)
     else:
         return {}
     read = [state[key].shape[1] for key in sorted(state) if re.fullmatch(r"input_proj\.(\d\.)?(0\.)?weight", key)

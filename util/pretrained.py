@@ -1,33 +1,44 @@
-"""Fine-tuning from a model that was trained on other classes."""
+"""Fine-tuning from a model that was trained on other classes, or with another number of queries."""
 import logging
 import os
 from collections import Counter
 
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from util.checkpoint import CLASS_TENSORS, compare_states, listed_tensors, model_state, read_checkpoint, to_our_layout
+from util.checkpoint import (
+    CLASS_TENSORS,
+    QUERY_TENSORS,
+    check_numbers,
+    compare_states,
+    listed_tensors,
+    model_state,
+    read_checkpoint,
+    shape_of,
+    to_our_layout,
+)
+from util.class_names import COCO_CLASSES, shared_ids
 from util.errors import UserError
 
 logger = logging.getLogger(__name__)
-COCO_CLASSES = dict(enumerate(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]))  # by category id, 0..90
 
 
 def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[str] | None = None,
                     class_names: dict[int, str] | None = None, no_object: bool = False) -> list[str]:
-    """Loads another model's weights for a new training. Returns the names of the tensors that keep initial values.
+    """Loads another model's weights for a new training. Returns the names of the tensors that keep initial values, all
+    of them or in part.
 
     Those are the ones whose name contains a word of `ignore`, and the class tensors (one row per class) if the classes
     differ: rows of classes that both models know by name are carried over, the others keep their initial values.
     `class_names` (id to name) are the new classes. The old ones are in the checkpoint; a released checkpoint without
-    names has COCO's if the number of rows agrees.
+    names has COCO's if the number of rows agrees. Of the rows of queries, the first ones are carried over.
     no_object: the last row of the class heads stands for "no object" (softmax). A table of the result is logged.
 
     Raises UserError if anything else does not fit, because that means another architecture.
     """
-    own = {key: value.cpu() for key, value in model.state_dict().items()}
+    own = model.state_dict()
     checkpoint = read_checkpoint(source)
     state = to_our_layout(model_state(checkpoint, ema=True), own)
+    check_numbers(state, own, str(source))
     ignored = {key for key in {*own, *state} if any(word in key for word in ignore or [])}
     state = {key: value for key, value in state.items() if key not in ignored}
     old_names = checkpoint.get("class_names")
@@ -35,13 +46,20 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
         old_names = COCO_CLASSES if _has_coco_classes(state) else {}
         if not old_names and class_names is not None:
             logger.warning("%s does not name its classes and has another number of them than COCO", source)
-    same_classes = class_names is None or class_names.items() <= old_names.items()
+    rows = {} if class_names is None else shared_ids(class_names, old_names)
+    same_classes = class_names is None or all(rows.get(i) == i for i in class_names)
+    other_rows = {key for key in own if key in state and _differ_in_rows(state[key], own[key])}
     by_class = {key for key in own if key in state and CLASS_TENSORS.search(key)
-                and state[key].shape[1:] == own[key].shape[1:]
-                and (len(state[key]) != len(own[key]) or not same_classes)}
-    rows = {} if class_names is None else shared_rows(class_names, old_names)
+                and (key in other_rows or not same_classes and shape_of(state[key]) == own[key].shape)}
     for key in by_class:
-        state[key] = carry_rows(own[key], state[key], rows, keep_last=no_object)
+        state[key] = carry_rows(own[key].cpu(), state[key], rows, keep_last=no_object)
+    by_query = {key for key in other_rows if QUERY_TENSORS.search(key)}
+    grown = {key for key in by_query if len(state[key]) < len(own[key])}
+    for key in sorted(by_query):
+        same = range(min(len(state[key]), len(own[key])))
+        logger.info("%s has %d queries, this model %d: the first %d of %s are carried over%s", source, len(state[key]),
+                    len(own[key]), len(same), key, "; the others are fresh" if key in grown else "")
+        state[key] = carry_rows(own[key].cpu(), state[key], dict(zip(same, same)), keep_last=False)
     missing, unexpected, mismatched = compare_states(state, own)
     missing = [key for key in missing if key not in ignored]
     if missing or unexpected or mismatched:
@@ -57,23 +75,23 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
         others = [name for i, name in class_names.items() if i not in rows]
         logger.info("classes carried over by name: %s; fresh: %s", ", ".join(carried) or "none",
                     ", ".join(others) or "none")
-    return sorted(fresh | by_class)
+    return sorted(fresh | by_class | grown)
 
 
 def _has_coco_classes(state: dict[str, Tensor]) -> bool:
     """Whether class heads have a row for each of COCO's ids, or one more for "no object"."""
-    rows = {len(value) for key, value in state.items() if CLASS_TENSORS.search(key) and "class_embed" in key}
-    return rows <= {len(COCO_CLASSES), len(COCO_CLASSES) + 1}
+    rows = {shape_of(value)[:1] for key, value in state.items() if CLASS_TENSORS.search(key) and "class_embed" in key}
+    return rows <= {(len(COCO_CLASSES),), (len(COCO_CLASSES) + 1,)}
 
 
-def shared_rows(new: dict[int, str], old: dict[int, str]) -> dict[int, int]:
-    """New class id to old class id, of the names that both have, whatever their case."""
-    ids = {name.casefold(): i for i, name in old.items()}
-    return {i: ids[name.casefold()] for i, name in new.items() if name.casefold() in ids}
+def _differ_in_rows(saved: Tensor, own: Tensor) -> bool:
+    """Whether the shapes are the same except for the number of rows."""
+    shape = shape_of(saved)
+    return len(shape) == own.dim() > 0 and 0 < shape[0] != len(own) and shape[1:] == own.shape[1:]
 
 
 def carry_rows(fresh: Tensor, saved: Tensor, rows: dict[int, int], keep_last: bool) -> Tensor:
-    """A copy of `fresh` [classes, ...] with rows of `saved`: those of `rows` (new to old), and the last if wanted."""
+    """A copy of `fresh` [rows, ...] with rows of `saved`: those of `rows` (new to old), and the last if wanted."""
     result = fresh.clone()
     for new, old in rows.items():
         if new < len(result) and old < len(saved):

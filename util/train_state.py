@@ -10,10 +10,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from util.checkpoint import load_weights
+from util.checkpoint import fitting_weights, model_state
 from util.distributed import all_gather, rank
 from util.errors import UserError
 from util.metrics import Meters
+from util.saved_state import check_entries, damaged, optimizer_state
 
 logger = logging.getLogger(__name__)
 
@@ -67,18 +68,22 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
         """Restores everything but the schedule, which follows from epoch and step: see util.optim.advance_scheduler.
 
-        Raises UserError for a checkpoint without a training state, such as a released one.
+        Raises UserError for a checkpoint without a training state, such as a released one, and for an entry that is
+        damaged; nothing has changed then.
         """
         absent = {"optimizer", "scaler", "rng", "step", "images_per_step"} - set(state)
         if absent:
             raise UserError(f"{source} holds no training state of this program ({', '.join(sorted(absent))} missing); "
                             "--pretrain_model_path starts a new training from its weights")
-        load_weights(self.model, state)
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise UserError(f"{source} was trained with other parameter groups (param_dict_type, lr_backbone or "
-                            f"freezing differ): {error}") from error
+        check_entries(state, source)
+        weights = fitting_weights(self.model, _weights(state, "model", source), source)
+        optimizer = optimizer_state(state["optimizer"], self.optimizer, source)
+        averages = None
+        if "ema_model" in state:
+            averages = fitting_weights(self.model, _weights(state, "ema_model", source), f"ema_model of {source}")
+
+        self.model.load_state_dict(weights, strict=False)
+        self.optimizer.load_state_dict(optimizer)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.grad_norm = state["epoch"] + 1, state["grad_norm"]
@@ -86,16 +91,25 @@ class TrainState:
         # The number of processes may have changed: images count, not batches.
         self.step = state["step"] * state["images_per_step"] // self.images_per_step
         self.meters.load_state_dict(state["meters"])
-        if self.ema is not None and "ema_model" in state:
-            self.ema.module.load_state_dict(state["ema_model"])
-            self.ema.n_averaged.copy_(state["ema_updates"])
+        if self.ema is not None and averages is not None:
+            self.ema.module.load_state_dict(averages, strict=False)
+            self.ema.n_averaged.fill_(int(state["ema_updates"]))
         elif self.ema is not None:
-            self.ema.module.load_state_dict(state["model"])
-        if rank() < len(state["rng"]):
-            random_state = state["rng"][rank()]
-            torch.set_rng_state(random_state["cpu"])
-            if "cuda" in random_state and torch.cuda.is_available():
-                torch.cuda.set_rng_state(random_state["cuda"])
-        else:
+            self.ema.module.load_state_dict(self.model.state_dict())
+        self._restore_random(state["rng"], source)
+
+    def _restore_random(self, states: list[dict[str, torch.Tensor]], source: str) -> None:
+        if rank() >= len(states):
             logger.warning("%s was written by %d processes: this one starts from fresh random numbers",
-                           source, len(state["rng"]))
+                           source, len(states))
+            return
+        torch.set_rng_state(states[rank()]["cpu"])
+        if "cuda" in states[rank()] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states[rank()]["cuda"])
+
+
+def _weights(state: dict[str, Any], name: str, source: str) -> dict[str, torch.Tensor]:
+    entry = state.get(name)
+    if not isinstance(entry, dict) or not any(isinstance(value, torch.Tensor) for value in entry.values()):
+        raise damaged(source, f"its entry {name!r} holds no weights")
+    return model_state({"model": entry})

@@ -1,12 +1,13 @@
 """Any timm model that can return feature maps, as `backbone='timm:NAME'`."""
 import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models import is_model, list_models
+from timm.models import is_model, list_models, model_entrypoint
 from torch import Tensor, nn
 
 from models.backbones.weights import load_backbone
@@ -115,10 +116,15 @@ def _load_local(body: nn.Module, name: str, path: Path) -> None:
 
 
 def _in_timm_names(name: str, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The weights under timm's names. A file with other names is accepted if its tensors have the order and shapes
-    of timm's classifier, as ports of the same network do."""
+    """The weights under timm's names. A file with the published names is renamed by timm; one with others is accepted
+    if its tensors have the order and shapes of timm's classifier, as ports of the same network do."""
     with torch.device("meta"):
-        classifier = timm.create_model(name).state_dict()
+        model = timm.create_model(name)
+    classifier = model.state_dict()
+    renamed = getattr(sys.modules[model_entrypoint(name).__module__], "checkpoint_filter_fn", None)
+    if renamed is not None and not set(weights) & set(classifier):
+        with contextlib.suppress(KeyError, RuntimeError, ValueError):  # those are other names again
+            weights = renamed(weights, model)
     if set(weights) & set(classifier):
         foreign = sorted(set(weights) - set(classifier))
         if foreign:

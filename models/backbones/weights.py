@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from util.checkpoint import model_state, read_checkpoint
 from util.errors import UserError
+from util.saved_state import tensor_fault
 
 
 def fetch_weights(name: str, url: str, backbone_dir: str | None) -> dict[str, Tensor]:
@@ -39,6 +40,8 @@ def load_backbone(body: nn.Module, weights: dict[str, Tensor], source: str, fres
                  if key not in own and not key.endswith(derived)]
     problems += [f"has another shape of {key!r}" for key in own
                  if key in weights and weights[key].shape != own[key].shape]
+    problems += [f"has {key!r}, which {fault}" for key in own
+                 if key in weights and (fault := tensor_fault(weights[key]))]
     if problems:
         raise UserError(f"{source} does not fit this backbone: it {problems[0]} ({len(problems)} such tensors)")
     body.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)

@@ -47,9 +47,29 @@ def test_classes_and_sizes_come_from_the_training_images(auto, coco_root):
 
 def test_a_checkpoint_knows_them_better_than_the_data(auto, coco_root):
     sizes = fitting_sizes(100, [])
-    checkpoint = {"class_names": {1: "a", 9: "b"}, "config": sizes}
+    checkpoint = {"class_names": {1: "Disc", 9: "b"}, "config": sizes}
     adapted = adapt_options(auto, CocoFolder(coco_root), "val", checkpoint).data
     assert adapted.class_count == 10 and adapted.data_aug_scales == sizes["data_aug_scales"]
+
+
+def test_a_checkpoint_of_other_names_is_refused_with_the_ids(auto, coco_root):
+    with pytest.raises(UserError, match="val set of .*set and the checkpoint .* id 1 is 'disc' and 'ring'; id 2 is"):
+        adapt_options(auto, CocoFolder(coco_root), "val", {"class_names": {1: "ring", 2: "disc", 6: "hexagon"}})
+
+
+def test_a_released_checkpoint_of_cocos_size_on_other_classes_is_told(auto, coco_root, caplog):
+    adapt_options(auto.replaced(num_classes=91), CocoFolder(coco_root), "val", {"model": {}})
+    assert "id 1 is 'disc' and 'person'" in caplog.text
+    caplog.clear()
+    adapt_options(auto.replaced(num_classes=90), CocoFolder(coco_root), "val", {"model": {}})
+    adapt_options(auto.replaced(num_classes=91), CocoFolder(coco_root), "train")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("number", [0, -3, 10**18, 7.0, "7"])
+def test_a_damaged_number_of_classes_is_named(auto, coco_root, number):
+    with pytest.raises(UserError, match="num_classes="):
+        adapt_options(auto, CocoFolder(coco_root), "val", {"config": {"num_classes": number}})
 
 
 def test_without_data_the_size_is_the_one_asked_for(auto):

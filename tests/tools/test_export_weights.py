@@ -40,7 +40,7 @@ def test_what_cannot_be_exported_is_named(call, tmp_path):
     torch.save({"model": {"w": torch.zeros(2)}}, tmp_path / "released.pth")
     with pytest.raises(UserError, match="released.pth holds no config"):
         export(tmp_path / "released.pth", tmp_path / "x.safetensors")
-    torch.save({"model": {"w": torch.zeros(2)}, "config": {}, "class_names": {}}, tmp_path / "own.pth")
+    torch.save({"model": {"w": torch.zeros(2)}, "config": {}, "class_names": {1: "cat"}}, tmp_path / "own.pth")
     with pytest.raises(UserError, match="name it .safetensors"):
         export(tmp_path / "own.pth", tmp_path / "x.pth")
     (tmp_path / "x.safetensors").write_bytes(b"precious")

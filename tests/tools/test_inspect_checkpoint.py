@@ -7,6 +7,7 @@ from datasets.coco_eval import coco_results
 from engine import Evaluation
 from models import build_model
 from tests.tools.published import published
+from tests.util import detrex
 from tools import inspect_checkpoint
 from tools.detector_keys import keys_from_state
 from tools.inspect_checkpoint import choose_config, main, rank_scales
@@ -57,6 +58,17 @@ def test_own_checkpoints_load_with_the_printed_options(save, options, capsys):
     printed = capsys.readouterr().out
     assert "the weights load with these options" in printed
     assert ("enc_scale: from 1 to 2" in printed) == (config.num_expansion is not None)
+
+
+@pytest.mark.parametrize("make, options", [
+    (detrex.dino, "dec_pred_class_embed_share=False pe_temperatureH=10000"), (detrex.deformable_detr, "num_queries=20"),
+    (detrex.detr, "dim_feedforward=32")])
+def test_detrexs_checkpoints_load_with_the_printed_options(make, options, tmp_path, capsys):
+    torch.save({"model": detrex.randomised(make())}, tmp_path / "detrex.pth")
+    assert main(arguments(tmp_path / "detrex.pth")) == 0
+    printed = capsys.readouterr().out
+    assert "the weights load with these options" in printed
+    assert all(option in printed.replace(" = ", "=") for option in options.split())
 
 
 def test_a_checkpoint_with_something_else_in_it_is_told(save, capsys):

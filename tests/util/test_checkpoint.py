@@ -1,5 +1,6 @@
 """Checkpoints as real files: whole or absent, never run, and loaded into models tensor by tensor."""
 import argparse
+import collections
 import copy
 import logging
 import multiprocessing
@@ -10,6 +11,7 @@ import shutil
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,10 +19,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models import build_model
+from tests.util.mutations import broken_files
 from tests.util.states import differing, refusal, snapshot
 from util import checkpoint as module
 from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
 from util.errors import UserError
+from util.pretrained import load_pretrained
 
 
 class Runs:
@@ -189,11 +193,96 @@ def test_a_file_without_a_dict_is_refused(tmp_path, content):
     assert "list.pth" in refusal(read_checkpoint, tmp_path / "list.pth")
 
 
+@pytest.mark.parametrize("beside", [
+    {"best": np.float64(0.3)}, {"args": argparse.Namespace(seed=np.int64(3), lr=np.float32(1e-4))},
+    {"args": argparse.Namespace(output_dir=Path("x"))}, {"metrics": collections.defaultdict(list, a=1)},
+    {"lr_scheduler": {"milestones": collections.Counter([3])}}, {"area": [np.arange(3), collections.deque([1])]}],
+    ids=["NumPy number", "NumPy in args", "path", "defaultdict", "Counter", "array and deque"])
+def test_harmless_values_beside_the_weights_are_read(tmp_path, beside):
+    torch.save({"model": {"w": torch.ones(2)}, **beside}, tmp_path / "x.pth")
+    content = read_checkpoint(tmp_path / "x.pth")
+    assert content["model"]["w"].tolist() == [1, 1]
+    (wanted,) = beside.items()
+    wanted = str(wanted).replace("PosixPath", "PurePosixPath")
+    for special, plain in (("defaultdict(<class 'list'>, {'a': 1})", "{'a': 1}"), ("deque([1])", "[1]")):
+        wanted = wanted.replace(special, plain)
+    assert str(list(content.items())[1]) == wanted
+
+
+def test_the_type_that_is_not_read_is_named(tmp_path):
+    torch.save({"model": nn.Linear(1, 1)}, tmp_path / "whole.pth")
+    assert "torch.nn.modules.linear.Linear): save only the model's state_dict()" in refusal(
+        read_checkpoint, tmp_path / "whole.pth")
+
+
+def test_arrays_of_python_objects_are_not_read(tmp_path):
+    torch.save({"x": np.array([Runs(tmp_path / "made")], dtype=object)}, tmp_path / "x.pth")
+    assert "x.pth" in refusal(read_checkpoint, tmp_path / "x.pth") and not (tmp_path / "made").exists()
+
+
+def test_entries_of_another_program_do_not_disturb(tmp_path):
+    torch.save({"model": {"w": torch.ones(2)}, "config": "x.yaml", "class_names": ["cat", "dog"]}, tmp_path / "x.pth")
+    assert read_checkpoint(tmp_path / "x.pth").keys() == {"model"}
+    torch.save({"model": {"w": torch.ones(2)}, "config": {"output": Path("x"), 3: torch.ones(1)}}, tmp_path / "x.pth")
+    assert read_checkpoint(tmp_path / "x.pth").keys() == {"model"}
+    torch.save({"model": {"w": torch.ones(2)}, "config": {"modelname": "dino", "lr": 10**400}}, tmp_path / "x.pth")
+    assert "x.pth: its entry 'config' must be config keys" in refusal(read_checkpoint, tmp_path / "x.pth")
+    torch.save({"model": {"w": torch.ones(2)}, "class_names": {"cat": 1}}, tmp_path / "x.pth")
+    assert "x.pth: its entry 'class_names' must be names" in refusal(read_checkpoint, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("names", ["[1]", "{", "3", '{"a": "b"}'])
+def test_class_names_of_safetensors_must_be_names(tmp_path, names):
+    save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors", metadata={"class_names": names})
+    assert "x.safetensors: its class_names must be a JSON object" in refusal(read_checkpoint,
+                                                                             tmp_path / "x.safetensors")
+
+
+def only_read_or_refused(data, path, model, count, seed):
+    """How many damaged files were read, and how many refused with a UserError: nothing else happens."""
+    outcomes = collections.Counter()
+    for name, broken in broken_files(data, count, seed):
+        path.write_bytes(broken)
+        before = snapshot(model)
+        try:
+            load_weights(model, path)
+            outcomes["read"] += 1
+        except UserError as error:
+            outcomes["refused"] += 1
+            assert "weights_only=False" not in str(error)
+            assert not differing(snapshot(model), before), name
+    return outcomes
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("count", [150, pytest.param(6000, marks=pytest.mark.slow)])
+def test_a_file_with_changed_bytes_is_read_or_refused(tmp_path, suffix, count):
+    model, path = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)), tmp_path / f"model.{suffix}"
+    if suffix == "pth":
+        config = {"modelname": "dino", "lr": 0.1}
+        torch.save({"model": model.state_dict(), "class_names": {1: "a"}, "config": config}, path)
+    else:
+        save_file(model.state_dict(), path, metadata={"class_names": '{"1": "a"}'})
+    outcomes = only_read_or_refused(path.read_bytes(), path, model, count, seed=count)
+    assert outcomes["read"] > count / 20 and outcomes["refused"] > count / 5
+
+
 # load_weights
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3},
-                                  lambda s: {"model": {f"module.{k}": v for k, v in s.items()}},
-                                  lambda s: {f"module.{k}": v for k, v in s.items()}])
+def prefixed(state, prefix):
+    return {prefix + key: value for key, value in state.items()}
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"model": prefixed(s, "module.")},
+    lambda s: prefixed(s, "module."), lambda s: {"state_dict": s, "best": 0.5}, lambda s: {"model_state_dict": s},
+    lambda s: {"ema": {"module": s}, "last_epoch": 3}, lambda s: {"state_dict": prefixed(s, "model.")},
+    lambda s: {"model": prefixed(s, "_orig_mod.")}, lambda s: {"model": prefixed(s, "module._orig_mod.")},
+    lambda s: {key.replace("transformer.", "transformer._orig_mod."): value for key, value in s.items()},
+    lambda s: {"model": {key: value.double() if value.is_floating_point() else value for key, value in s.items()}},
+    lambda s: prefixed(s, "model.") | {"criterion.empty_weight": torch.ones(3)}],
+    ids=["bare", "model", "DDP", "bare DDP", "state_dict", "model_state_dict", "ema.module", "Lightning", "compiled",
+         "compiled DDP", "compiled part", "double", "with criterion"])
 def test_weights_load_from_every_wrapping(build, save, wrap):
     source, model = build(1), build(2)
     assert differing(snapshot(model), snapshot(source))
@@ -232,6 +321,55 @@ def test_the_average_is_loaded_on_request_only(build):
     assert not differing(snapshot(model), snapshot(average))
     load_weights(model, content | {"ema_model": None}, ema=True)
     assert not differing(snapshot(model), snapshot(plain))
+
+
+def test_an_average_of_another_program_is_loaded_on_request(build):
+    plain, average, model = build(1), build(2), build(3)
+    content = {"model": plain.state_dict(), "ema": {"module": average.state_dict(), "updates": 7}}
+    load_weights(model, content)
+    assert not differing(snapshot(model), snapshot(plain))
+    load_weights(model, content, ema=True)
+    assert not differing(snapshot(model), snapshot(average))
+
+
+@pytest.mark.parametrize("spoil, fault", [
+    (lambda value: value.fill_(torch.nan), "holds NaN or infinite numbers"),
+    (lambda value: value.flatten()[:1].fill_(-torch.inf), "holds NaN or infinite numbers"),
+    (lambda value: torch.full_like(value, 1e300, dtype=torch.float64), "holds NaN or infinite numbers"),
+    (lambda value: value.to(torch.complex64), "is complex"), (lambda value: value.to_sparse(), "is sparse"),
+    (lambda value: value.to("meta"), "is on the meta device"), (lambda value: value.long(), "is of int64")],
+    ids=["NaN", "inf", "overflow", "complex", "sparse", "meta", "whole"])
+@pytest.mark.parametrize("load", [load_weights, lambda model, content: load_pretrained(model, content)])
+def test_weights_that_are_no_numbers_are_named_and_nothing_is_loaded(build, save, spoil, fault, load):
+    model, key = build(), "transformer.encoder.layers.0.linear1.weight"
+    before, state = snapshot(model), snapshot(build(1))
+    spoilt = spoil(state[key])
+    if spoilt.numel() == state[key].numel():
+        state[key] = spoilt
+    text = refusal(load, model, save({"model": state}))
+    assert f"model.pth holds weights that cannot be used:\n  1 unusable:\n    {key} {fault}" in text
+    assert not differing(snapshot(model), before)
+
+
+def test_one_parameter_with_several_names_has_one_value(build):
+    """Any of the names suffices, and values that differ are not loaded over each other."""
+    source, model = build(1), build(2)
+    state = snapshot(source)
+    one = "class_embed.0.weight"
+    for key in [key for key in state if "class_embed." in key and key.endswith("weight") and "enc_out" not in key]:
+        if key != one:
+            del state[key]
+    load_weights(model, state)
+    assert not differing(snapshot(model), snapshot(source))
+    state["class_embed.1.weight"] = state[one] + 1
+    assert "dec_pred_class_embed_share=False" in refusal(load_weights, model, state)
+    del state["class_embed.1.weight"]
+    state["transformer.decoder.class_embed.0.weight"] = state[one] + 1
+    assert "different weights for" in refusal(load_weights, model, state)
+
+
+def test_another_number_of_queries_is_named(build):
+    assert "set num_queries=31" in refusal(load_weights, build(), build(num_queries=31).state_dict())
 
 
 def test_what_does_not_fit_is_listed_and_nothing_is_loaded(build):

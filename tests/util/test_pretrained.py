@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tests.util.states import differing, fitting, refusal, snapshot
-from util.pretrained import COCO_CLASSES, carry_rows, load_pretrained, shared_rows
+from util.class_names import COCO_CLASSES
+from util.pretrained import carry_rows, load_pretrained
 
 
 def test_fine_tuning_starts_from_all_weights_of_an_equal_model(build, save):
@@ -55,6 +56,28 @@ def test_fine_tuning_from_another_architecture_is_an_error(build, save, changes)
     text = refusal(load_pretrained, model, save({"model": build(**changes).state_dict()}))
     assert "model.pth" in text and "--finetune_ignore" in text
     assert not differing(snapshot(model), before)
+
+
+# queries
+
+def test_the_first_queries_are_carried_over(build, save, caplog):
+    source, model = build(1, num_queries=31), build(2)
+    with caplog.at_level(logging.INFO):
+        assert load_pretrained(model, save({"model": source.state_dict()})) == []
+    wanted = snapshot(source)
+    wanted["transformer.tgt_embed.weight"] = wanted["transformer.tgt_embed.weight"][:20]
+    assert not differing(snapshot(model), wanted)
+    assert "has 31 queries, this model 20: the first 20 of transformer.tgt_embed.weight are carried over" in caplog.text
+
+
+def test_queries_that_the_checkpoint_lacks_are_fresh(build, save, caplog):
+    source, model = build(1, num_queries=8), build(2)
+    before, key = snapshot(model), "transformer.tgt_embed.weight"
+    with caplog.at_level(logging.INFO):
+        assert load_pretrained(model, save({"model": source.state_dict()})) == [key]
+    after = snapshot(model)[key]
+    assert torch.equal(after[:8], snapshot(source)[key]) and torch.equal(after[8:], before[key][8:])
+    assert "the others are fresh" in caplog.text
 
 
 # classes by name
@@ -114,7 +137,6 @@ def test_the_row_for_no_object_stays_the_last():
 
 def test_classes_without_a_row_are_left_out():
     assert carry_rows(torch.zeros(2, 1), torch.ones(2, 1), {1: 5, 7: 1}, keep_last=False).tolist() == [[0], [0]]
-    assert shared_rows({1: "N/A x"}, COCO_CLASSES) == {}
 
 
 def test_the_table_counts_tensors_by_part(build, save, caplog):

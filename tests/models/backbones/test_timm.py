@@ -1,4 +1,5 @@
 import importlib.util
+import re
 
 import pytest
 import timm
@@ -114,6 +115,30 @@ def test_local_weights_of_another_name_for_each_tensor(tmp_path):
     torch.save({f"port.{i}": x for i, x in enumerate(state.values())}, tmp_path / "port.pth")
     model = make(pretrained_backbone=True, backbone_dir=str(tmp_path / "port.pth"))
     assert all(torch.equal(x, state[name]) for name, x in model.body.state_dict().items() if name in state)
+
+
+def published_convnext(key):
+    """The official name of a tensor of timm's classifier."""
+    for theirs, timms in ((r"downsample_layers.0.\1", r"stem\.(\d)"),
+                          (r"downsample_layers.\1.\2", r"stages\.(\d)\.downsample\.(\d)"),
+                          (r"\1.", r"(stages\.\d)\.blocks\."),
+                          ("dwconv", "conv_dw"), (r"pwconv\1", r"mlp\.fc(\d)"), ("norm", r"head\.norm"),
+                          ("head", r"head\.fc")):
+        key = re.sub(timms, theirs, key)
+    return key
+
+
+def test_local_weights_in_the_published_layout(tmp_path):
+    """timm's smallest ConvNeXt has convolutions in the place of the published matrices."""
+    state = save("convnext_atto", tmp_path / "timm.pth")
+    published = {published_convnext(key): x.flatten(1) if "mlp" in key and x.dim() == 4 else x
+                 for key, x in state.items()}
+    assert {"downsample_layers.0.0.weight", "downsample_layers.3.1.bias", "stages.2.5.pwconv1.weight",
+            "stages.0.1.gamma", "norm.weight", "head.bias"} <= set(published)
+    torch.save({"model": published}, tmp_path / "published.pth")
+    ours, wanted = (make("convnext_atto", pretrained_backbone=True, backbone_dir=str(tmp_path / f"{name}.pth"))
+                    for name in ("published", "timm"))
+    assert all(torch.equal(x, wanted.state_dict()[key]) for key, x in ours.state_dict().items())
 
 
 @pytest.mark.parametrize("name, other", [

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models.backbones import weights
-from models.backbones.weights import fetch_weights
+from models.backbones.weights import fetch_weights, load_backbone
 from util.errors import UserError
 
 URL = "https://example.org/models/net-1234.pth"
@@ -43,3 +43,14 @@ def test_no_network(monkeypatch):
         fetch_weights("net", URL, None)
     for part in ("net", URL, "no route", "backbone_dir=FOLDER", "pretrained_backbone=False"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("spoil", [lambda x: torch.full_like(x, torch.nan), lambda x: x.to(torch.complex64)])
+def test_weights_that_are_no_numbers(spoil):
+    body = torch.nn.Module()
+    body.conv = torch.nn.Conv2d(3, 4, 1, bias=False)
+    good = {"conv.weight": torch.ones(4, 3, 1, 1)}
+    load_backbone(body, good, "x.pth")
+    with pytest.raises(UserError, match="x.pth does not fit this backbone: it has 'conv.weight', which"):
+        load_backbone(body, {"conv.weight": spoil(good["conv.weight"])}, "x.pth")
+    assert torch.equal(body.conv.weight, good["conv.weight"])
