@@ -27,6 +27,7 @@ from reports.error_analysis import (
 )
 from reports.grid import save_grid
 from reports.plots import READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
+from util.files import write_text
 from util.markdown import table
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images:
     size = f"{len(summary.detections)} images, {len(matches.truth)} boxes, {len(names)} classes"
     parts = [_heading(stats, size, facts or {}), _coco_part(stats), _class_part(summary, names, points),
              _error_part(errors), _confusion_part(matrix, names), _picture_part(pictures)]
-    (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(folder / "summary.md", "\n\n".join(parts) + "\n")
     return _console(stats, size, errors, summary, names, folder / "summary.md")
 
 

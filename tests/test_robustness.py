@@ -1,6 +1,7 @@
 """Trainings that are killed, lose a process, meet a broken file or odd data."""
 import json
 import os
+import pkgutil
 import random
 import shutil
 import signal
@@ -15,6 +16,8 @@ from PIL import Image
 
 from datasets.adapt import SIZES
 from datasets.coco import CocoDetection
+from datasets.loaders import eval_loader, worker_crash_as_user_error
+from datasets.transforms import val_transforms
 from util.errors import LostProcess, UserError
 from util.options import DataOptions
 
@@ -190,6 +193,25 @@ def test_a_dead_data_loading_process_is_reported_with_its_file(call, coco_root, 
     monkeypatch.setattr("datasets.coco.Image.open", deadly)
     with pytest.raises(UserError, match=f"died while it was reading .*{wanted.name}"):
         call(*arguments, "--num_workers", 1)
+
+
+@pytest.mark.parametrize("module, name", [
+    ("connection", "answer_challenge"), ("connection", "deliver_challenge"), ("reduction", "send_handle")])
+def test_a_data_loading_process_that_dies_while_it_hands_over_a_batch(coco_root, monkeypatch, module, name):
+    """The parent finds a broken connection: as ConnectionResetError, EOFError, RuntimeError."""
+    loader = eval_loader(CocoDetection(coco_root, "val", val_transforms(DataOptions())), 1, 1)
+    place, parent = f"multiprocessing.{module}", os.getpid()
+    original = pkgutil.resolve_name(f"{place}.{name}")
+
+    def deadly(*args, **kwargs):
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(f"{place}.{name}", deadly)
+    with pytest.raises(UserError, match="a data-loading process died while it was reading .*jpg: DataLoader worker"):
+        with worker_crash_as_user_error(loader):
+            list(loader)
 
 
 # odd data

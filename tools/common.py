@@ -1,23 +1,13 @@
 """What every tool needs: importing this module puts the project on the path."""
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from util.errors import UserError  # noqa: E402 - the lines above make it importable
-
-
-def run_tool(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
-    """Ends the program with the exit code that main(*arguments) returns; a UserError is printed without a traceback."""
-    try:
-        sys.exit(main(*arguments))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+from util.program import run_program as run_tool  # noqa: E402, F401 - the lines above make it importable
 
 
 def tool_parser(description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:

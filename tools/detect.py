@@ -18,6 +18,7 @@ from common import add_detector_flags, add_device_flag, run_tool, tool_parser
 from inference.predictor import Predictor, read_image
 from reports.drawing import draw_detections, truth_tensors
 from util.errors import UserError
+from util.files import write_text
 
 WRITTEN = (".jpg", ".jpeg", ".png")  # for images of other kinds the picture is a PNG
 
@@ -46,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
         records.append({"file_name": file.name, "width": image.width, "height": image.height, "detections": rows})
         counts = Counter(row["class"] for row in rows)
         print(f"{file}: " + (", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"))
-    (args.output_dir / "detections.json").write_text(json.dumps(records, indent=1) + "\n")
+    write_text(args.output_dir / "detections.json", json.dumps(records, indent=1) + "\n")
     print(f"wrote {len(records)} images and detections.json to {args.output_dir}")
     return 1 if failed else 0
 

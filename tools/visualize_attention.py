@@ -20,6 +20,7 @@ from torchvision.ops import box_convert
 from common import add_detector_flags, run_tool, tool_parser
 from inference.predictor import Predictor, read_image
 from models.attention_maps import Attended, record_attention
+from reports.style import save_figure
 from util.errors import UserError
 
 COLOURS = "inferno"
@@ -40,7 +41,8 @@ def main(args: argparse.Namespace) -> None:
     strongest = torch.where(mine, scores, -1).argmax()
     query, label = int(queries[strongest]), int(labels[strongest])
     caption = f"query {query}: {detector.class_names.get(label, f'class {label}')}, score {scores[strongest]:.2f}"
-    draw(picture, records, query, outputs["pred_boxes"][0, query], caption, args.heads).savefig(args.output)
+    figure = draw(picture, records, query, outputs["pred_boxes"][0, query], caption, args.heads)
+    save_figure(figure, args.output)
     print(f"{caption}; wrote {args.output}")
 
 

@@ -36,4 +36,4 @@ def test_writes_a_grid_and_curves(run_folder, coco_root):
 
 def test_missing_results_say_what_writes_them(tmp_path, coco_root):
     done = draw(tmp_path, "--coco_path", coco_root)
-    assert done.returncode == 1 and "--save_results" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "--save_results" in done.stderr and "Traceback" not in done.stderr
