@@ -27,7 +27,7 @@ from models.postprocess import PostProcess
 from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
 from util.distributed import all_gather, barrier, is_main, rank, world_size
 from util.errors import UserError
-from util.files import remove_unfinished
+from util.files import remove_unfinished, writing
 from util.integers import ceil_div
 from util.logger import setup_logging
 from util.metrics import LogFile, Meters, json_line
@@ -212,7 +212,8 @@ class Trainer:
         record_run(self.folder, self.options, self.run_options.arguments)
         self.log = LogFile(self.folder / "log.txt")
         first_epoch = self.unlogged.record["epoch"] if self.unlogged else state.epoch
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first_epoch)
+        with writing(self.folder / "tensorboard"):
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first_epoch)
         if self.unlogged is not None:
             self._log(self.unlogged)
         logger.info("%d train and %d val images, %d classes; %.2f M parameters, %.2f M trained; %s, %s; output in %s",
@@ -297,7 +298,8 @@ class Trainer:
 
     def _log(self, finished: FinishedEpoch) -> None:
         self.log.append(finished.record)
-        write_scalars(self.board, finished.record, finished.record["epoch"])
+        with writing(self.folder / "tensorboard"):
+            write_scalars(self.board, finished.record, finished.record["epoch"])
 
 
 def ap_of(best: Path) -> float:

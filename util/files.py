@@ -21,10 +21,9 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        with writing(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):  # absent, or as unreachable as the file itself
             temporary.unlink()
@@ -34,6 +33,15 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a text file, as atomic_write does."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Raises UserError, which names the file or folder, for what the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(Path(path), error) from error
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ def run_program(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
     files that the system does not let us read or write. Ctrl-C ends with 130, and output that nobody reads any more
     (`| head`) with 141, as the shell says of a process that these signals end.
     """
+    threading.excepthook = _thread_error
     try:
         code = main(*arguments)
         sys.stdout.flush()
@@ -39,6 +41,12 @@ def run_program(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
             raise
         _say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         _exit(UserError.exit_code)
+
+
+def _thread_error(error: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread, and raises the thread's error in the next call too."""
+    if not (isinstance(error.exc_value, OSError) and error.exc_value.errno in _REFUSALS):
+        threading.__excepthook__(error)
 
 
 def _say(text: str) -> None:

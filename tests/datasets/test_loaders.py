@@ -210,7 +210,7 @@ def failing(loader, error, processes=()):
         return seen
 
 
-BROKEN = [ConnectionResetError(104, "Connection reset by peer"), EOFError(), RuntimeError("received 0 items of ancdata"),
+BROKEN = [ConnectionResetError(104, "reset by peer"), EOFError(), RuntimeError("received 0 items of ancdata"),
           pickle.UnpicklingError("pickle data was truncated")]
 
 

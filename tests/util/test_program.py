@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
@@ -19,6 +20,7 @@ def ends(error=None, code=None, handlers=()):
         return code
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(threading, "excepthook", threading.excepthook)
         patch.setattr(logging.getLogger(), "handlers", list(handlers))
         run_program(main)
     return end.value.code
@@ -52,6 +54,25 @@ def test_a_fault_of_the_program_keeps_its_traceback(error):
 def test_a_program_that_logs_says_it_there(caplog):
     assert ends(UserError("no file x"), handlers=[caplog.handler]) == 2
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("ERROR", "no file x")]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("error, said", [(OSError(errno.ENOSPC, "full"), False), (OSError("other"), True),
+                                         (KeyError("a bug"), True)])
+def test_what_the_disk_refuses_a_thread_is_no_traceback(error, said, capsys, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+
+    def fail():
+        raise error
+
+    def main():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+
+    with pytest.raises(SystemExit):
+        run_program(main)
+    assert ("Traceback" in capsys.readouterr().err) == said
 
 
 SCRIPT = textwrap.dedent("""
