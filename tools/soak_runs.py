@@ -29,9 +29,9 @@ def kill_runs(soak: Soak) -> None:
                 run = soak.start(out, workers=1)
                 killed = _kill_later(run, kind, soak.random.uniform(0, duration))
             kills[kind] += killed
-            if kind == "worker" and killed:
-                soak.check(run.code == WORKER_DIED or run.code == 0, run, f"a killed worker: exit code {run.code}")
-            soak.check("Traceback" not in run.output, run, "a traceback")
+            # A data-loading process may have done its work already: then the run goes on to its end.
+            expected = (0, WORKER_DIED) if kind == "worker" else (0, -signal.SIGKILL)
+            soak.check(run.code in expected, run, f"{kind} killed: exit code {run.code}")
             if run.code == 0:
                 break
         soak.expect(soak.run(out, workers=1), 0)

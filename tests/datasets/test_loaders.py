@@ -246,3 +246,13 @@ def test_the_first_batches_of_a_loader(coco_root):
     assert len(first) == 3
     assert [[t["image_id"] for t in targets] for _, targets in first] == [[1, 2], [3, 4], [5, 6]]
     assert list(FirstBatches(loader, 0)) == []
+
+
+def test_two_processes_share_the_batches_of_one(as_process):
+    """A training that goes on with another number of processes reads the same images in the same steps."""
+    whole = [set(batch) for batch in TrainBatches(Numbers(12), 4, seed=3)]
+    shares = []
+    for rank in range(2):
+        as_process(rank, 2)
+        shares.append([set(batch) for batch in TrainBatches(Numbers(12), 2, seed=3)])
+    assert [a | b for a, b in zip(*shares)] == whole
