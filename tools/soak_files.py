@@ -29,7 +29,7 @@ def fill_disks(soak: Soak) -> None:
     disk, whole = soak.folder / "disk", soak.folder / "whole"
     soak.expect(soak.run(whole), 0)
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", disk]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode:
         soak.say("skipped: mounting a small disk needs root")
         return
@@ -94,7 +94,8 @@ def damage(soak: Soak) -> None:
     config = load_config(soak.workshop.config)
     options, path = parse_options(config), soak.folder / "damaged"
     model = build_model(config)[0]
-    save_file(content["model"], soak.folder / "whole.safetensors")
+    weights = {name: x.clone(memory_format=torch.contiguous_format) for name, x in content["model"].items()}
+    save_file(weights, soak.folder / "whole.safetensors")
     annotations = soak.workshop.data / "annotations/instances_val2017.json"
     target = soak.folder / "set/annotations/instances_val2017.json"
     target.parent.mkdir(parents=True)
@@ -189,8 +190,7 @@ def mutate(content: dict, random: Any, plain: bool = False) -> str:
     values: list[Any] = [None, "text", "", -1, 0, 2**70, 1.5, float("nan"), float("inf"), True, [], {}, [1], {"a": 1}]
     if not plain:
         values += [torch.zeros(0), torch.ones(3), torch.ones(2, 2).to_sparse(), torch.ones(2, dtype=torch.complex64),
-                   torch.empty(3, device="meta"), torch.quantize_per_tensor(torch.ones(3), 1.0, 0, torch.qint8),
-                   torch.full((3,), float("nan")), b"bytes", (1, 2)]
+                   torch.empty(3, device="meta"), torch.full((3,), float("nan")), b"bytes", (1, 2)]
     everything = list(places(content))
     outer = [place for place in everything if place[2].count("/") <= 2]
     container, key, path = random.choice(outer if random.random() < 0.5 else everything)
