@@ -18,6 +18,7 @@ from models.criterion import SetCriterion, weighted_sum
 from models.postprocess import PostProcess
 from util.distributed import all_gather, all_reduce_mean, is_main, rank, world_size
 from util.errors import UserError
+from util.files import write_text
 from util.logger import Progress
 from util.metrics import Meters
 from util.nested_tensor import NestedTensor
@@ -190,9 +191,13 @@ def require_finite(what: str, value: float, targets: list[dict], epoch: int, ste
     if math.isfinite(value):
         return
     record = {"what": what, "value": str(value if own_value is None else float(own_value)), "epoch": epoch,
-              "step": step, "image_ids": [int(t["image_id"]) for t in targets]}
-    output_dir.mkdir(parents=True, exist_ok=True)
+              "step": step, "image_ids": [t["image_id"] for t in targets]}
     path = output_dir / f"non_finite_rank{rank()}.json"
-    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    raise NonFiniteError(f"the {what} is {value} in epoch {epoch}, step {step}; the batch's image ids are "
-                         f"in {path}. The last checkpoint is intact. Lower lr or clip_max_norm, or leave out --amp")
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(record, indent=1, default=str))
+        listed = f"are in {path}"
+    except (OSError, UserError):  # a full disk must not hide what happened to the training
+        listed = f"are {record['image_ids']}"
+    raise NonFiniteError(f"the {what} is {value} in epoch {epoch}, step {step}; the batch's image ids {listed}. The "
+                         "last checkpoint is intact. Lower lr or clip_max_norm, or leave out --amp")

@@ -10,7 +10,6 @@ Configs are Python files and are executed: use only configs that you trust.
 """
 import argparse
 import logging
-import sys
 from pathlib import Path
 
 import torch
@@ -34,12 +33,14 @@ from util.config import load_config
 from util.console import escape_unknown_letters
 from util.cpu import available_cpus, keep_freed_memory
 from util.distributed import init_distributed, is_main, rank, watch_for_lost_processes
-from util.errors import UserError, nearest
+from util.errors import nearest
+from util.files import write_text
 from util.logger import setup_logging
 from util.metrics import LogFile
 from util.options import Options, describe_keys, parse_options
 from util.outputs import keep_inputs
 from util.precision import amp_dtype, place
+from util.program import run_program
 from util.run_folder import prepare_folder
 from util.run_options import DEBUG_BATCHES, RunKind, RunOptions, Start, StartKind, decide_start
 from util.short_forms import add_short_forms, dataset_file, refusal
@@ -215,8 +216,7 @@ def run_evaluation(run: RunOptions, options: Options, data: CocoFolder, model: n
         losses = {f"test_{name}": loss for name, loss in evaluation.losses.items()}
         LogFile(run.folder / "eval" / "log.txt").append(
             losses | {"test_coco_eval_bbox": summary.stats, "resume": run.resume})
-        (run.folder / "eval" / "table.txt").write_text(f"{summary.table}\n{summary.class_table}\n",
-                                                       encoding="utf-8", errors="backslashreplace")
+        write_text(run.folder / "eval" / "table.txt", f"{summary.table}\n{summary.class_table}\n")
     if run.summary:
         from reports.summary import write_summary  # importing matplotlib takes a second
 
@@ -243,11 +243,7 @@ def write_results(run: RunOptions, evaluation: Evaluation) -> None:
 if __name__ == "__main__":
     escape_unknown_letters()
     try:
-        sys.exit(main(parse_args()))
-    except UserError as error:
-        # An error in a data-loading process arrives with that process's traceback around it.
-        logging.getLogger("main").error("%s", str(error).rsplit("UserError: ", 1)[-1].strip())
-        sys.exit(error.exit_code)
+        run_program(main, parse_args())
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -1,9 +1,11 @@
 """A training from its first epoch, or from where it stopped, to its last."""
+import json
 import logging
+import math
 import time
-from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from datasets.coco import CocoFolder, check_num_classes, class_names
 from datasets.coco_eval import STATS, log_summary, summarize
-from datasets.loaders import eval_loader, train_loader, worker_crash_as_user_error
+from datasets.loaders import FirstBatches, eval_loader, train_loader, worker_crash_as_user_error
 from datasets.transforms import largest_train_shape, padding_for, train_transforms, val_transforms
 from engine import Evaluation, evaluate, train_one_epoch
 from measure.memory import peak_memory
@@ -26,9 +28,10 @@ from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, writ
 from util.class_names import disagreement
 from util.distributed import all_gather, barrier, is_main, rank, world_size
 from util.errors import UserError
+from util.files import remove_unfinished, writing
 from util.integers import ceil_div
 from util.logger import setup_logging
-from util.metrics import LogFile, Meters
+from util.metrics import LogFile, Meters, json_line
 from util.optim import MovingAverage, advance_scheduler, build_optimizer, build_scheduler
 from util.options import Options, changed_keys
 from util.precision import amp_dtype
@@ -40,6 +43,35 @@ from util.train_state import TrainState
 
 logger = logging.getLogger(__name__)
 BEST = "checkpoint_best.pth"
+# The optimizer's state holds what follows from these: a resumed training keeps the values it started with.
+KEPT_BY_OPTIMIZER = ("lr", "lr_backbone", "lr_linear_proj_mult", "weight_decay")
+
+
+@dataclass(frozen=True)
+class FinishedEpoch:
+    """What checkpoint.pth at the end of an epoch says of it. Copies and log are written after it and follow from it:
+    when a training resumes there, they are written again, because it may have been killed before they were."""
+
+    record: dict[str, Any]  # its line in the log
+    is_best: bool  # whether no earlier evaluation was better
+
+    def entries(self) -> dict[str, Any]:
+        """As text: a checkpoint holds plain values only."""
+        return {"log": json_line(self.record), "is_best": self.is_best}
+
+    @classmethod
+    def of(cls, checkpoint: dict[str, Any], source: str) -> "FinishedEpoch | None":
+        """None for a checkpoint within an epoch, and for one of an earlier version."""
+        if checkpoint.get("log") is None:
+            return None
+        try:
+            record = json.loads(checkpoint["log"])
+            valid = isinstance(record["epoch"], int) and isinstance(checkpoint.get("is_best"), bool)
+        except (ValueError, KeyError, TypeError):
+            valid = False
+        if not valid:
+            raise UserError(f"{source}: 'log' or 'is_best' is not what a training wrote: the file is damaged")
+        return cls(record, checkpoint["is_best"])
 
 
 class Trainer:
@@ -53,6 +85,7 @@ class Trainer:
         self.folder = run.folder
         self.amp_dtype = amp_dtype(options.training, run.amp, device)
         self.pad_multiple = padding_for(options.data, device)
+        self.unlogged: FinishedEpoch | None = None  # the epoch that a resumed checkpoint ended with
 
     def train(self, model: nn.Module, criterion: SetCriterion, postprocess: PostProcess) -> int:
         """Trains to the last epoch. Returns the exit code: 0, or 128 + signal if one asked to stop."""
@@ -60,7 +93,7 @@ class Trainer:
         self._open_data()
         if self.run_options.find_batch_size:
             self._fit_batches(model, criterion)
-        training, max_batches = self.options.training, self.run_options.max_batches
+        training = self.options.training
         self._build_loaders()
         state = self._build_state(model)
         wrapped: nn.Module = model
@@ -68,11 +101,11 @@ class Trainer:
             device_ids = [self.device.index] if self.device.type == "cuda" else None
             wrapped = DistributedDataParallel(model, device_ids=device_ids,
                                               find_unused_parameters=self.run_options.find_unused_params)
-        self._open_logs(model)
+        self._open_logs(model, state)
         stop = StopRequest()
         while state.epoch < training.epochs and not self._is_stale(state):
             self.train_loader.batch_sampler.set_epoch(state.epoch, state.step)
-            batches = self.train_loader if max_batches is None else list(islice(self.train_loader, max_batches))
+            batches = FirstBatches(self.train_loader, self._batches_left(state))
             start_time, start_step = time.perf_counter(), state.step
             with worker_crash_as_user_error(self.train_loader):
                 finished = train_one_epoch(wrapped, criterion, batches, state, training, self.device, self.folder,
@@ -94,6 +127,7 @@ class Trainer:
     def _prepare_folder(self, model: nn.Module) -> None:
         if is_main():
             prepare_folder(self.folder)
+            remove_unfinished(self.folder)
             training = self.options.training
             numbered = training.epochs // training.save_checkpoint_interval
             require_space(self.folder, checkpoint_size(model, training.use_ema), numbered + 3)  # latest, best, the next
@@ -156,55 +190,75 @@ class Trainer:
                            epoch=self.run_options.start_epoch,
                            images_per_step=self.options.data.batch_size * world_size())
         if source is not None and self.start.kind is StartKind.RESUMED:
-            checkpoint = read_checkpoint(source)
-            learned = checkpoint.get("class_names", {})
-            changed = disagreement(self.class_names, f"the data of {self.data.root}", learned, source)
-            if changed:
-                raise UserError(f"{changed}. A training goes on with its own classes; --pretrain_model_path starts a "
-                                "new one, which carries classes over by name")
-            self.class_names = learned | self.class_names
-            compare_config(checkpoint.get("config", {}), self.options, source)
-            state.load_state_dict(checkpoint, source)
-            logger.info("resumed %s: epoch %d, step %d", source, state.epoch, state.step)
+            self._resume(state, source)
         advance_scheduler(state.scheduler, state.epoch * steps_per_epoch + ceil_div(state.step, accumulate))
         return state
 
-    def _open_logs(self, model: nn.Module) -> None:
+    def _resume(self, state: TrainState, source: str) -> None:
+        """Continues from a checkpoint, and completes what the run that wrote it was killed before."""
+        checkpoint = read_checkpoint(source)
+        learned = checkpoint.get("class_names", {})
+        changed = disagreement(self.class_names, f"the data of {self.data.root}", learned, source)
+        if changed:
+            raise UserError(f"{changed}. A training goes on with its own classes; --pretrain_model_path starts a new "
+                            "one, which carries classes over by name")
+        self.class_names = learned | self.class_names
+        compare_config(checkpoint.get("config", {}), self.options, source)
+        finished = FinishedEpoch.of(checkpoint, source)
+        state.load_state_dict(checkpoint, source)
+        # With other batches than before, the epoch may have fewer of them.
+        state.step = min(state.step, self.train_loader.batch_sampler.epoch_batches)
+        logger.info("resumed %s: epoch %d, step %d", source, state.epoch, state.step)
+        latest = self.folder / LATEST
+        if finished is not None and latest.is_file() and latest.samefile(source):
+            self.unlogged = finished
+            if is_main():
+                self._copy_latest(finished)
+        best_ap = all_gather(ap_of(self.folder / BEST) if is_main() else None)[0]
+        if best_ap != state.best_ap:
+            logger.warning("%s: the best val AP was %.3f; %s", source, state.best_ap,
+                           f"{self.folder / BEST} has {best_ap:.3f}, which is to be beaten" if math.isfinite(best_ap)
+                           else f"{self.folder} has no {BEST}, so that the next evaluation counts as the best")
+            state.best_ap = best_ap
+
+    def _open_logs(self, model: nn.Module, state: TrainState) -> None:
         self.start_time = time.time()
         total_parameters, self.trained_parameters = count_parameters(model)
         if not is_main():
             return
         record_run(self.folder, self.options, self.run_options.arguments)
         self.log = LogFile(self.folder / "log.txt")
-        self.board = SummaryWriter(str(self.folder / "tensorboard"))
+        first_epoch = self.unlogged.record["epoch"] if self.unlogged else state.epoch
+        with writing(self.folder / "tensorboard"):
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first_epoch)
+        if self.unlogged is not None:
+            self._log(self.unlogged)
         logger.info("%d train and %d val images, %d classes; %.2f M parameters, %.2f M trained; %s, %s; output in %s",
                     len(self.train_set), len(self.val_set), len(self.class_names), total_parameters / 1e6,
                     self.trained_parameters / 1e6, self.device, self.amp_dtype or "float32", self.folder)
 
     def _end_epoch(self, state: TrainState, model: nn.Module, criterion: SetCriterion, postprocess: PostProcess,
                    cost: dict[str, float]) -> None:
-        """Evaluation, log and checkpoints; then the next epoch is in progress."""
-        training, epoch = self.options.training, state.epoch
+        """Evaluation, checkpoints and log; then the next epoch is in progress."""
+        training, epoch, steps = self.options.training, state.epoch, state.step
         record: dict[str, Any] = {"train_" + name: value for name, value in state.meters.means().items()}
-        copies = []
+        is_best = False
         if (epoch + 1) % training.eval_interval == 0 or epoch + 1 == training.epochs:
             averaged = state.ema.module if state.ema is not None and epoch >= training.ema_epoch else model
             record |= self._evaluation_record(averaged, criterion, postprocess)
-            if state.note_ap(record["test_coco_eval_bbox"][0]):
-                copies.append(BEST)
-        if (epoch + 1) % training.save_checkpoint_interval == 0:
-            copies.append(f"checkpoint{epoch:04}.pth")
+            is_best = state.note_ap(record["test_coco_eval_bbox"][0])
+        record |= {"epoch": epoch, "n_parameters": self.trained_parameters,
+                   "seconds": round(time.time() - self.start_time, 1)} | cost
+        finished = FinishedEpoch(record, is_best)
+        state.epoch, state.step, state.meters = epoch + 1, 0, Meters()
+        self._save(state, finished)
         if is_main():
-            record |= {"epoch": epoch, "n_parameters": self.trained_parameters,
-                       "seconds": round(time.time() - self.start_time, 1)} | cost
-            self.log.append(record)
-            write_scalars(self.board, record, epoch)
-            skipped = round(record["train_skipped_images"] * state.step)
+            self._copy_latest(finished)
+            self._log(finished)
+            skipped = round(record["train_skipped_images"] * steps)
             best_ap = f", best val AP {state.best_ap:.3f}" if state.best_ap >= 0 else ""
             logger.info("epoch %d: loss %.3f%s%s", epoch, record["train_loss"], best_ap,
                         f"; {skipped} unreadable images skipped" if skipped else "")
-        state.epoch, state.step, state.meters = epoch + 1, 0, Meters()
-        self._save(state, copies)
 
     def _evaluation_record(self, model: nn.Module, criterion: SetCriterion, postprocess: PostProcess) -> dict[str, Any]:
         """The log's entries of an evaluation, the same on every process."""
@@ -240,25 +294,57 @@ class Trainer:
         patience = self.options.training.early_stop
         return patience is not None and state.stale_evaluations >= patience
 
-    def _save(self, state: TrainState, copies: Iterable[str] = ()) -> None:
+    def _batches_left(self, state: TrainState) -> int:
+        """How many batches the rest of the epoch has."""
+        left, limit = len(self.train_loader), self.run_options.max_batches
+        return left if limit is None else min(left, max(limit - state.step, 0))
+
+    def _save(self, state: TrainState, finished: FinishedEpoch | None = None) -> None:
+        """finished: the epoch that has just ended, for a checkpoint between two epochs."""
         content = state.state_dict() | {"config": self.options.to_dict(), "class_names": self.class_names}
         if is_main():
-            write_checkpoint(content, self.folder / LATEST)
-            for name in copies:
-                copy_checkpoint(self.folder / LATEST, self.folder / name)
+            write_checkpoint(content | (finished.entries() if finished else {}), self.folder / LATEST)
+
+    def _copy_latest(self, finished: FinishedEpoch) -> None:
+        """Gives checkpoint.pth of a finished epoch its other names."""
+        number = finished.record["epoch"]
+        if finished.is_best:
+            copy_checkpoint(self.folder / LATEST, self.folder / BEST)
+        if (number + 1) % self.options.training.save_checkpoint_interval == 0:
+            copy_checkpoint(self.folder / LATEST, self.folder / f"checkpoint{number:04}.pth")
+
+    def _log(self, finished: FinishedEpoch) -> None:
+        self.log.append(finished.record)
+        with writing(self.folder / "tensorboard"):
+            write_scalars(self.board, finished.record, finished.record["epoch"])
+
+
+def ap_of(best: Path) -> float:
+    """The val AP that a best checkpoint's training had reached with it; -inf if there is no such file or no AP."""
+    value = read_checkpoint(best).get("best") if best.is_file() else -math.inf
+    if not isinstance(value, int | float):
+        raise UserError(f"{best} is not the best checkpoint of a training: move it out of the way")
+    return value
 
 
 def compare_config(saved: dict[str, Any], options: Options, source: str) -> None:
     """Warns of what has changed since a checkpoint was written. Raises UserError if the training cannot continue."""
     changed = changed_keys(saved, options)
-    if "epochs" in changed and options.training.onecyclelr:
-        old, new = changed["epochs"]
-        raise UserError(f"{source}: a one-cycle schedule of {old} epochs cannot be resumed with {new}; keep "
-                        f"epochs={old}, or start another training from it with --pretrain_model_path")
+    fixed = ["onecyclelr"] + ["epochs"] * options.training.onecyclelr  # the rates of a cycle depend on its length
+    for key in fixed:
+        if key in changed:
+            old, new = changed[key]
+            raise UserError(f"{source}: a training with {key}={old} cannot be resumed with {new}, because its learning "
+                            f"rates follow from it; keep {key}={old}, or start another training from it with "
+                            "--pretrain_model_path")
+    kept = {key: changed.pop(key) for key in KEPT_BY_OPTIMIZER if key in changed}
     if changed:
-        listed = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
-        logger.warning("%s was written with another config: %s. Optimizer and schedule keep the checkpoint's "
-                       "values", source, listed)
+        logger.warning("%s was written with another config, and goes on with the new values: %s", source,
+                       ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items()))
+    if kept:
+        logger.warning("%s was written with another config, and goes on with the old values, which the optimizer's "
+                       "state holds: %s; --pretrain_model_path starts a training with new ones", source,
+                       ", ".join(f"{key} {old!r}, not {new!r}" for key, (old, new) in kept.items()))
 
 
 def step_cost(seconds: float, steps: int, device: torch.device) -> dict[str, float]:

@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from datasets.coco import class_names
+from util.files import write_text
 
 logger = logging.getLogger(__name__)
 Detections = dict[int, list[dict[str, Any]]]  # by image id, in COCO's result format (boxes as xywh px)
@@ -130,7 +131,7 @@ def save_results(path: Path, detections: Detections) -> int:
     """Writes a COCO results file. Returns the number of detections."""
     rows = result_rows(detections)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows), encoding="utf-8")
+    write_text(path, json.dumps(rows))
     return len(rows)
 
 

@@ -1,5 +1,8 @@
 """Data sets and their loaders."""
 import contextlib
+import os
+import pickle
+import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -70,17 +73,56 @@ def eval_loader(dataset: CocoDetection, batch_size: int, num_workers: int) -> De
                            **_settings(dataset, num_workers))
 
 
+class FirstBatches:
+    """The first `count` batches of a loader."""
+
+    def __init__(self, loader: DetectionLoader, count: int):
+        self.loader, self.count = loader, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator:
+        return islice(self.loader, self.count)
+
+
 @contextlib.contextmanager
 def worker_crash_as_user_error(loader: DetectionLoader) -> Iterator[None]:
-    """Names the image that a data-loading process was reading when it died."""
+    """Names the image that a data-loading process was reading when it died. The loader's processes start within."""
+    loader.dataset.reading.zero_()  # processes of an earlier pass have ended
     try:
         yield
-    except RuntimeError as error:  # torch raises it from a signal handler, at any point of this process
-        if "DataLoader worker" not in str(error):
+    except Exception as error:
+        crash = _crash(error, loader.dataset)
+        if crash is None:
             raise
-        files = ", ".join(str(path) for path in loader.dataset.being_read(str(error))) or "no image"
-        raise UserError(f"a data-loading process died while it was reading {files}: {error} Check that file; if it is "
+        files = ", ".join(str(path) for path in loader.dataset.being_read(crash)) or "no image"
+        raise UserError(f"a data-loading process died while it was reading {files}: {crash} Check that file; if it is "
                         "intact, memory may have run out (lower --num_workers)") from error
+
+
+def _crash(error: Exception, dataset: CocoDetection) -> str | None:
+    """A text with the id of the dead data-loading process that an error comes from; None if it comes from elsewhere."""
+    if "DataLoader worker" in str(error):  # torch raises it from a signal handler, at any point of this process
+        return str(error)
+    if not isinstance(error, OSError | EOFError | RuntimeError | pickle.UnpicklingError):  # of a broken connection
+        return None
+    try:
+        for _ in range(20):  # a process that ends closes its connections first
+            if dead := [process for process in dataset.reading[:, 0].tolist() if process and _has_ended(process)]:
+                return f"DataLoader worker (pid {dead[0]}) exited unexpectedly."
+            time.sleep(0.05)
+    except RuntimeError as from_handler:
+        return str(from_handler)
+    return None
+
+
+def _has_ended(process: int) -> bool:
+    """Of a child process, which may be waited for elsewhere too."""
+    try:
+        return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def _settings(dataset: CocoDetection, num_workers: int, pad_multiple: int = 1) -> dict[str, Any]:

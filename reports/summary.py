@@ -29,6 +29,7 @@ from reports.error_analysis import (
 from reports.fonts import shown_names
 from reports.grid import save_grid
 from reports.plots import NAME_LENGTH, READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
+from util.files import write_text
 from util.markdown import table
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images:
     parts = [_heading(stats, size, facts or {}), _coco_part(stats, summary.limit_note),
              _class_part(summary, names, points), _error_part(errors), _confusion_part(matrix, names),
              _picture_part(pictures)]
-    (folder / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8", errors="backslashreplace")
+    write_text(folder / "summary.md", "\n\n".join(parts) + "\n")
     return _console(stats, size, errors, summary, names, folder / "summary.md")
 
 

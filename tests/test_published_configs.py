@@ -17,7 +17,7 @@ from util.errors import UserError
 from util.optim import param_groups
 from util.options import parse_options
 
-PUBLISHED = json.loads(Path("tests/golden/published_configs.json").read_text())
+PUBLISHED = json.loads(Path("tests/golden/published_configs.json").read_text(encoding="utf-8"))
 FILES = [name for name in PUBLISHED if not name.endswith("coco_transformer.py")]
 LITE = "Lite-DETR/config/DINO/DINO_4scale.py"
 EACH = [pytest.param(name, marks=() if name == LITE else pytest.mark.slow) for name in FILES]

@@ -3,6 +3,7 @@ import collections
 import itertools
 import json
 import os
+import pkgutil
 import random
 import shutil
 import signal
@@ -18,6 +19,8 @@ from PIL import Image
 
 from datasets.adapt import SIZES
 from datasets.coco import CocoDetection
+from datasets.loaders import eval_loader, worker_crash_as_user_error
+from datasets.transforms import val_transforms
 from tests.util.mutations import mutations
 from util.errors import LostProcess, UserError
 from util.options import DataOptions
@@ -217,6 +220,25 @@ def test_a_damaged_checkpoint_resumes_or_is_refused_with_the_file_intact(call, c
             outcomes["refused"] += 1
             assert (out / "checkpoint.pth").read_bytes() == before, name
     assert outcomes["refused"] > 10 and outcomes["resumed"] > 2
+
+
+@pytest.mark.parametrize("module, name", [
+    ("connection", "answer_challenge"), ("connection", "deliver_challenge"), ("reduction", "send_handle")])
+def test_a_data_loading_process_that_dies_while_it_hands_over_a_batch(coco_root, monkeypatch, module, name):
+    """The parent finds a broken connection: as ConnectionResetError, EOFError, RuntimeError."""
+    loader = eval_loader(CocoDetection(coco_root, "val", val_transforms(DataOptions())), 1, 1)
+    place, parent = f"multiprocessing.{module}", os.getpid()
+    original = pkgutil.resolve_name(f"{place}.{name}")
+
+    def deadly(*args, **kwargs):
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(f"{place}.{name}", deadly)
+    with pytest.raises(UserError, match="a data-loading process died while it was reading .*jpg: DataLoader worker"):
+        with worker_crash_as_user_error(loader):
+            list(loader)
 
 
 # odd data

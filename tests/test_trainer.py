@@ -50,25 +50,31 @@ def make(tiny_config, coco_root, folder):
 
 @pytest.fixture
 def train(make, monkeypatch):
-    """train(*flags, aps=..., **config_keys): trains a linear layer whose evaluations give these APs. Returns the exit
-    code and the trainer."""
+    """train(*flags, aps=..., **config_keys): trains a linear layer, whose bias counts the batches; the evaluations give
+    these APs, by epoch. Returns the exit code and the trainer."""
     def train(*flags, aps=(0.0,) * 9, finishes=True, **keys):
-        values = iter(aps)
+        current = 0
 
         def epoch(model, criterion, batches, state, *arguments, **options):
-            state.step = len(batches)
+            nonlocal current
+            current = state.epoch
+            state.step += len(batches)
+            with torch.no_grad():
+                model.bias += len(batches)
             state.meters.update({"loss": 1.0, "skipped_images": 0.0})
             return finishes
 
         def summary(truth, detections):
-            return dataclasses.replace(summarize(truth, detections), stats=(next(values, 0.0),) * 12)
+            return dataclasses.replace(summarize(truth, detections), stats=(aps[current],) * 12)
 
         monkeypatch.setattr("trainer.train_one_epoch", epoch)
         monkeypatch.setattr("trainer.evaluate", lambda *arguments, **options: Evaluation({}, {"loss": 2.0}))
         monkeypatch.setattr("trainer.summarize", summary)
         monkeypatch.setattr("reports.summary.write_summary", lambda *arguments: "")
         trainer = make(*flags, **keys)
-        return trainer.train(nn.Linear(2, 2), nn.Identity(), nn.Identity()), trainer
+        model = nn.Linear(2, 2)
+        nn.init.zeros_(model.bias)
+        return trainer.train(model, nn.Identity(), nn.Identity()), trainer
     return train
 
 
@@ -125,7 +131,7 @@ def test_a_stopped_epoch_is_saved_and_not_evaluated(train, folder):
 
 def test_a_resumed_training_continues(train, folder):
     train(epochs=1, aps=[0.4])
-    _, trainer = train("--resume", "auto", epochs=3, aps=[0.3, 0.2])
+    _, trainer = train("--resume", "auto", epochs=3, aps=[0.4, 0.3, 0.2])
     assert trainer.start.checkpoint == str(folder / "checkpoint.pth")
     assert [line["epoch"] for line in log_of(folder)] == [0, 1, 2]
     assert (checkpoint(folder)["best"], checkpoint(folder)["stale"]) == (0.4, 2)
@@ -159,10 +165,129 @@ def test_a_changed_config_is_reported(caplog):
         compare_config({"masks": False, "num_expansion": 3}, options, "a.pth")  # of an earlier version
         assert not caplog.records
         compare_config({"lr": 0.1, "epochs": 12}, options, "a.pth")
-    assert "a.pth was written with another config: lr 0.1 -> 0.5. " in caplog.text
+    assert "the old values, which the optimizer's state holds: lr 0.1, not 0.5; " in caplog.text
+    caplog.clear()
+    compare_config({"lr_drop": 5, "clip_max_norm": 1.0}, options, "a.pth")
+    assert "the new values: clip_max_norm 1.0 -> 0.1, lr_drop 5 -> 11" in caplog.text and len(caplog.records) == 1
 
 
-def test_a_one_cycle_schedule_keeps_its_length():
+@pytest.mark.parametrize("keys, kept", [
+    ({}, True), ({"lr": 1e-3, "lr_backbone": 1e-3, "weight_decay": 0.5, "lr_linear_proj_mult": 9.0}, True),
+    ({"lr_drop": 1}, False), ({"multi_step_lr": True, "lr_drop_list": [0, 1]}, False), ({"warmup_steps": 1000}, False)])
+def test_what_is_said_of_a_changed_schedule_holds(train, folder, capsys, keys, kept):
+    start = {"lr_drop": 100, "param_dict_type": "default"}
+    train(epochs=1, **start)
+    before = checkpoint(folder)["optimizer"]["param_groups"]
+    capsys.readouterr()
+    train("--resume", "auto", epochs=2, **start | keys)
+    groups = checkpoint(folder)["optimizer"]["param_groups"]
+    assert ([g["lr"] for g in groups] == [g["lr"] for g in before]) == kept
+    assert [g["weight_decay"] for g in groups] == [g["weight_decay"] for g in before]
+    said = {key: "old" if "the old values" in line else "new"
+            for line in capsys.readouterr().out.splitlines() for key in keys if f" {key} " in line}
+    assert said == dict.fromkeys(keys, "old" if kept else "new")
+
+
+@pytest.mark.parametrize("saved", [{"epochs": 1, "onecyclelr": True}, {"onecyclelr": False}])
+def test_a_one_cycle_schedule_keeps_its_length_and_is_not_begun_or_ended_midway(saved):
     options = parse_options({"onecyclelr": True, "epochs": 2})
-    with pytest.raises(UserError, match="a.pth: a one-cycle schedule of 1 epochs cannot be resumed with 2"):
-        compare_config({"epochs": 1}, options, "a.pth")
+    (key, old), *_ = saved.items()
+    with pytest.raises(UserError, match=f"a.pth: a training with {key}={old} cannot be resumed with "):
+        compare_config(saved, options, "a.pth")
+    with pytest.raises(UserError, match="a training with onecyclelr=True cannot be resumed with False"):
+        compare_config({"onecyclelr": True}, parse_options({}), "a.pth")
+
+
+# runs that are killed
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at_write(monkeypatch, number):
+    """The process is killed where it would give its write of that number (from 0) its name."""
+    count, replace = -1, os.replace
+
+    def dying(source, target):
+        nonlocal count
+        count += 1
+        if count == number:
+            raise Killed
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", dying)
+
+
+def results(folder):
+    """What a run leaves: per checkpoint its weights and counters, the log without times, TensorBoard's epochs."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    board = EventAccumulator(str(folder / "tensorboard")).Reload()
+    saved = {path.name: checkpoint(folder, path.name) for path in folder.glob("*.pth")}
+    parts = ("epoch", "step", "best", "stale", "is_best")
+    return ({name: [content["model"]["bias"].tolist(), *(content[part] for part in parts)]
+             for name, content in saved.items()},
+            [{name: value for name, value in line.items() if name not in ("seconds", "step_seconds", "peak_memory_mb")}
+             for line in log_of(folder)],
+            [(event.step, event.value) for event in board.Scalars("coco/AP")],
+            sorted(path.name for path in folder.iterdir()))
+
+
+def test_a_run_killed_at_any_write_ends_as_one_never_killed(train, tmp_path, monkeypatch):
+    keys = {"epochs": 5, "early_stop": 2, "save_checkpoint_interval": 2, "aps": [0.1, 0.3, 0.2, 0.1, 0.9]}
+    train("--output_dir", str(tmp_path / "whole"), **keys)
+    wanted = results(tmp_path / "whole")
+    assert wanted[0]["checkpoint.pth"][3:5] == [0.3, 2] and wanted[0]["checkpoint_best.pth"][1] == 1
+    for number in range(99):
+        flags = ["--output_dir", str(tmp_path / f"killed {number}"), "--resume", "auto"]
+        with monkeypatch.context() as patch:
+            kill_at_write(patch, number)
+            try:
+                train(*flags, **keys)
+                break
+            except Killed:
+                pass
+        train(*flags, **keys)
+        ours = results(tmp_path / f"killed {number}")
+        assert ours == wanted, f"killed at write {number}"
+    assert number == 2 + 4 * 3 + 2 + 2  # config and arguments; per epoch twice the state and the log; best; numbered
+
+
+def test_a_resumed_run_has_one_line_an_epoch_though_it_is_set_back(train, folder):
+    train(epochs=4, save_checkpoint_interval=1, aps=[0.1, 0.2, 0.3, 0.4])
+    train("--resume", str(folder / "checkpoint0001.pth"), epochs=3, aps=[0.0, 0.0, 0.2])
+    assert [line["epoch"] for line in log_of(folder)] == [0, 1, 2]
+    assert checkpoint(folder, "checkpoint_best.pth")["epoch"] == 3  # still the best model of the folder
+    assert checkpoint(folder)["best"] == 0.4
+
+
+def test_a_training_that_goes_on_in_another_folder_finds_a_best_model_there(train, folder, tmp_path, capsys):
+    train(epochs=2, aps=[0.4, 0.1])
+    train("--output_dir", str(tmp_path / "other"), "--resume", str(folder / "checkpoint.pth"), epochs=3,
+          aps=[0.4, 0.1, 0.2])
+    output = capsys.readouterr().out
+    assert "the best val AP was 0.400; " in output and "has no checkpoint_best.pth" in output
+    assert checkpoint(tmp_path / "other", "checkpoint_best.pth")["epoch"] == 2
+    assert checkpoint(tmp_path / "other")["best"] == 0.2
+    assert [line["epoch"] for line in log_of(tmp_path / "other")] == [2]
+
+
+@pytest.mark.parametrize("entries", [{"log": "{"}, {"log": 3}, {"log": "{}"}, {"is_best": None}, {"log": "[1]"}])
+def test_a_checkpoint_with_a_damaged_log_is_refused(train, folder, entries):
+    train(epochs=1)
+    torch.save(checkpoint(folder) | entries, folder / "checkpoint.pth")
+    with pytest.raises(UserError, match="checkpoint.pth: 'log' or 'is_best' is not what a training wrote"):
+        train("--resume", "auto", epochs=2)
+
+
+def test_an_epoch_that_has_fewer_batches_than_were_done_is_over(train, folder):
+    train(epochs=2, finishes=False, batch_size=1)
+    assert checkpoint(folder)["step"] == 8
+    train("--resume", "auto", epochs=1, batch_size=1, epoch_steps=3)
+    assert len(log_of(folder)) == 1 and checkpoint(folder)["model"]["bias"].tolist() == [8, 8]
+
+
+def test_a_resumed_quick_look_has_no_further_batches(train, folder):
+    train("--debug", epochs=1, batch_size=1, finishes=False)
+    done = checkpoint(folder)["step"]
+    train("--debug", "--resume", "auto", epochs=1, batch_size=1)
+    assert checkpoint(folder)["model"]["bias"].tolist() == [done, done] and len(log_of(folder)) == 1

@@ -33,6 +33,7 @@ from measuring import (
     write_results,
 )
 from models.ops import implementation, key_aware_deform_attn, ms_deform_attn
+from reports.style import save_figure
 from util.cpu import keep_freed_memory
 from util.markdown import table, three_digits
 
@@ -235,7 +236,7 @@ def draw(about: dict, records: list[dict], names: list[str], path: Path) -> None
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(summary_line(about), fontsize=11)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def parse_args() -> argparse.Namespace:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from common import run_tool, tool_parser
 from util.errors import UserError
+from util.files import write_text
 
 SOURCE = Path(__file__).resolve().parents[1] / "models/ops/src/cuda"
 BUDGET = SOURCE / "budget.json"
@@ -50,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
                 for architecture in ARCHITECTURES]
         kernels = [kernel for found in pool.map(lambda job: compile_kernels(*job), jobs) for kernel in found]
     if args.record:
-        BUDGET.write_text(json.dumps(budget_of(kernels), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(BUDGET, json.dumps(budget_of(kernels), indent=1, sort_keys=True) + "\n")
         print(f"wrote the registers of {len(kernels)} kernels to {BUDGET}")
     budget = json.loads(BUDGET.read_text(encoding="utf-8")) if BUDGET.is_file() else {}
     problems = find_problems(kernels, budget)

@@ -1,26 +1,16 @@
 """What every tool needs: importing this module puts the project on the path and lets the console take any letter."""
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from util.console import escape_unknown_letters  # noqa: E402 - the lines above make it importable
-from util.errors import UserError  # noqa: E402
+from util.program import run_program as run_tool  # noqa: E402, F401
 
 escape_unknown_letters()  # here, because --help writes before run_tool is called
-
-
-def run_tool(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
-    """Ends the program with the exit code that main(*arguments) returns; a UserError is printed without a traceback."""
-    try:
-        sys.exit(main(*arguments))
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def tool_parser(description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:

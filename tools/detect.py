@@ -19,7 +19,7 @@ from common import add_detector_flags, add_device_flag, run_tool, tool_parser
 from inference.predictor import Predictor, read_image
 from reports.drawing import draw_detections, truth_tensors
 from util.errors import UserError
-from util.files import atomic_write
+from util.files import atomic_write, write_text
 from util.outputs import keep_inputs
 
 WRITTEN = (".jpg", ".jpeg", ".png")  # for images of other kinds the picture is a PNG
@@ -53,8 +53,7 @@ def main(args: argparse.Namespace) -> int:
         records.append({"file_name": file.name, "width": image.width, "height": image.height, "detections": rows})
         counts = Counter(row["class"] for row in rows)
         print(f"{file}: " + (", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"))
-    with atomic_write(listing) as temporary:
-        temporary.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    write_text(listing, json.dumps(records, indent=1) + "\n")
     print(f"wrote {len(records)} images and {listing.name} to {args.output_dir}")
     if skipped:
         print(f"skipped {len(skipped)} that cannot be read: {', '.join(map(str, skipped))}", file=sys.stderr)

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from common import ROOT, tool_parser
+from common import ROOT, run_tool, tool_parser
+from reports.style import save_figure
 
 WIDTH = 12.6
 INK, GREY, RED = "#1f2937", "#9ca3af", "#dc2626"
@@ -213,9 +214,12 @@ def draw_data_flow() -> Figure:
     return figure
 
 
+def main(folder: Path) -> None:
+    save_figure(draw(), folder / "lite_detr.png")
+    save_figure(draw_data_flow(), folder / "data_flow.png")
+
+
 if __name__ == "__main__":
     parser = tool_parser(__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "docs", metavar="FOLDER")
-    folder = parser.parse_args().folder
-    draw().savefig(folder / "lite_detr.png")
-    draw_data_flow().savefig(folder / "data_flow.png")
+    run_tool(main, parser.parse_args().folder)

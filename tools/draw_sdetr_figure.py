@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from common import ROOT, tool_parser
+from common import ROOT, run_tool, tool_parser
+from reports.style import save_figure
 
 FILL = {"feature": "#dbeafe", "encoder": "#bbf7d0", "decoder": "#fde68a", "query": "#fbcfe8", "head": "#e5e7eb"}
 EDGE, RED = "#374151", "#dc2626"
@@ -89,7 +90,11 @@ def draw() -> Figure:
     return figure
 
 
+def main(file: Path) -> None:
+    save_figure(draw(), file)
+
+
 if __name__ == "__main__":
     parser = tool_parser(__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=ROOT / "docs/sdetr.png", metavar="FILE")
-    draw().savefig(parser.parse_args().file)
+    run_tool(main, parser.parse_args().file)

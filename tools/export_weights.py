@@ -6,13 +6,14 @@ rest as it is. Class names are stored with them, and the config goes to OUT.py b
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from common import run_tool, tool_parser
 from util.checkpoint import model_state, read_checkpoint
 from util.config import Config
 from util.errors import UserError
+from util.files import atomic_write
 
 
 def export(source: Path, target: Path) -> None:
@@ -27,9 +28,9 @@ def export(source: Path, target: Path) -> None:
             raise UserError(f"{path} exists already")
     weights = {name: compressed(tensor) for name, tensor in model_state(checkpoint, ema=True).items()}
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, target, metadata={"class_names": json.dumps(checkpoint["class_names"])})
-    target.chmod(0o644)
     Config(checkpoint["config"]).dump(config)
+    with atomic_write(target) as temporary:
+        temporary.write_bytes(save(weights, {"class_names": json.dumps(checkpoint["class_names"])}))
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB; {config}\n"
           f"python main.py --eval -c {config} --coco_path DIR --resume {target}")
 

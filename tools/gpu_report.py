@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common import ROOT, run_tool, tool_parser
 from util.errors import UserError
+from util.files import write_text
 
 FIELDS = ["name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit"]
 BUILD_TOOLS = ["setuptools", "wheel", "ninja"]
@@ -55,14 +56,14 @@ def write_report(out: Path, parts: Path) -> int:
     machine = json.loads((out / "check.json").read_text(encoding="utf-8"))["machine"]
     lines = [line.split("\t") for line in (parts / "steps.tsv").read_text(encoding="utf-8").splitlines()]
     steps = [{"result": result, "seconds": int(seconds), "name": name} for result, seconds, name in lines]
-    (out / "check.json").write_text(json.dumps({"machine": machine, "steps": steps}, indent=1) + "\n", encoding="utf-8")
+    write_text(out / "check.json", json.dumps({"machine": machine, "steps": steps}, indent=1) + "\n")
     failed = sum(step["result"] == "FAIL" for step in steps)
     verdict = f"{failed} of {len(steps)} steps failed" if failed else f"{len(steps)} steps, none failed"
     text = [f"# GPU check: {verdict}", "## Machine", "\n".join(f"- {key}: {value}" for key, value in machine.items()),
             "## Steps", "\n".join(f"- {s['result']} {s['name']} ({s['seconds']} s)" for s in steps)]
     for part in sorted(parts.glob("*.md"), key=lambda path: path.stat().st_mtime):
         text += [f"## {part.stem.replace('_', ', ')}", part.read_text(encoding="utf-8").strip()]
-    (out / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    write_text(out / "report.md", "\n\n".join(text) + "\n")
     print(f"{verdict}; {out / 'report.md'}")
     return 1 if failed else 0
 
@@ -73,7 +74,7 @@ def main(task: str, out: Path, parts: Path | None = None) -> int:
             raise UserError("report needs PARTS, the folder with the steps and their tables")
         return write_report(out, parts)
     machine = describe_machine()
-    (out / "check.json").write_text(json.dumps({"machine": machine}, indent=1) + "\n", encoding="utf-8")
+    write_text(out / "check.json", json.dumps({"machine": machine}, indent=1) + "\n")
     print("\n".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
     return 0
 

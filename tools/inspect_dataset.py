@@ -40,6 +40,7 @@ from reports.grid import save_grid
 from util.config import Config, load_config, parse_pairs
 from util.cpu import keep_freed_memory
 from util.distributed import init_distributed
+from util.files import write_text
 from util.options import BackboneOptions, Options, parse_options
 from util.outputs import keep_inputs
 from util.precision import amp_dtype, place
@@ -83,8 +84,8 @@ def main(args: argparse.Namespace) -> int:
     if args.fix:
         text.append(write_corrected_copy(args, splits, found["problems"]))
         print("\n" + text[-1])
-    (folder / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8", errors="backslashreplace")
-    (folder / "report.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    write_text(folder / "report.md", "\n\n".join(text) + "\n")
+    write_text(folder / "report.json", json.dumps(found, indent=1))
     print(f"\nwritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     return 1 if found["stops"] else 0
 

@@ -25,6 +25,7 @@ from models.ops import cpu_kernels, native_available
 from util.config import Config, load_config, parse_pairs
 from util.distributed import init_distributed
 from util.errors import UserError
+from util.files import write_text
 from util.nested_tensor import NestedTensor
 from util.optim import build_optimizer, build_scheduler
 from util.options import parse_options
@@ -142,6 +143,6 @@ def write_results(args: argparse.Namespace, text: str, numbers: dict) -> None:
     """Prints the text, and writes it and the numbers to the files of --markdown and --json."""
     print(text)
     if args.json:
-        args.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps(numbers, indent=1) + "\n")
     if args.markdown:
-        args.markdown.write_text(text, encoding="utf-8")
+        write_text(args.markdown, text)

@@ -17,8 +17,10 @@ from common import ROOT, run_tool, tool_parser
 from measure.model_cost import count_flops, count_parameters
 from models import build_model
 from models.ops import native
+from reports.style import save_figure
 from util.config import load_config
 from util.errors import UserError
+from util.files import write_text
 from util.markdown import table as markdown_table
 
 SIZE = (800, 1066)  # height and width, px
@@ -178,7 +180,7 @@ def draw(tables: list[Table], costs: dict[str, Cost], path: Path) -> None:
     right.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.5))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -200,7 +202,7 @@ def main(args: argparse.Namespace) -> int:
     text = page(tables, costs, command)
     print(text)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "paper_tables.md").write_text(text, encoding="utf-8")
+    write_text(args.out / "paper_tables.md", text)
     draw(tables, costs, args.out / "paper_tables.png")
     unexplained = [row.config for table in tables for row in table.rows
                    if misses(table, row, costs[row.config]) and not row.note]

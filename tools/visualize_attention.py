@@ -22,6 +22,7 @@ from common import add_detector_flags, run_tool, tool_parser
 from inference.predictor import Predictor, read_image
 from models.attention_maps import Attended, record_attention
 from reports.fonts import families, shown_names
+from reports.style import save_figure
 from util.errors import UserError
 from util.outputs import keep_inputs
 
@@ -49,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
     name = detector.class_names.get(label, f"class {label}")
     caption = f"query {query}: {{}}, score {scores[strongest]:.2f}".format
     title = caption(shown_names({label: name}, NAME_LENGTH)[label].replace("$", r"\$"))
-    draw(picture, records, query, outputs["pred_boxes"][0, query], title, args.heads).savefig(args.output)
+    save_figure(draw(picture, records, query, outputs["pred_boxes"][0, query], title, args.heads), args.output)
     print(f"{caption(name)}; wrote {args.output}")
 
 

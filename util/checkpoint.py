@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from util.errors import UserError
 from util.file_kind import file_kind, is_safetensors
-from util.files import atomic_write
+from util.files import atomic_write, cannot_write
 from util.foreign_names import in_our_names, origin
 from util.saved_state import check_entries, tensor_fault
 
@@ -42,7 +42,6 @@ HARMLESS: list[Any] = [
     np.dtype, *_NUMPY, *_PATHS,
     *{type(np.dtype(kind)) for kind in "?bhilqBHILQefdgFDSUMm"}]  # no Python objects in arrays
 
-UNFINISHED = ".*.pth.*"  # names of checkpoints while they are written
 # Buffers that follow from the architecture, and training leftovers: neither loaded nor missed.
 _DERIVED = re.compile(r"(relative_position_index|attn_mask|num_batches_tracked)$")
 # First words of the published SDETR's names, stage 1 reading C5 and stage 2 C4; ours go by stage and by level.
@@ -145,8 +144,8 @@ def write_checkpoint(content: dict[str, Any], path: str | os.PathLike) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch's writer turns OSErrors into RuntimeErrors
-        raise UserError(f"cannot write {path}: {error}. An earlier checkpoint of that name is intact") from error
+    except RuntimeError as error:  # torch's writer turns OSErrors into RuntimeErrors
+        raise cannot_write(Path(path), error) from error
 
 
 def copy_checkpoint(source: str | os.PathLike, target: str | os.PathLike) -> None:

@@ -14,6 +14,7 @@ import addict
 from yapf.yapflib.yapf_api import FormatCode
 
 from util.errors import UserError, nearest
+from util.files import write_text
 
 
 class Config(addict.Dict):
@@ -35,7 +36,7 @@ class Config(addict.Dict):
 
     def dump(self, path: str | os.PathLike) -> None:
         """Writes the config as a Python file that `load_config` reads back to an equal config."""
-        Path(path).write_text(self.text(), encoding="utf-8")
+        write_text(path, self.text())
 
 
 def load_config(path: str | os.PathLike, options: Mapping[str, Any] | None = None) -> Config:

@@ -31,6 +31,14 @@ class _TqdmHandler(logging.StreamHandler):
         sys.stdout.flush()
 
 
+class _InfoFile(logging.FileHandler):
+    """Once the disk refuses a line, the console alone has the log: each further line would be a traceback there."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        logging.getLogger().removeHandler(self)
+        logger.warning("cannot write %s any more: %s", self.baseFilename, sys.exc_info()[1])
+
+
 def setup_logging(rank: int, folder: Path | None = None) -> None:
     """Rank 0 logs to the console and appends to folder/info.txt; the others only print warnings."""
     root = logging.getLogger()
@@ -41,7 +49,7 @@ def setup_logging(rank: int, folder: Path | None = None) -> None:
     root.addHandler(console)
     root.setLevel(logging.INFO)
     if rank == 0 and folder is not None:
-        file = logging.FileHandler(folder / "info.txt", encoding="utf-8", errors="backslashreplace")
+        file = _InfoFile(folder / "info.txt", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file)
 

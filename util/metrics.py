@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from util.files import atomic_write
+from util.files import write_text
 
 
 class Meters:
@@ -30,19 +30,30 @@ class Meters:
 
 
 class LogFile:
-    """log.txt: one JSON line per epoch, in DETR's format. An unfinished last line of a killed run is removed first."""
+    """log.txt: one JSON line per epoch, in DETR's format. The file is complete at any moment."""
 
     def __init__(self, path: Path):
         self.path = path
-        if path.is_file():
-            text = path.read_text(encoding="utf-8")
-            whole = text[: text.rfind("\n") + 1]
-            if whole != text:
-                with atomic_write(path) as temporary:
-                    temporary.write_text(whole, encoding="utf-8")
 
     def append(self, record: dict[str, Any]) -> None:
-        """Values that are not finite are written as null: the line stays valid JSON."""
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(clean) + "\n")
+        """Adds a line, in place of those of the same epoch and of later ones: a training that was killed, or set back
+        to an earlier checkpoint, comes by an epoch again. Records without "epoch" are all kept."""
+        kept = [line for line in self._lines() if "epoch" not in record or _epoch(line) < record["epoch"]]
+        write_text(self.path, "".join(line + "\n" for line in [*kept, json_line(record)]))
+
+    def _lines(self) -> list[str]:
+        """Without an unfinished last line."""
+        return self.path.read_text(encoding="utf-8").split("\n")[:-1] if self.path.is_file() else []
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """Numbers that are not finite become null: the line stays valid JSON."""
+    return json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()})
+
+
+def _epoch(line: str) -> float:
+    """Of a line of the log; -1 if it has none."""
+    try:
+        return float(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return -1

@@ -9,19 +9,16 @@ from typing import Any
 
 import torch
 
-from util.checkpoint import UNFINISHED
 from util.config import Config, load_config
 from util.errors import UserError
+from util.files import write_text
 from util.options import Options
 
 
 def prepare_folder(folder: Path) -> None:
-    """Creates the folder, and removes unfinished files of a killed run from it. Raises UserError if it is not
-    writable."""
+    """Creates the folder. Raises UserError if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in folder.glob(UNFINISHED):
-            unfinished.unlink(missing_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
             file.flush()
@@ -49,7 +46,7 @@ def record_run(folder: Path, options: Options, arguments: Mapping[str, Any]) -> 
                             "another --output_dir")
     Config(options.to_dict()).dump(target)
     record = {"arguments": dict(arguments), "git": git_hash(), "torch": torch.__version__}
-    (folder / "run.json").write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    write_text(folder / "run.json", json.dumps(record, indent=1, default=str) + "\n")
 
 
 def git_hash() -> str:

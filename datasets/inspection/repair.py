@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from datasets.coco import SPLITS
 from datasets.inspection.split import USELESS, SplitInspection, box_problems
 from util.errors import UserError
+from util.files import write_text
 
 
 def repair(inspections: list[SplitInspection], new_root: str | Path) -> dict[str, dict[str, tuple[int, int]]]:
@@ -36,7 +37,7 @@ def repair(inspections: list[SplitInspection], new_root: str | Path) -> dict[str
             _copy(inspection.folder / image["file_name"], target, image["id"] in turned)
         path = new_root / SPLITS[split][1]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(contents[split]), encoding="utf-8")
+        write_text(path, json.dumps(contents[split]))
     return {i.split: {name: (len(i.content.get(name, [])), len(contents[i.split][name]))
                       for name in ("images", "annotations")} for i in inspections}
 

@@ -1,12 +1,16 @@
 """The order of training batches, and each process's share of an evaluation."""
+import pickle
+import subprocess
+
 import pytest
 import torch
 
 from datasets import loaders
 from datasets.coco import CocoDetection
-from datasets.loaders import TrainBatches, eval_loader, train_loader
+from datasets.loaders import FirstBatches, TrainBatches, eval_loader, train_loader, worker_crash_as_user_error
 from datasets.synthetic import generate
 from datasets.transforms import train_transforms, val_transforms
+from util.errors import UserError
 from util.options import DataOptions
 
 SMALL = DataOptions(data_aug_scales=[32, 40], data_aug_max_size=64, data_aug_scales2_resize=[32, 40],
@@ -191,3 +195,64 @@ def test_two_processes_both_train_on_the_one_image(single_root, as_process):
         as_process(rank, 2)
         ((_, targets),) = train_loader(opened(single_root, "train"), 4, 0, seed=0)
         assert [t["image_id"] for t in targets] == [1]
+
+
+# data-loading processes that die
+
+def failing(loader, error, processes=()):
+    """What the user of a loader sees where this error arises while these processes have its images."""
+    try:
+        with worker_crash_as_user_error(loader):
+            for worker, process in enumerate(processes):
+                loader.dataset.reading[worker] = torch.tensor([process, worker])
+            raise error
+    except Exception as seen:
+        return seen
+
+
+BROKEN = [ConnectionResetError(104, "reset by peer"), EOFError(), RuntimeError("received 0 items of ancdata"),
+          pickle.UnpicklingError("pickle data was truncated")]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+def test_a_broken_connection_to_a_dead_process_names_its_file(coco_root, error):
+    loader = eval_loader(opened(coco_root, "val"), 1, 2)
+    with subprocess.Popen(["sleep", "60"]) as alive, subprocess.Popen(["true"]) as dead:
+        seen = failing(loader, error, [alive.pid, dead.pid])
+        alive.kill()
+    name = loader.dataset.coco.imgs[loader.dataset.ids[1]]["file_name"]
+    assert isinstance(seen, UserError) and seen.__cause__ is error
+    assert f"died while it was reading {loader.dataset.folder / name}: DataLoader worker (pid {dead.pid})" in str(seen)
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+def test_the_same_error_is_another_s_while_all_processes_live(coco_root, error):
+    loader = eval_loader(opened(coco_root, "val"), 1, 1)
+    with subprocess.Popen(["sleep", "60"]) as alive:
+        assert failing(loader, error, [alive.pid]) is error
+        alive.kill()
+    assert failing(loader, error) is error  # nor do processes of an earlier pass count
+
+
+def test_an_error_of_another_kind_is_not_a_dead_process_s(coco_root):
+    with subprocess.Popen(["true"]) as dead:
+        error = KeyError("a bug")
+        assert failing(eval_loader(opened(coco_root, "val"), 1, 1), error, [dead.pid]) is error
+
+
+def test_the_first_batches_of_a_loader(coco_root):
+    loader = eval_loader(opened(coco_root, "val"), 2, 0)
+    first = FirstBatches(loader, 3)
+    assert len(first) == 3
+    assert [[t["image_id"] for t in targets] for _, targets in first] == [[1, 2], [3, 4], [5, 6]]
+    assert list(FirstBatches(loader, 0)) == []
+
+
+def test_two_processes_share_the_batches_of_one(as_process):
+    """A training that goes on with another number of processes reads the same images in the same steps."""
+    whole = [set(batch) for batch in TrainBatches(Numbers(12), 4, seed=3)]
+    shares = []
+    for rank in range(2):
+        as_process(rank, 2)
+        shares.append([set(batch) for batch in TrainBatches(Numbers(12), 2, seed=3)])
+    assert [a | b for a, b in zip(*shares)] == whole

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.classification import FocalClassification, SoftmaxClassification
-from models.matcher import HungarianMatcher
+from models.matcher import HungarianMatcher, _name
 
 CLASSES = 3
 
@@ -192,3 +192,8 @@ def test_as_many_kernels_for_many_images_as_for_one(count_kernels):
     alone, many = (count_kernels(matcher, make_outputs(batch, 4, sets=3), make_targets(*[2] * batch))
                    for batch in (1, 16))
     assert 0 < many == alone
+
+
+@pytest.mark.parametrize("image_id, name", [(3, 3), ("img_003", "img_003"), (None, "batch index 0")])
+def test_an_image_is_named_by_its_id_of_any_kind(image_id, name):
+    assert _name([{} if image_id is None else {"image_id": image_id}], 0) == name

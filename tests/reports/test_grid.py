@@ -5,6 +5,7 @@ from PIL import Image
 from reports.drawing import PALETTE
 from reports.grid import save_grid
 from tests.reports.pictures import count, grey, opened
+from util.errors import UserError
 
 
 def test_grid_of_one_picture(tmp_path):
@@ -55,7 +56,7 @@ def test_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "grid.png"
     path.write_text("old")
     monkeypatch.setattr(Image.Image, "save", interrupted)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         save_grid([grey()], path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -3,6 +3,7 @@ from matplotlib.figure import Figure
 
 from reports.style import plain_axes, save_figure
 from tests.reports.pictures import opened
+from util.errors import UserError
 
 
 def test_axes_have_no_frame_above_and_to_the_right():
@@ -25,6 +26,6 @@ def test_a_failed_figure_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "figure.png"
     path.write_text("old")
     monkeypatch.setattr(Figure, "savefig", interrupted)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         save_figure(Figure(), path)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

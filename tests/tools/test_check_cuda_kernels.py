@@ -76,15 +76,15 @@ def test_without_nvcc_it_passes_and_says_so(tmp_path):
 @pytest.mark.skipif(shutil.which("c++filt") is None, reason="needs c++filt")
 def test_a_spilling_kernel_fails_the_check(tmp_path):
     done = check(tmp_path, f"cat <<'END'\n{ptxas_says(ANY, stores=8)}END")
-    assert done.returncode == 1 and "spills: 8" in done.stdout and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "spills: 8" in done.stdout and "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(shutil.which("c++filt") is None, reason="needs c++filt")
 def test_a_budget_without_its_kernel_fails_the_check(tmp_path):
     done = check(tmp_path, f"cat <<'END'\n{ptxas_says(ANY)}END")
-    assert done.returncode == 1 and "no longer exist" in done.stderr and "--record" in done.stderr
+    assert done.returncode == 2 and "no longer exist" in done.stderr and "--record" in done.stderr
 
 
 def test_what_does_not_compile_fails_the_check(tmp_path):
     done = check(tmp_path, "echo 'no such thing' >&2; exit 2")
-    assert done.returncode == 1 and "no such thing" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "no such thing" in done.stderr and "Traceback" not in done.stderr

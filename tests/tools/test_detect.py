@@ -131,4 +131,4 @@ def test_mistakes_are_told(model, images, tmp_path):
             detect(arguments[0], *arguments[1:], *model)
     done = subprocess.run([sys.executable, ROOT / "tools/detect.py", "x.jpg", "-c", "x", "--resume", "nowhere.pth"],
                           capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "x.jpg" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "x.jpg" in done.stderr and "Traceback" not in done.stderr

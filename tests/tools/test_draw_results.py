@@ -55,4 +55,4 @@ def test_nothing_is_written_among_the_images(run_folder, coco_root, tmp_path):
 
 def test_missing_results_say_what_writes_them(tmp_path, coco_root):
     done = draw(tmp_path, "--coco_path", coco_root)
-    assert done.returncode == 1 and "--save_results" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "--save_results" in done.stderr and "Traceback" not in done.stderr

@@ -1,4 +1,7 @@
 import logging
+from pathlib import Path
+
+import pytest
 
 from util.logger import Progress, setup_logging
 
@@ -18,6 +21,23 @@ def test_main_process_logs_to_console_and_file_the_others_warn_only(tmp_path, ca
         assert "quiet" not in out and "warning: loud" in out
     finally:
         root.handlers[:], root.level = handlers, level
+
+
+def test_a_disk_that_refuses_the_log_is_said_once(tmp_path, capsys):
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    (tmp_path / "info.txt").symlink_to("/dev/full")
+    try:
+        setup_logging(0, tmp_path)
+        for i in range(3):
+            logging.getLogger("x").info("line %d", i)
+        out, err = capsys.readouterr()
+    finally:
+        root.handlers[:], root.level = handlers, level
+    assert "line 2" in out and out.count("cannot write") == 1 and "info.txt any more: " in out
+    assert err == ""
 
 
 def test_progress_without_a_terminal_prints_lines_with_eta(caplog):

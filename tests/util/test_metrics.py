@@ -29,3 +29,18 @@ def test_log_removes_the_line_a_killed_run_left(tmp_path):
 def test_log_writes_non_finite_numbers_as_null(tmp_path):
     LogFile(tmp_path / "log.txt").append({"a": float("nan"), "b": float("inf"), "c": 1.0})
     assert json.loads((tmp_path / "log.txt").read_text()) == {"a": None, "b": None, "c": 1.0}
+
+
+def test_a_line_takes_the_place_of_its_epoch_and_of_later_ones(tmp_path):
+    log = LogFile(tmp_path / "log.txt")
+    for epoch in (0, 1, 2, 3):
+        log.append({"epoch": epoch, "try": 1})
+    LogFile(tmp_path / "log.txt").append({"epoch": 2, "try": 2})
+    lines = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert [(line["epoch"], line["try"]) for line in lines] == [(0, 1), (1, 1), (2, 2)]
+
+
+def test_records_without_an_epoch_are_all_kept(tmp_path):
+    for _ in range(3):
+        LogFile(tmp_path / "log.txt").append({"resume": "a.pth"})
+    assert (tmp_path / "log.txt").read_text() == '{"resume": "a.pth"}\n' * 3
