@@ -190,7 +190,7 @@ def require_finite(what: str, value: float, targets: list[dict], epoch: int, ste
     if math.isfinite(value):
         return
     record = {"what": what, "value": str(value if own_value is None else float(own_value)), "epoch": epoch,
-              "step": step, "image_ids": [int(t["image_id"]) for t in targets]}
+              "step": step, "image_ids": [t["image_id"] for t in targets]}
     output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / f"non_finite_rank{rank()}.json"
     path.write_text(json.dumps(record, indent=1))

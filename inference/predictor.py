@@ -5,20 +5,19 @@
 """
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from datasets.adapt import adapt_options
+from datasets.images import read_image as read_image  # for the programs that use a Predictor
 from datasets.transforms import val_transforms
 from models import build_detector
 from models.postprocess import PostProcess
 from util.checkpoint import load_weights, read_checkpoint
 from util.config import load_config, parse_pairs
-from util.errors import UserError
 from util.options import DataOptions, parse_options
 from util.precision import place
 from util.pretrained import COCO_CLASSES
@@ -69,12 +68,3 @@ class Predictor:
         (found,) = self.postprocess(self.model([self.prepared(image)]), size)
         order = found["scores"].argsort(descending=True)
         return {name: value[order].cpu() for name, value in found.items()}
-
-
-def read_image(path: str | os.PathLike) -> Image.Image:
-    """An RGB image, turned as its EXIF orientation says. Raises UserError with the file's name if it cannot be read."""
-    try:
-        with Image.open(Path(path)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"cannot read the image {path}: {error}") from error

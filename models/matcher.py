@@ -4,6 +4,7 @@ S prediction sets (decoder layers and the encoder), B batch, Q queries, K classe
 """
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,9 +79,9 @@ class HungarianMatcher:
                 + self.cost_bbox * torch.cdist(boxes, target_boxes[:, None], p=1) - self.cost_giou * giou)
 
 
-def _name(targets: list[dict[str, Tensor]], batch_idx: int) -> int | str:
-    image_id = targets[batch_idx].get("image_id")
-    return f"batch index {batch_idx}" if image_id is None else int(image_id)
+def _name(targets: list[dict[str, Any]], batch_idx: int) -> int | float | str:
+    image_id = targets[batch_idx].get("image_id", f"batch index {batch_idx}")
+    return image_id.item() if isinstance(image_id, Tensor) else image_id
 
 
 def _padded_targets(counts: list[int]) -> Tensor:
