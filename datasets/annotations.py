@@ -149,8 +149,10 @@ def usable_annotations(images: dict[Any, dict], annotations: list[dict]) -> tupl
     images: by id, with "width" and "height"."""
     _, faults = clip_boxes(images, annotations)
     bad = torch.stack(list(faults.values())).any(0).tolist()
-    kept = [(a, images[a["image_id"]]) for a, is_bad in zip(annotations, bad) if not is_bad]
-    return [_cut(*pair) for pair in kept], sum(reaches_over(a["bbox"], image) for a, image in kept)
+    usable = [annotation for annotation, is_bad in zip(annotations, bad) if not is_bad]
+    over = [reaches_over(a["bbox"], images[a["image_id"]], tolerance=0) for a in usable]
+    kept = [_cut(a, images[a["image_id"]]) if is_over else a for a, is_over in zip(usable, over)]
+    return kept, sum(reaches_over(a["bbox"], images[a["image_id"]]) for a, is_over in zip(usable, over) if is_over)
 
 
 def doubtful_boxes(images: dict[Any, dict], annotations: list[dict]) -> str | None:
@@ -225,10 +227,20 @@ def _derive(content: dict[str, Any]) -> Iterator[Problem]:
             if _is_id(image.get("id")):
                 yield from _replace(image, "id", str, "text_id", "an image")
         image_ids = [str(i) for i in image_ids]
-    by_text = {str(i): i for i in image_ids}
+    by_text, listed = {str(i): i for i in image_ids}, set(image_ids)
     same_area = _same_area(content["annotations"])
     for number, annotation in enumerate(content["annotations"], 1):
-        yield from _derive_annotation(annotation, number, by_text, same_area)
+        if not _is_plain(annotation, listed, same_area):
+            yield from _derive_annotation(annotation, number, by_text, same_area)
+
+
+def _is_plain(annotation: dict[str, Any], image_ids: set, same_area: float | None) -> bool:
+    """Whether there is nothing to derive, as in most files: quick, for millions of annotations."""
+    image_id, iscrowd = annotation.get("image_id"), annotation.get("iscrowd")
+    return (annotation.get("id") is not None and type(image_id) in (int, str) and image_id in image_ids
+            and type(annotation.get("category_id")) is int and type(iscrowd) is int and 0 <= iscrowd <= 1
+            and _is_box(annotation.get("bbox")) and _is_number(annotation.get("area"))
+            and _is_likely_area(annotation["area"], annotation["bbox"], same_area))
 
 
 def _derive_annotation(annotation: dict[str, Any], number: int, image_ids: dict[str, Any],
@@ -261,18 +273,21 @@ def _derive_annotation(annotation: dict[str, Any], number: int, image_ids: dict[
 
 
 def _derive_area(annotation: dict[str, Any], same_area: float | None, where: str) -> Iterator[Problem]:
-    stated, box = annotation.get("area"), annotation.get("bbox")
-    own = box[2] * box[3] if box is not None and _is_box(box) else 0
-    area = _number(stated)
+    stated, area = annotation.get("area"), _number(annotation.get("area"))
+    box = annotation["bbox"] if _is_box(annotation.get("bbox")) else [0, 0, 0, 0]
     if "area" not in annotation:
-        annotation["area"] = own
+        annotation["area"] = box[2] * box[3]
         yield Problem("default", f"{where}: no area", annotation)
-    elif stated is None or area is not None and (
-            not 0 < area <= 1.1 * own + 1 or same_area is not None and 1.1 * area + 1 < own):
-        annotation["area"] = own
+    elif stated is None or area is not None and not _is_likely_area(area, box, same_area):
+        annotation["area"] = box[2] * box[3]
         yield Problem("area", f"{where}: area {stated!r}, box {box!r}", annotation)
     else:
         yield from _replace(annotation, "area", _number, "number", where)
+
+
+def _is_likely_area(area: float, box: list[float], same_area: float | None) -> bool:
+    own = box[2] * box[3]
+    return 0 < area <= 1.1 * own + 1 and (same_area is None or own <= 1.1 * area + 1)
 
 
 def _same_area(annotations: list[dict]) -> float | None:
@@ -337,8 +352,6 @@ def _around(polygons: Any) -> list[float] | None:
 
 
 def _cut(annotation: dict, image: dict) -> dict:
-    if not reaches_over(annotation["bbox"], image, tolerance=0):
-        return annotation
     x, y, width, height = annotation["bbox"]
     left, top = max(x, 0), max(y, 0)
     # Differences of corners would round the sides of boxes that need no cut.

@@ -106,14 +106,16 @@ class CocoDetection(Dataset):
 
     def _read_boxes(self) -> dict[Any, dict[str, Tensor]]:
         """Boxes of every image, as xyxy in pixels."""
-        boxes: dict[Any, dict[str, Tensor]] = {}
-        for image_id in self.ids:
-            anns = [a for a in self.coco.imgToAnns[image_id] if not a["iscrowd"]]
-            boxes[image_id] = {"boxes": clip_boxes(self.coco.imgs, anns)[0],
-                               "labels": torch.tensor([a["category_id"] for a in anns], dtype=torch.int64),
-                               "area": torch.tensor([float(a["area"]) for a in anns]),
-                               "iscrowd": torch.zeros(len(anns), dtype=torch.int64)}
-        return boxes
+        by_image = [[a for a in self.coco.imgToAnns[i] if not a["iscrowd"]] for i in self.ids]
+        anns = [annotation for group in by_image for annotation in group]
+        values = {"boxes": clip_boxes(self.coco.imgs, anns)[0],
+                  "labels": torch.tensor([a["category_id"] for a in anns], dtype=torch.int64),
+                  "area": torch.tensor([float(a["area"]) for a in anns]),
+                  "iscrowd": torch.zeros(len(anns), dtype=torch.int64)}
+        # Parts of a tensor keep all of it alive, and go to a process with all of it.
+        parts = {name: [part.clone() for part in value.split([len(group) for group in by_image])]
+                 for name, value in values.items()}
+        return {image_id: {name: parts[name][index] for name in parts} for index, image_id in enumerate(self.ids)}
 
     def _warn_without_boxes(self, split: str) -> None:
         if split == "test" or any(len(target["boxes"]) for target in self.boxes.values()):

@@ -32,7 +32,8 @@ def annotation(tmp_path, **values):
 
 @pytest.mark.parametrize("name, value, wanted, kind", [
     ("area", 150, 150, None), ("area", 400.3, 400.3, None), ("area", 0.5, 0.5, None), ("area", "150", 150, "number"),
-    ("area", None, 400, "area"), ("area", "absent", 400, "default"), ("area", 900, 400, "area"), ("area", 0, 400, "area"),
+    ("area", None, 400, "area"), ("area", "absent", 400, "default"), ("area", 900, 400, "area"),
+    ("area", 0, 400, "area"),
     ("iscrowd", 1, 1, None), ("iscrowd", True, 1, "crowd"), ("iscrowd", "1", 1, "crowd"), ("iscrowd", 1.0, 1, "crowd"),
     ("iscrowd", None, 0, "crowd"), ("iscrowd", "", 0, "crowd"), ("iscrowd", "absent", 0, "default"),
     ("image_id", "2", 2, "number"), ("image_id", 2.0, 2, "number"), ("image_id", "2.0", 2, "number"),

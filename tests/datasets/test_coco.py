@@ -227,9 +227,10 @@ def worth(root, shift=0.0):
     dataset = untouched(root, "val")
     found = {}
     for image_id in dataset.ids:
-        boxes = dataset.boxes[image_id]["boxes"] + torch.tensor([shift, 0, shift, 0])
+        target = dataset.boxes[image_id]
+        boxes = target["boxes"] + torch.tensor([shift, 0, shift, 0])
         number = int(dataset.files[image_id].stem)  # no scores are equal, so that the order of the images is no matter
-        rows = {"scores": torch.linspace(0.99, 0.5, len(boxes)) - number / 1000, "labels": dataset.boxes[image_id]["labels"],
+        rows = {"scores": torch.linspace(0.99, 0.5, len(boxes)) - number / 1000, "labels": target["labels"],
                 "boxes": boxes}
         found |= coco_results([image_id], [rows], dataset.coco.cats)
     return summarize(dataset.coco, found).stats
@@ -264,7 +265,8 @@ OTHERWISE_WRITTEN = {
     "class ids as text": every(lambda a: a.update(category_id=str(a["category_id"]))),
     "class ids as floats": every(lambda a: a.update(category_id=float(a["category_id"]))),
     "image ids as text": every(lambda a: a.update(image_id=str(a["image_id"]))),
-    "no annotation ids": every(lambda a: a.pop("id")), "segmentation null": every(lambda a: a.update(segmentation=None)),
+    "no annotation ids": every(lambda a: a.pop("id")),
+    "segmentation null": every(lambda a: a.update(segmentation=None)),
     "image ids as floats": other_ids(float), "hashes of 64 bits": other_ids(lambda i: 2**64 - 2 * i),
     "hashes and small numbers": other_ids(lambda i: i if i % 2 else 2**63 + i),
     "hashes below 0 and above": other_ids(lambda i: (-1) ** i * (2**63 + i)),

@@ -44,7 +44,8 @@ def stretched(values):
 # values
 
 @pytest.mark.parametrize("kind, factor, offset, suffix", [
-    (np.uint16, 40, 2000, "png"), (np.uint16, 40, 2000, "tif"), (np.uint16, 100, 0, "tif"), (np.int32, 10**6, -10**8, "tif"),
+    (np.uint16, 40, 2000, "png"), (np.uint16, 40, 2000, "tif"), (np.uint16, 100, 0, "tif"),
+    (np.int32, 10**6, -10**8, "tif"),
     (np.float32, 1 / 600, 0, "tif"), (np.float32, 100, -5000, "tif"), (">u2", 40, 2000, "tif")])
 def test_grey_values_of_more_than_8_bits_are_scaled_by_their_range(tmp_path, kind, factor, offset, suffix):
     values = (RAMP * factor + offset).astype(kind)
