@@ -33,7 +33,7 @@ from util.config import load_config
 from util.console import escape_unknown_letters
 from util.cpu import available_cpus, keep_freed_memory
 from util.distributed import init_distributed, is_main, rank, watch_for_lost_processes
-from util.errors import nearest
+from util.errors import UserError, nearest
 from util.files import write_text
 from util.logger import setup_logging
 from util.metrics import LogFile

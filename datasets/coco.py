@@ -5,13 +5,10 @@ annotations/image_info_test-dev2017.json.
 """
 import contextlib
 import io
-import json
 import logging
-import math
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +20,21 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 from torchvision import tv_tensors
 
+from datasets.annotations import (
+    DERIVED,
+    SPLITS,
+    clip_boxes,
+    doubtful_boxes,
+    entry_problems,
+    read_content,
+    usable_annotations,
+)
+from datasets.images import find_files, note_headers, read_image
 from util.errors import UserError
 from util.nested_tensor import NestedTensor
 
 logger = logging.getLogger(__name__)
-
-SPLITS = {  # split: image folder, annotation file
-    "train": ("train2017", "annotations/instances_train2017.json"),
-    "val": ("val2017", "annotations/instances_val2017.json"),
-    "test": ("test2017", "annotations/image_info_test-dev2017.json"),
-}
+HEADERS = 1000  # images of a set whose headers are looked at before any is read
 
 
 class CocoFolder:
@@ -55,9 +57,9 @@ class CocoFolder:
 class CocoDetection(Dataset):
     """Images of one split with their boxes.
 
-    Crowd regions are left out; boxes are clipped to the image, and those that are empty or not finite are dropped and
-    counted in the log. A missing or broken image raises UserError, except in training without `strict`: there it is
-    skipped with a warning, and the next image takes its place.
+    Crowd regions are left out; the boxes are those of read_annotations, the images those of read_image. A missing or
+    broken image raises UserError, except in training without `strict`: there it is skipped with a warning, and the next
+    image takes its place.
 
     In training, an index beyond the last image means the same images again with other augmentations: sample i and
     sample i + len(self) show the same image. Seed and index determine the sample, in any worker.
@@ -79,48 +81,48 @@ class CocoDetection(Dataset):
         self.training = split == "train"
         self.strict = strict or not self.training
         self.seed = seed
-        self.ids = self._present(sorted(self.coco.getImgIds()), Path(root) / annotations)
+        self.files = self._find_images(Path(root) / annotations)
+        self.ids = sorted(self.files)
         self.boxes = self._read_boxes()
+        every = max(1, len(self.ids) // HEADERS)
+        note_headers([(self.files[i], self._annotated_size(i)) for i in self.ids[::every]], folder)
+        self._warn_without_boxes(split)
 
-    def _present(self, ids: list[int], annotations: Path) -> list[int]:
-        files = {path.name for path in self.folder.iterdir()}
-        missing = [i for i in ids if self.coco.imgs[i]["file_name"] not in files]
+    def _find_images(self, annotations: Path) -> dict[Any, Path]:
+        """The files by image id; the annotations' file names become theirs."""
+        names = {i: image["file_name"] for i, image in self.coco.imgs.items()}
+        files, missing = find_files(self.folder, names.values())
         if missing:
-            # File names may contain folders.
-            missing = [i for i in missing if not self._path(i).is_file()]
-        if missing:
-            text = (f"{annotations} names {len(missing)} images that {self.folder} lacks, such as "
-                    f"{self.coco.imgs[missing[0]]['file_name']}")
+            text = f"{annotations} names {len(missing)} images that {self.folder} lacks, such as {missing[0]}"
             if self.strict:
                 raise UserError(text)
             logger.warning("%s; skipped", text)
-        kept = sorted(set(ids) - set(missing))
-        if not kept:
+        if not files:
             raise UserError(f"{annotations}: no image to read")
-        return kept
+        for i, name in names.items():
+            if name in files and files[name].name != name:  # in a folder, or written otherwise
+                self.coco.imgs[i]["file_name"] = files[name].relative_to(self.folder).as_posix()
+        return {i: files[name] for i, name in names.items() if name in files}
 
-    def _read_boxes(self) -> dict[int, dict[str, Tensor]]:
-        """Usable boxes of every image, as xyxy in pixels."""
-        boxes: dict[int, dict[str, Tensor]] = {}
-        dropped: set[int] = set()
-        for image_id in self.ids:
-            anns = [a for a in self.coco.imgToAnns[image_id] if not a["iscrowd"]]
-            xywh = torch.tensor([a["bbox"] for a in anns], dtype=torch.float32).reshape(-1, 4)
-            info = self.coco.imgs[image_id]
-            corners, faults = clip_boxes(xywh, info["width"], info["height"])
-            usable = ~torch.stack(list(faults.values())).any(0)
-            dropped.update(a["id"] for a, keep in zip(anns, usable.tolist()) if not keep)
-            area = torch.tensor([float(a["area"]) for a in anns])
-            labels = torch.tensor([a["category_id"] for a in anns], dtype=torch.int64)
-            boxes[image_id] = {"boxes": corners[usable], "labels": labels[usable], "area": area[usable],
-                               "iscrowd": torch.zeros(int(usable.sum()), dtype=torch.int64)}
-        if dropped:
-            logger.warning("%s: dropped %d boxes that are empty, outside their image or not finite",
-                           self.folder.name, len(dropped))
-            # Nothing can find them: they do not count in the evaluation either.
-            self.coco.dataset["annotations"] = [a for a in self.coco.dataset["annotations"] if a["id"] not in dropped]
-            _index(self.coco)
-        return boxes
+    def _read_boxes(self) -> dict[Any, dict[str, Tensor]]:
+        """Boxes of every image, as xyxy in pixels."""
+        by_image = [[a for a in self.coco.imgToAnns[i] if not a["iscrowd"]] for i in self.ids]
+        anns = [annotation for group in by_image for annotation in group]
+        values = {"boxes": clip_boxes(self.coco.imgs, anns)[0],
+                  "labels": torch.tensor([a["category_id"] for a in anns], dtype=torch.int64),
+                  "area": torch.tensor([float(a["area"]) for a in anns]),
+                  "iscrowd": torch.zeros(len(anns), dtype=torch.int64)}
+        # Parts of a tensor keep all of it alive, and go to a process with all of it.
+        parts = {name: [part.clone() for part in value.split([len(group) for group in by_image])]
+                 for name, value in values.items()}
+        return {image_id: {name: parts[name][index] for name in parts} for index, image_id in enumerate(self.ids)}
+
+    def _warn_without_boxes(self, split: str) -> None:
+        if split == "test" or any(len(target["boxes"]) for target in self.boxes.values()):
+            return
+        crowds = sum(a["iscrowd"] for a in self.coco.dataset["annotations"])
+        logger.warning("%s: no box to %s%s", self.folder.name, "learn from" if self.training else "measure AP with",
+                       f": its {crowds} annotations are crowd regions (iscrowd=1)" if crowds else "")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -141,7 +143,7 @@ class CocoDetection(Dataset):
             tensor, target = self.transforms(image, target)
         return tensor, target | {"image_id": image_id, "orig_size": torch.tensor([height, width]), "skipped": skipped}
 
-    def _open_from(self, index: int) -> tuple[Image.Image, int, int]:
+    def _open_from(self, index: int) -> tuple[Image.Image, Any, int]:
         """The image at index, or the next one that can be read: (image, its id, how many were skipped)."""
         worker = get_worker_info()
         for skipped in range(len(self.ids)):
@@ -150,18 +152,11 @@ class CocoDetection(Dataset):
                 self.reading[worker.id] = torch.tensor([os.getpid(), position])
             image_id = self.ids[position]
             try:
-                with Image.open(self._path(image_id)) as file:
-                    image = file.convert("RGB")
-                info = self.coco.imgs[image_id]
-                if image.size != (info["width"], info["height"]):
-                    raise ValueError(f"it is {image.size[0]}x{image.size[1]} px, the annotations say "
-                                     f"{info['width']}x{info['height']}")
-                return image, image_id, skipped
-            except Exception as error:  # PIL raises many kinds for broken files
-                text = f"cannot use the image {self._path(image_id)}: {error}"
+                return read_image(self.files[image_id], self._annotated_size(image_id)), image_id, skipped
+            except UserError as error:
                 if self.strict:
-                    raise UserError(text) from error
-                logger.warning("%s; skipped", text)
+                    raise
+                logger.warning("%s; skipped", error)
         raise UserError(f"{self.folder}: no image can be read")
 
     def watch_workers(self, num_workers: int) -> None:
@@ -171,23 +166,42 @@ class CocoDetection(Dataset):
     def being_read(self, crash: str) -> list[Path]:
         """The images last opened by the data-loading processes whose ids the error text contains."""
         dead = {int(digits) for digits in re.findall(r"\d+", crash)}
-        return [self._path(self.ids[position]) for process, position in self.reading.tolist() if process in dead]
+        return [self.files[self.ids[position]] for process, position in self.reading.tolist() if process in dead]
 
-    def _path(self, image_id: int) -> Path:
-        return self.folder / self.coco.imgs[image_id]["file_name"]
+    def _annotated_size(self, image_id: Any) -> tuple[float, float]:
+        return self.coco.imgs[image_id]["width"], self.coco.imgs[image_id]["height"]
 
 
 def read_annotations(root: str | Path, split: str) -> COCO:
-    """The annotation file of a split, checked: UserError names the file and what is wrong with it."""
-    content = read_content(root, split)
+    """The annotation file of a split as training and evaluation use it.
+
+    Boxes are cut at the border of their image, with their areas; those that are empty, outside or not finite are
+    dropped. The log says how many, and what was derived. Raises UserError that names the file and what is wrong.
+    """
+    path, name = Path(root) / SPLITS[split][1], SPLITS[split][0]
+    content, derived = read_content(root, split)
     for problem in entry_problems(content):
-        raise UserError(f"{Path(root) / SPLITS[split][1]}: {problem.text}")
+        raise UserError(f"{path}: {problem.text}. tools/inspect_dataset.py lists what is wrong, and its --fix writes a "
+                        "corrected copy")
+    if derived:
+        counts = Counter(problem.kind for problem in derived)
+        logger.info("%s: derived %s", name, "; ".join(f"{count} {DERIVED[kind]}" for kind, count in counts.items()))
+    images, annotations = {image["id"]: image for image in content["images"]}, content["annotations"]
+    doubt = doubtful_boxes(images, annotations)
+    if doubt:
+        logger.warning("%s: %s", name, doubt)
+    usable, cut = usable_annotations(images, annotations)
+    if cut:
+        logger.info("%s: %d boxes extend beyond their image: cut at its border, for training and evaluation alike",
+                    name, cut)
+    if len(usable) < len(annotations):
+        logger.warning("%s: dropped %d boxes that are empty, outside their image or not finite", name,
+                       len(annotations) - len(usable))
     content.setdefault("info", {})  # pycocotools requires it
-    for number, annotation in enumerate(content.setdefault("annotations", []), 1):
+    content["annotations"] = usable
+    for number, annotation in enumerate(usable, 1):
         annotation["id"] = number  # pycocotools needs unique ids above 0
         annotation.pop("segmentation", None)  # most of the file, and unused
-        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-        annotation.setdefault("iscrowd", 0)
     coco = COCO()
     coco.dataset = content
     _index(coco)
@@ -198,91 +212,6 @@ def _index(coco: COCO) -> None:
     """Builds the look-up tables by id."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
-
-
-def read_content(root: str | Path, split: str) -> dict[str, Any]:
-    """The annotation file of a split, unchanged. Raises UserError if it is missing or not a COCO file; individual
-    images and annotations are not checked."""
-    root = Path(root)
-    path = root / SPLITS[split][1]
-    if not root.is_dir():
-        raise UserError(f"--coco_path: no folder {root}")
-    if not path.is_file():
-        raise UserError(f"no annotation file {path}; a COCO folder holds "
-                        f"{', '.join(SPLITS['train'] + SPLITS['val'])}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte-order mark
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    _check_structure(content, path)
-    return content
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with one image or annotation: `kind` names the check, `entry` is the image or annotation."""
-
-    kind: str
-    text: str
-    entry: dict[str, Any]
-
-
-def has_size(image: dict[str, Any]) -> bool:
-    """Whether an image's entry has a valid width and height."""
-    return all(_is_number(image.get(side)) and 0 < image[side] < math.inf for side in ("width", "height"))
-
-
-def entry_problems(content: dict[str, Any]) -> Iterator[Problem]:
-    """What makes single images and annotations unusable without a look at the pixels."""
-    seen = set()
-    for image in content["images"]:
-        absent = [k for k in ("id", "file_name", "height", "width") if k not in image]
-        if absent:
-            kind = "no_size" if {"id", "file_name"} <= image.keys() else "incomplete"
-            yield Problem(kind, f"an entry of 'images' (id {image.get('id')}) has no {absent[0]!r}", image)
-        elif not has_size(image):
-            yield Problem("no_size", f"image {image['id']} has the width {image['width']!r} and the height "
-                                     f"{image['height']!r}: they must be numbers above 0", image)
-        if not {"id", "file_name"} <= image.keys():
-            continue
-        if not isinstance(image["id"], (int, str)) or not isinstance(image["file_name"], str):
-            yield Problem("incomplete", f"an image has the id {image['id']!r} and the file_name "
-                                        f"{image['file_name']!r}: they must be a number and a text", image)
-        elif image["id"] in seen:
-            yield Problem("repeated_image_id", f"'images' has the id {image['id']} more than once", image)
-        else:
-            seen.add(image["id"])
-    categories = [category["id"] for category in content["categories"]]
-    for annotation in content.get("annotations", []):
-        absent = [k for k in ("id", "image_id", "category_id", "bbox") if k not in annotation]
-        if absent:
-            yield Problem("incomplete", f"an entry of 'annotations' (id {annotation.get('id')}) has no {absent[0]!r}",
-                          annotation)
-            continue
-        where, box = f"annotation {annotation['id']}", annotation["bbox"]
-        if annotation["category_id"] not in categories:
-            yield Problem("unknown_category", f"{where} has category_id {annotation['category_id']!r}, which "
-                                              "'categories' does not list", annotation)
-        elif not isinstance(annotation["image_id"], (int, str)) or annotation["image_id"] not in seen:
-            yield Problem("unknown_image", f"{where} has image_id {annotation['image_id']!r}, which 'images' does not "
-                                           "list", annotation)
-        elif not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-            yield Problem("not_a_box", f"{where}: bbox must be four numbers [x, y, width, height], got {box!r}",
-                          annotation)
-        elif not _is_number(annotation.get("area", 0)):
-            yield Problem("not_a_box", f"{where}: area must be a number, got {annotation['area']!r}", annotation)
-        elif annotation.get("iscrowd", 0) not in (0, 1):
-            yield Problem("not_a_crowd", f"{where}: iscrowd must be 0 or 1, got {annotation['iscrowd']!r}", annotation)
-
-
-def clip_boxes(xywh: Tensor, width: float, height: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Boxes [n, 4] clipped to their image, as xyxy px, and per fault which of the boxes [n] have it."""
-    corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
-    corners = torch.minimum(corners.clamp(min=0), torch.tensor([width, height] * 2))
-    not_finite = ~xywh.isfinite().all(1)
-    empty = ~not_finite & ~(xywh[:, 2:] > 0).all(1)
-    outside = ~not_finite & ~empty & ~(corners[:, 2:] > corners[:, :2]).all(1)
-    return corners, {"not_finite": not_finite, "empty": empty, "outside": outside}
 
 
 def class_names(coco: COCO) -> dict[int, str]:
@@ -304,32 +233,3 @@ def collate(samples: list[tuple[Tensor, dict]], multiple: int = 1) -> tuple[Nest
     """One padded batch, whose height and width are multiples of `multiple` px."""
     images, targets = zip(*samples)
     return NestedTensor.from_list(list(images), multiple), list(targets)
-
-
-def _check_structure(content: Any, path: Path) -> None:
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a COCO file, it holds a {type(content).__name__}")
-    for name in ("images", "categories"):
-        if not content.get(name):
-            raise UserError(f"{path}: no {name!r}, or an empty list of them")
-    for name in ("images", "categories", "annotations"):
-        entries = content.get(name, [])
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UserError(f"{path}: {name!r} must be a list of objects")
-    for category in content["categories"]:
-        absent = [k for k in ("id", "name") if k not in category]
-        if absent:
-            raise UserError(f"{path}: an entry of 'categories' (id {category.get('id')}) has no {absent[0]!r}")
-    categories = [category["id"] for category in content["categories"]]
-    if not all(isinstance(i, int) and i >= 0 for i in categories):
-        raise UserError(f"{path}: category ids must be integers from 0, got {sorted(categories, key=str)[:5]}")
-    repeated = sorted({i for i in categories if categories.count(i) > 1})
-    if repeated:
-        raise UserError(f"{path}: 'categories' has the id {repeated[0]} more than once")
-    for category in content["categories"]:
-        if not isinstance(category["name"], str) or not category["name"].strip():
-            raise UserError(f"{path}: the category {category['id']} has the name {category['name']!r}: it must be text")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))

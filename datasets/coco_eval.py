@@ -86,7 +86,8 @@ def summarize(truth: COCO, detections: Detections) -> EvaluationSummary:
     with contextlib.redirect_stdout(io.StringIO()):
         results.createIndex()
         evaluation = COCOeval(truth, results, "bbox")
-        evaluation.params.imgIds = sorted(detections)
+        # As objects: NumPy would round large ids that it cannot hold as one type of integer.
+        evaluation.params.imgIds = np.array(sorted(detections), object)
         evaluation.evaluate()
         evaluation.accumulate()
     with contextlib.redirect_stdout(io.StringIO()) as table:

@@ -5,14 +5,14 @@
 """
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from datasets.adapt import adapt_options
+from datasets.images import read_image as read_image  # for the programs that use a Predictor
 from datasets.transforms import val_transforms
 from models import build_detector
 from models.postprocess import PostProcess
@@ -20,7 +20,6 @@ from util.checkpoint import load_weights, read_checkpoint
 from util.class_names import COCO_CLASSES
 from util.config import load_config, parse_pairs
 from util.devices import usable_device
-from util.errors import UserError
 from util.options import DataOptions, parse_options
 from util.precision import place
 
@@ -71,12 +70,3 @@ class Predictor:
         (found,) = self.postprocess(self.model([self.prepared(image)]), size)
         order = found["scores"].argsort(descending=True)
         return {name: value[order].cpu() for name, value in found.items()}
-
-
-def read_image(path: str | os.PathLike) -> Image.Image:
-    """An RGB image, turned as its EXIF orientation says. Raises UserError with the file's name if it cannot be read."""
-    try:
-        with Image.open(Path(path)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # PIL raises many kinds for broken and for oversized files
-        raise UserError(f"cannot read the image {path}: {error}") from error

@@ -80,9 +80,9 @@ class HungarianMatcher:
                 + self.cost_bbox * torch.cdist(boxes, target_boxes[:, None], p=1) - self.cost_giou * giou)
 
 
-def _name(targets: list[dict[str, Any]], batch_idx: int) -> int | str:
-    image_id = targets[batch_idx].get("image_id")
-    return f"batch index {batch_idx}" if image_id is None else image_id
+def _name(targets: list[dict[str, Any]], batch_idx: int) -> int | float | str:
+    image_id = targets[batch_idx].get("image_id", f"batch index {batch_idx}")
+    return image_id.item() if isinstance(image_id, Tensor) else image_id
 
 
 def _padded_targets(counts: list[int]) -> Tensor:

@@ -10,7 +10,7 @@ from datasets.coco import CocoDetection
 from datasets.coco_eval import summarize
 from datasets.loaders import eval_loader, train_loader
 from datasets.transforms import train_transforms, val_transforms
-from engine import NonFiniteError, evaluate, train_one_epoch
+from engine import NonFiniteError, evaluate, require_finite, train_one_epoch
 from models import build_model
 from models.matcher import HungarianMatcher
 from util.metrics import Meters
@@ -140,6 +140,13 @@ def test_nan_weight_stops_at_the_step_and_names_the_images(training, tmp_path):
         run(state, criterion, loader, tmp_path)
     record = json.loads((tmp_path / "non_finite_rank0.json").read_text())
     assert record["step"] == 0 and len(record["image_ids"]) == 2
+
+
+@pytest.mark.parametrize("ids", [[3, 2**64 - 1], ["img_3", "img_4"]])
+def test_images_with_ids_of_any_kind_are_named(ids, tmp_path):
+    with pytest.raises(NonFiniteError, match="image ids"):
+        require_finite("loss", math.nan, [{"image_id": i} for i in ids], 0, 1, tmp_path)
+    assert json.loads((tmp_path / "non_finite_rank0.json").read_text())["image_ids"] == ids
 
 
 def test_nan_loss_stops_at_the_step(training, tmp_path):

@@ -22,7 +22,8 @@ from torchvision.transforms.v2 import functional as F
 
 from common import add_device_flag, add_options_flag, run_tool, tool_parser
 from datasets.adapt import check_sizes, fitting_sizes
-from datasets.coco import SPLITS, CocoDetection, has_size
+from datasets.annotations import has_size
+from datasets.coco import SPLITS, CocoDetection
 from datasets.inspection.repair import repair
 from datasets.inspection.report import classes, heading, listed_cost, listed_problems, overview, verdict
 from datasets.inspection.split import BOTH, KINDS, SplitInspection, inspect_split

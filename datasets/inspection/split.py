@@ -14,16 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.coco import SPLITS, Problem, clip_boxes, entry_problems, has_size, read_content
+from datasets.annotations import (
+    DERIVED,
+    ROUNDING,
+    SPLITS,
+    Problem,
+    clip_boxes,
+    doubtful_boxes,
+    entry_problems,
+    has_size,
+    reaches_over,
+    read_content,
+    usable_annotations,
+)
+from datasets.images import find_files, orientation_of, to_rgb, upright_size
 from util.cpu import available_cpus
 from util.errors import UserError
 
-ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap width and height
-ROUNDING = 0.1  # px by which a box may extend beyond its image unnoticed
 BOTH = ("train", "val")
 
 
@@ -46,33 +56,36 @@ KINDS = {
     "unknown_image": Kind("annotations of an image that is not listed", BOTH, "left out"),
     "not_a_box": Kind("annotations whose bbox or area is not made of numbers", BOTH, "left out"),
     "not_a_crowd": Kind("annotations whose iscrowd is neither 0 nor 1", BOTH, "left out"),
+    "large_category_id": Kind("categories whose id is too large", BOTH, "all categories renumbered from 1"),
     "repeated_annotation_id": Kind("annotations with the id of another", remedy="renumbered"),
     "missing": Kind("images without a file", ("val",), "left out with their boxes"),
     "unreadable": Kind("images that cannot be read", ("val",), "left out with their boxes"),
     "other_size": Kind("images whose size differs from the annotations", ("val",), "size taken from the file; look "
                                                                                     "whether the boxes fit"),
-    "turned": Kind("images that are annotated as their EXIF orientation shows them", ("val",), "pixels turned"),
-    "orientation": Kind("images with an EXIF orientation, which training does not apply"),
+    "stored": Kind("images that are annotated with their size before their EXIF orientation turns them, so that "
+                   "training, unlike tools/detect.py, sees them unturned",
+                   remedy="size and boxes turned, masks left out; look whether they fit"),
+    "orientation": Kind("images with an EXIF orientation, which training follows: look whether the boxes do"),
     "not_rgb": Kind("images that are not RGB, which training converts"),
-    "deep": Kind("images of more than 8 bits per channel, of which training sees little"),
+    "deep": Kind("images of more than 8 bits per channel, each scaled to 8 bits from its own range"),
     "repeated_file": Kind("images with the same content as another"),
     "unlisted": Kind("files that the annotations do not list", remedy="not copied"),
     "not_finite": Kind("boxes with a value that is not finite", remedy="left out"),
     "empty": Kind("boxes of zero or negative width or height", remedy="left out"),
     "outside": Kind("boxes entirely outside their image", remedy="left out"),
-    "clipped": Kind("boxes that extend beyond their image, which training cuts", remedy="cut"),
+    "clipped": Kind("boxes that extend beyond their image, which training and evaluation cut", remedy="cut"),
     "repeated_box": Kind("boxes that repeat one of the same class", remedy="one kept"),
     "tiny": Kind("boxes with a side below 1 px"),
     "whole_image": Kind("boxes that cover the whole image"),
-    "area": Kind("areas of 0 or less, or more than a tenth above that of their box", remedy="set to the box's"),
-}
+} | {kind: Kind(meaning, remedy="written so") for kind, meaning in DERIVED.items() if kind != "default"}
 # Entries that are not read further.
 USELESS = {"incomplete", "repeated_image_id", "unknown_category", "unknown_image", "not_a_box", "not_a_crowd"}
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What a file holds: (width, height) as stored, PIL's mode, EXIF orientation 1 to 8, and a hash of its bytes."""
+    """What a file holds: (width, height) before it is turned upright, PIL's mode, EXIF orientation 1 to 8, and a hash
+    of its bytes."""
 
     size: tuple[int, int] = (0, 0)
     mode: str = ""
@@ -80,18 +93,25 @@ class ImageFile:
     digest: str = ""
     error: str = ""
 
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        return upright_size(self.size, self.orientation)
+
 
 @dataclass
 class SplitInspection:
-    """images and files by image id; a file is None if it is missing. The boxes are those that training uses, cut at the
-    border: `box_image` [n] image ids, `box_label` [n], `box_sides` [n, 2] (width, height) px, `box_area` [n] px².
+    """images, paths and files by image id; a path or file is None if it is missing. The boxes are those that training
+    uses, cut at the border: `box_image` [n] image ids, `box_label` [n], `box_sides` [n, 2] (width, height) px,
+    `box_area` [n] px².
     """
 
     split: str
     folder: Path
     content: dict[str, Any]
     problems: list[Problem]
+    doubt: str | None = None  # what the boxes seem to be, if not COCO's
     images: dict[Any, dict] = field(default_factory=dict)
+    paths: dict[Any, Path | None] = field(default_factory=dict)
     files: dict[Any, ImageFile | None] = field(default_factory=dict)
     crowds: int = 0
     box_image: list = field(default_factory=list)
@@ -115,55 +135,61 @@ class SplitInspection:
 
 def inspect_split(root: str | Path, split: str, progress: bool = False) -> SplitInspection:
     """Reads the annotations and every image of a split. Raises UserError if they are missing."""
-    content = read_content(root, split)
+    content, derived = read_content(root, split)
     folder = Path(root) / SPLITS[split][0]
     if not folder.is_dir():
         raise UserError(f"no image folder {folder}")
     result = SplitInspection(split, folder, content, list(entry_problems(content)))
+    result.problems += [problem for problem in derived if problem.kind in KINDS]
     useless = {id(problem.entry) for problem in result.problems if problem.kind in USELESS}
     result.images = {image["id"]: image for image in content["images"] if id(image) not in useless}
-    result.files = _read_files(folder, result.images, progress)
-    result.problems += file_problems(result.images, result.files, folder)
-    annotations = [a for a in content.get("annotations", []) if id(a) not in useless]
+    names = [image["file_name"] for image in result.images.values()]
+    paths = find_files(folder, names)[0]
+    result.paths = {i: paths.get(image["file_name"]) for i, image in result.images.items()}
+    result.files = _read_files(result.paths, folder.name, progress)
+    result.problems += file_problems(result, folder)
+    annotations = [a for a in content["annotations"] if id(a) not in useless]
     result.problems += _repeated_annotation_ids(annotations)
     sized = {i: image | _stated_size(image, result.files[i]) for i, image in result.images.items()}
     annotations = [a for a in annotations if sized[a["image_id"]]["width"]]
     result.problems += box_problems(sized, annotations)
+    result.doubt = doubtful_boxes(sized, annotations)
     _gather_boxes(result, sized, annotations)
     return result
 
 
-def inspect_file(path: Path) -> ImageFile | None:
-    """What the file holds; None if there is no such file."""
-    if not path.is_file():
+def inspect_file(path: Path | None) -> ImageFile | None:
+    """What the file holds; None if there is none."""
+    if path is None:
         return None
     try:
         data = path.read_bytes()
         with Image.open(BytesIO(data)) as image:
-            found = (image.size, image.mode, image.getexif().get(ORIENTATION, 1))
-            image.convert("RGB")  # reads all pixels
+            found = (image.size, image.mode, orientation_of(image))
+            to_rgb(image)  # reads all pixels
         return ImageFile(*found, digest=hashlib.sha1(data, usedforsecurity=False).hexdigest())
     except Exception as error:  # PIL raises many kinds of errors for broken files
         return ImageFile(error=str(error) or type(error).__name__)
 
 
-def _read_files(folder: Path, images: dict[Any, dict], progress: bool) -> dict[Any, ImageFile | None]:
+def _read_files(paths: dict[Any, Path | None], title: str, progress: bool) -> dict[Any, ImageFile | None]:
     with ThreadPoolExecutor(min(8, available_cpus())) as pool:  # PIL decodes without Python's lock
-        found = pool.map(inspect_file, [folder / image["file_name"] for image in images.values()])
-        found = tqdm(found, folder.name, len(images), unit="image", disable=not progress, leave=False)
-        return dict(zip(images, found))
+        found = pool.map(inspect_file, paths.values())
+        found = tqdm(found, title, len(paths), unit="image", disable=not progress, leave=False)
+        return dict(zip(paths, found))
 
 
 def _stated_size(image: dict, file: ImageFile | None) -> dict[str, float]:
-    """Width and height as annotated, else the file's, else 0."""
+    """Width and height as annotated, else those of the file's upright picture, else 0."""
     if has_size(image):
         return {"width": image["width"], "height": image["height"]}
-    width, height = file.size if file is not None else (0, 0)
+    width, height = file.upright_size if file is not None else (0, 0)
     return {"width": width, "height": height}
 
 
-def file_problems(images: dict[Any, dict], files: dict[Any, ImageFile | None], folder: Path) -> Iterator[Problem]:
-    """Problems of the image files of a split; images and files by image id."""
+def file_problems(inspection: SplitInspection, folder: Path) -> Iterator[Problem]:
+    """Problems of the image files of a split."""
+    images, files = inspection.images, inspection.files
     seen: dict[str, str] = {}
     for image_id, image in images.items():
         name, file = image["file_name"], files[image_id]
@@ -174,13 +200,13 @@ def file_problems(images: dict[Any, dict], files: dict[Any, ImageFile | None], f
         if file.error:
             yield Problem("unreadable", f"{name}: {file.error}", image)
             continue
-        sizes = f"the file has {file.size[0]}x{file.size[1]} px, the annotations say {stated[0]}x{stated[1]}"
-        turned = file.orientation >= 5 and stated == file.size[::-1] != file.size
-        if turned:
-            yield Problem("turned", f"{name}: {sizes}", image)
-        elif stated != file.size:
+        upright = file.upright_size
+        sizes = f"the file has {upright[0]}x{upright[1]} px, the annotations say {stated[0]}x{stated[1]}"
+        if stated == file.size != upright:
+            yield Problem("stored", f"{name}: {sizes}", image)
+        elif stated != upright:
             yield Problem("other_size", f"{name}: {sizes}", image)
-        if file.orientation != 1 and not turned:
+        elif file.orientation != 1 and upright == file.size:  # the size does not tell whether boxes were turned
             yield Problem("orientation", f"{name}: orientation {file.orientation}", image)
         if file.mode[0] in "IF":
             yield Problem("deep", f"{name}: {file.mode}", image)
@@ -189,10 +215,10 @@ def file_problems(images: dict[Any, dict], files: dict[Any, ImageFile | None], f
         if file.digest in seen:
             yield Problem("repeated_file", f"{name} is {seen[file.digest]}", image)
         seen.setdefault(file.digest, name)
-    listed = {os.path.normpath(image["file_name"]) for image in images.values()}
+    listed = {os.path.normpath(path) for path in inspection.paths.values() if path is not None}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if str(path.relative_to(folder)) not in listed:
-            yield Problem("unlisted", str(path.relative_to(folder)), {})
+        if os.path.normpath(path) not in listed:
+            yield Problem("unlisted", os.fsencode(path.relative_to(folder)).decode(errors="replace"), {})
 
 
 def _repeated_annotation_ids(annotations: list[dict]) -> Iterator[Problem]:
@@ -216,46 +242,33 @@ def box_problems(images: dict[Any, dict], annotations: list[dict]) -> Iterator[P
     for image_id, group in _by_image(annotations).items():
         image, seen = images[image_id], set()
         width, height = image["width"], image["height"]
-        _, found_faults = clip_boxes(_xywh(group), width, height)
+        _, found_faults = clip_boxes(images, group)
         faults = {kind: found.tolist() for kind, found in found_faults.items()}
         for i, annotation in enumerate(group):
-            x, y, w, h = box = annotation["bbox"]
+            *_, w, h = box = annotation["bbox"]
             context = f"{image['file_name']}, annotation {annotation['id']}: {box}"
             fault = next((kind for kind, found in faults.items() if found[i]), None)
-            key = (annotation["category_id"], annotation.get("iscrowd", 0), *box)
+            key = (annotation["category_id"], annotation["iscrowd"], *box)
             if fault is not None:
                 yield Problem(fault, f"{context} in {width}x{height} px", annotation)
                 continue
-            if min(x, y) < -ROUNDING or x + w > width + ROUNDING or y + h > height + ROUNDING:
+            if reaches_over(box, image):
                 yield Problem("clipped", f"{context} in {width}x{height} px", annotation)
             elif w >= width - ROUNDING and h >= height - ROUNDING:
                 yield Problem("whole_image", context, annotation)
             if min(w, h) < 1:
                 yield Problem("tiny", context, annotation)
-            if not 0 < annotation.get("area", w * h) <= 1.1 * w * h + 1:
-                yield Problem("area", f"{context}, area {annotation['area']}", annotation)
             if key in seen:
                 yield Problem("repeated_box", context, annotation)
             seen.add(key)
 
 
-def _xywh(annotations: list[dict]) -> torch.Tensor:
-    """[n, 4], in the precision of the training."""
-    return torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).reshape(-1, 4)
-
-
 def _gather_boxes(result: SplitInspection, images: dict[Any, dict], annotations: list[dict]) -> None:
     """Fills in the boxes that training uses."""
-    result.crowds = sum(bool(a.get("iscrowd", 0)) for a in annotations)
-    labels, sides, areas = [], [], []
-    for image_id, group in _by_image([a for a in annotations if not a.get("iscrowd", 0)]).items():
-        corners, faults = clip_boxes(_xywh(group), images[image_id]["width"], images[image_id]["height"])
-        bad = torch.stack(list(faults.values())).any(0).tolist()
-        for a, box, is_bad in zip(group, corners.tolist(), bad):
-            if not is_bad:
-                result.box_image.append(image_id)
-                labels.append(a["category_id"])
-                sides.append((box[2] - box[0], box[3] - box[1]))
-                areas.append(a.get("area", a["bbox"][2] * a["bbox"][3]))
-    if labels:
-        result.box_label, result.box_sides, result.box_area = np.array(labels), np.array(sides), np.array(areas)
+    result.crowds = sum(a["iscrowd"] for a in annotations)
+    boxes, _ = usable_annotations(images, [a for a in annotations if not a["iscrowd"]])
+    if boxes:
+        result.box_image = [a["image_id"] for a in boxes]
+        result.box_label = np.array([a["category_id"] for a in boxes])
+        result.box_sides = np.array([a["bbox"][2:] for a in boxes], float)
+        result.box_area = np.array([a["area"] for a in boxes], float)

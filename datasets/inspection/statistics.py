@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.coco import has_size
+from datasets.annotations import has_size
 from datasets.coco_eval import limit_note
 from datasets.inspection.split import SplitInspection
 from datasets.transforms import ResizeShorter, eval_limits, train_limits
@@ -91,8 +91,11 @@ def data_warnings(train: SplitInspection, val: SplitInspection, described: dict[
            if 0 < count < FEW]
     if few:
         found.append(f"classes with fewer than {FEW} boxes in train: {shortened_list(few)}")
+    found += [f"{split.split}: {split.doubt}" for split in (train, val) if split.doubt]
     if not described["train"]["boxes"]:
-        found.append("train: no usable box, so that there is nothing to learn")
+        crowds = described["train"]["crowds"]
+        found.append("train: no usable box, so that there is nothing to learn"
+                     + (f": {crowds} annotations are crowd regions (iscrowd=1)" if crowds else ""))
     if not described["val"]["boxes"]:
         found.append("val: no usable box, so that AP cannot be measured, nor the best checkpoint be found")
     for split in ("train", "val"):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from datasets.coco import CocoDetection, check_num_classes, class_names, collate, read_annotations
 from datasets.coco_eval import coco_results, summarize
+from datasets.images import read_image
 from datasets.loaders import train_loader
 from datasets.transforms import train_transforms, val_transforms
 from util.errors import UserError
@@ -160,6 +161,29 @@ def test_file_names_may_hold_folders(root):
     assert len(dataset) == 8 and dataset[0][1]["image_id"] == 1
 
 
+def test_file_names_become_those_of_the_files(root):
+    (root / "train2017/part").mkdir()
+    shutil.move(picture(root, 0), root / "train2017/part/a.jpg")
+    with edited(root) as content:
+        content["images"][0]["file_name"] = "part\\A.jpg"
+    dataset = opened(root)
+    assert len(dataset) == 8 and dataset.coco.imgs[1]["file_name"] == "part/a.jpg"
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_training_and_evaluation_see_what_a_detection_sees(root, split):
+    only_image(root, 40, 30)
+    values = np.arange(1200).reshape(30, 40).astype(np.uint16) * 3 + 2000
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(values).save(root / f"{split}2017/deep.png", exif=exif)
+    with edited(root, split) as content:
+        content["images"][0]["file_name"] = "deep.png"
+    image, _ = untouched(root, split)[0]
+    assert image.tobytes() == read_image(root / f"{split}2017/deep.png").tobytes()
+    assert image.getpixel((0, 0)) == (255, 255, 255) and image.getpixel((39, 29)) == (0, 0, 0)
+
+
 def test_a_test_split_has_images_but_no_annotations(root):
     shutil.move(root / "val2017", root / "test2017")
     with edited(root, "val") as content:
@@ -196,6 +220,189 @@ def test_nothing_is_logged_for_a_sound_set(coco_root, caplog):
     with caplog.at_level(logging.WARNING):
         opened(coco_root), opened(coco_root, "val")
     assert not caplog.records
+
+
+def worth(root, shift=0.0):
+    """COCO's twelve numbers of the boxes that a training is taught, moved to the right by `shift` px."""
+    dataset = untouched(root, "val")
+    found = {}
+    for image_id in dataset.ids:
+        target = dataset.boxes[image_id]
+        boxes = target["boxes"] + torch.tensor([shift, 0, shift, 0])
+        number = int(dataset.files[image_id].stem)  # no scores are equal, so that the order of the images is no matter
+        rows = {"scores": torch.linspace(0.99, 0.5, len(boxes)) - number / 1000, "labels": target["labels"],
+                "boxes": boxes}
+        found |= coco_results([image_id], [rows], dataset.coco.cats)
+    return summarize(dataset.coco, found).stats
+
+
+def every(change):
+    """A change of all annotations of a file."""
+    def change_all(content):
+        for annotation in content["annotations"]:
+            change(annotation)
+    return change_all
+
+
+def other_ids(new):
+    def change(content):
+        for image in content["images"]:
+            image["id"] = new(image["id"])
+        for annotation in content["annotations"]:
+            annotation["image_id"] = new(annotation["image_id"])
+    return change
+
+
+OTHERWISE_WRITTEN = {
+    **{f"area {value!r}": every(lambda a, value=value: a.update(area=value))
+       for value in (None, 0, -1, 1.0, 1e12, float("nan"), float("inf"), "0", "nan")},
+    "no area": every(lambda a: a.pop("area")), "area as text": every(lambda a: a.update(area=str(a["area"]))),
+    "iscrowd as text": every(lambda a: a.update(iscrowd=str(a["iscrowd"]))),
+    "iscrowd as bool": every(lambda a: a.update(iscrowd=bool(a["iscrowd"]))),
+    "iscrowd null": every(lambda a: a.update(iscrowd=a["iscrowd"] or None)),
+    "no iscrowd": every(lambda a: a["iscrowd"] or a.pop("iscrowd")),
+    "boxes as text": every(lambda a: a.update(bbox=[str(x) for x in a["bbox"]])),
+    "class ids as text": every(lambda a: a.update(category_id=str(a["category_id"]))),
+    "class ids as floats": every(lambda a: a.update(category_id=float(a["category_id"]))),
+    "image ids as text": every(lambda a: a.update(image_id=str(a["image_id"]))),
+    "no annotation ids": every(lambda a: a.pop("id")),
+    "segmentation null": every(lambda a: a.update(segmentation=None)),
+    "image ids as floats": other_ids(float), "hashes of 64 bits": other_ids(lambda i: 2**64 - 2 * i),
+    "hashes and small numbers": other_ids(lambda i: i if i % 2 else 2**63 + i),
+    "hashes below 0 and above": other_ids(lambda i: (-1) ** i * (2**63 + i)),
+    "texts": other_ids(lambda i: f"img_{i}"), "texts and numbers": other_ids(lambda i: i if i % 2 else f"img_{i}"),
+    "numbers with fractions": other_ids(lambda i: i + 0.5),
+    "a polygon for a box": every(lambda a: a.update(bbox=None, segmentation=[[
+        a["bbox"][0], a["bbox"][1], a["bbox"][0] + a["bbox"][2], a["bbox"][1],
+        a["bbox"][0] + a["bbox"][2] / 2, a["bbox"][1] + a["bbox"][3]]])),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE_WRITTEN)
+def test_what_is_written_otherwise_is_worth_the_same(root, name):
+    with edited(root, "val") as content:
+        every(lambda a: a.update(area=a["bbox"][2] * a["bbox"][3]))(content)
+    wanted = [worth(root, shift) for shift in (0, 3)]
+    assert wanted[0][0] == pytest.approx(1) and wanted[1][0] < 0.9
+    with edited(root, "val") as content:
+        OTHERWISE_WRITTEN[name](content)
+    assert [worth(root, shift) for shift in (0, 3)] == [pytest.approx(numbers) for numbers in wanted]
+
+
+@pytest.mark.parametrize("left", [lambda x, w: [-w / 2, w], lambda x, w: [-2, w + 2], lambda x, w: [x, 1000]])
+def test_boxes_over_the_border_are_cut_for_the_evaluation_as_for_the_training(root, left, caplog):
+    def move(annotation):
+        x, y, width, height = annotation["bbox"]
+        x, width = left(x, width)
+        annotation["bbox"] = [x, y, width, height]
+
+    with edited(root, "val") as content:
+        every(move)(content)
+    with caplog.at_level(logging.INFO):
+        coco = read_annotations(root, "val")
+    assert f"val2017: {len(content['annotations'])} boxes extend beyond their image" in caplog.text
+    for annotation in coco.dataset["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        image = coco.imgs[annotation["image_id"]]
+        assert x >= 0 and 0 < x + width <= image["width"] and annotation["area"] <= width * height
+    assert worth(root)[0] == pytest.approx(1)
+
+
+def test_a_mask_keeps_its_area(root):
+    only_image(root, 100, 80, [[10, 10, 20, 20], [-10, 10, 20, 20], [50, 10, 20, 20]])
+    with edited(root) as content:
+        for annotation, area in zip(content["annotations"], (150, 350, 150)):
+            annotation["area"] = area
+    assert [a["area"] for a in read_annotations(root, "train").dataset["annotations"]] == [150, 200, 150]
+
+
+def test_what_was_derived_is_counted_in_one_line(root, caplog):
+    with edited(root) as content:
+        every(lambda a: a.update(area=None, iscrowd=a["iscrowd"] or None))(content)
+    with caplog.at_level(logging.INFO):
+        read_annotations(root, "train")
+    (record,) = caplog.records
+    count = len(content["annotations"])
+    assert f"train2017: derived {count} areas" in record.message and f"; {count - 1} crowd flags" in record.message \
+        or f"train2017: derived {count - 1} crowd flags" in record.message and f"; {count} areas" in record.message
+
+
+@pytest.mark.parametrize("split, words", [("train", "to learn from"), ("val", "to measure AP with")])
+def test_a_set_without_boxes_is_told(root, split, words, caplog):
+    with edited(root, split) as content:
+        every(lambda a: a.update(iscrowd=1))(content)
+    opened(root, split)
+    assert f"no box {words}: its {len(content['annotations'])} annotations are crowd regions" in caplog.text
+    caplog.clear()
+    with edited(root, split) as content:
+        content["annotations"] = []
+    opened(root, split)
+    assert f"no box {words}" in caplog.text and "crowd" not in caplog.text
+
+
+def test_boxes_of_another_format_are_told(root, caplog):
+    with edited(root) as content:
+        every(lambda a: a.update(bbox=[x / 200 for x in a["bbox"]]))(content)
+    opened(root)
+    assert "look like parts of the image" in caplog.text
+
+
+def test_pictures_are_read_upright(root, caplog):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for split, size in (("train", (30, 40)), ("val", (40, 30))):
+        only_image(root, *size, [[0, 0, 10, 20]])
+        image = Image.new("RGB", (40, 30))
+        image.paste((255, 255, 255), (0, 20, 20, 30) if split == "train" else (0, 0, 10, 20))
+        image.save(picture(root, 0, split), exif=exif, quality=100)
+        with caplog.at_level(logging.WARNING):
+            shown, target = untouched(root, split)[0]
+        # The box is around the white part of what is seen, upright in the one and as it is stored in the other.
+        assert shown.size == size and target["orig_size"].tolist() == [size[1], size[0]]
+        assert np.asarray(shown.crop((0, 0, 10, 20))).min() > 200 and np.asarray(shown).mean() < 60
+        assert ("have an EXIF orientation" in caplog.text) == (split == "val")
+
+
+@pytest.mark.parametrize("name", ["../outside.jpg", "..\\outside.jpg", "part/../../outside.jpg", "/etc/hostname"])
+def test_file_names_lead_to_no_other_folder(root, name):
+    shutil.copy(picture(root, 0), root / "outside.jpg")
+    with edited(root) as content:
+        content["images"][0]["file_name"] = name
+    assert "leads outside" in refusal(opened, root)
+
+
+VALUES = [None, True, -1, 0, 1.5, 1e308, float("nan"), float("inf"), 10**400, "", "a\0", "\ud800", [], [[]], {}, "1"]
+
+
+def test_no_value_in_an_annotation_file_is_a_crash(root):
+    """Each place of a small file takes each of VALUES, or is left out; only a UserError may come of it."""
+    with edited(root) as content:
+        content["images"], content["categories"] = content["images"][:1], content["categories"][:1]
+        content["annotations"] = [a | {"category_id": 1} for a in content["annotations"] if a["image_id"] == 1][:1]
+    places = [(name, 0, key) for name in ("images", "categories", "annotations") for key in content[name][0]]
+    places += [("annotations", 0, "bbox", 2), ("images", 0), ("categories", 0), ("annotations", 0), ("images",),
+               ("categories",), ("annotations",)]
+    outcomes = {"read": 0, "refused": 0}
+    for *path, last in places:
+        for value in [*VALUES, "left out"]:
+            changed = json.loads(json.dumps(content))
+            entry = changed
+            for key in path:
+                entry = entry[key]
+            if value == "left out":
+                del entry[last]
+            else:
+                entry[last] = value
+            file_of(root, "train").write_text(json.dumps(changed))
+            try:
+                dataset = untouched(root)
+                dataset[0]
+                summarize(dataset.coco, {i: [] for i in dataset.ids})
+                outcomes["read"] += 1
+            except UserError as error:
+                assert str(error).isprintable()
+                outcomes["refused"] += 1
+    assert min(outcomes.values()) > 50
 
 
 # damaged images
@@ -285,7 +492,7 @@ def test_a_file_that_is_not_text_is_refused(root):
 
 @pytest.mark.parametrize("entries, key", [
     ("images", "id"), ("images", "file_name"), ("images", "height"), ("images", "width"), ("categories", "id"),
-    ("categories", "name"), ("annotations", "id"), ("annotations", "image_id"), ("annotations", "category_id"),
+    ("categories", "name"), ("annotations", "image_id"), ("annotations", "category_id"),
     ("annotations", "bbox")])
 def test_an_entry_that_lacks_a_key_is_refused(root, entries, key):
     with edited(root) as content:
@@ -296,7 +503,7 @@ def test_an_entry_that_lacks_a_key_is_refused(root, entries, key):
 
 @pytest.mark.parametrize("change", [
     {"category_id": 99}, {"image_id": 99}, {"bbox": [1, 2, 3]}, {"bbox": "1 2 3 4"}, {"bbox": [1, 2, 3, None]},
-    {"bbox": None}, {"iscrowd": "0"}, {"area": "9"}])
+    {"bbox": None}, {"iscrowd": "x"}, {"iscrowd": 2}, {"area": "x"}, {"image_id": True}, {"category_id": "disc"}])
 def test_an_annotation_with_foreign_values_is_refused(root, change):
     with edited(root) as content:
         content["annotations"][2] |= change
@@ -306,7 +513,7 @@ def test_an_annotation_with_foreign_values_is_refused(root, change):
     assert "4242" in text and key in text and repr(value) in text
 
 
-@pytest.mark.parametrize("number", [-1, "1", 1.5, None])
+@pytest.mark.parametrize("number", [-1, "one", 1.5, None, True])
 def test_category_ids_are_whole_numbers_from_0(root, number):
     with edited(root) as content:
         content["categories"][0]["id"] = number
@@ -338,17 +545,12 @@ def test_an_image_id_given_twice_is_refused(root):
     assert "instances_train2017.json" in text and "id 1" in text
 
 
-def test_an_annotation_id_given_twice_is_refused_or_mended(root):
-    """Otherwise pycocotools reads one of the two twice and the other never."""
+def test_an_annotation_id_given_twice_is_no_matter(root):
+    """pycocotools would read one of the two twice and the other never."""
     with edited(root) as content:
         content["annotations"][1]["id"] = content["annotations"][0]["id"]
         count = len(content["annotations"])
-    try:
-        coco = read_annotations(root, "train")
-    except UserError as error:
-        assert "instances_train2017.json" in str(error)
-    else:
-        assert len(coco.anns) == count
+    assert len(read_annotations(root, "train").anns) == count
 
 
 def test_classes_must_have_room_for_every_category(coco_root):

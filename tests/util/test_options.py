@@ -10,7 +10,8 @@ from util.errors import UserError
 from util.options import GROUPS, KEYS, RETIRED, changed_keys, describe_keys, parse_options
 
 # All keys of Lite-DETR's published config.
-PUBLISHED = json.loads(Path("tests/golden/published_configs.json").read_text(encoding="utf-8"))["Lite-DETR/config/DINO/DINO_4scale.py"]
+CONFIGS = json.loads(Path("tests/golden/published_configs.json").read_text(encoding="utf-8"))
+PUBLISHED = CONFIGS["Lite-DETR/config/DINO/DINO_4scale.py"]
 
 
 def parsed(name, value):

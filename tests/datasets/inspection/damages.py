@@ -46,12 +46,12 @@ def converted(mode):
     return damage
 
 
-def turned(size):
-    """An EXIF orientation of 6 in the third file, and an entry of this size."""
+def turned(size, orientation=6):
+    """An EXIF orientation in the third file, and an entry of this size."""
     def damage(root):
         image(width=size[0], height=size[1])(root)
         exif = Image.Exif()
-        exif[0x0112] = 6
+        exif[0x0112] = orientation
         with Image.open(picture(root, "train", 3)) as old:
             save(root, "train", 3, old.copy(), exif=exif)
     return damage
@@ -73,17 +73,26 @@ DAMAGES = {  # name: damage, kind, text that names it
     "whole image": (box(0, 0, 100, 80), "whole_image", "annotation 77"),
     "repeated box": (box(10, 20, 30, 40, category_id=1), "repeated_box", "annotation 77"),
     "area": (box(5, 5, 10, 10, area=400), "area", "area 400"),
-    "area of no number": (box(5, 5, 10, 10, area="400"), "not_a_box", "annotation 77"),
+    "area as text": (box(5, 5, 10, 10, area="90"), "number", "annotation 77: area '90'"),
+    "area of no number": (box(5, 5, 10, 10, area=[90]), "not_a_box", "annotation 77"),
+    "area null": (box(5, 5, 10, 10, area=None), "area", "annotation 77: area None"),
     "area of nothing": (box(5, 5, 10, 10, area=0), "area", "area 0"),
-    "crowd of a wrong type": (box(5, 5, 10, 10, iscrowd="0"), "not_a_crowd", "annotation 77"),
+    "crowd as text": (box(5, 5, 10, 10, iscrowd="0"), "crowd", "annotation 77: iscrowd '0'"),
+    "crowd of no flag": (box(5, 5, 10, 10, iscrowd="perhaps"), "not_a_crowd", "annotation 77"),
     "unknown image": (box(5, 5, 10, 10, image_id=99), "unknown_image", "99"),
     "image id of a wrong type": (box(5, 5, 10, 10, image_id=[3]), "unknown_image", "[3]"),
     "unknown category": (box(5, 5, 10, 10, category_id=99), "unknown_category", "99"),
     "three numbers": (box(5, 5, 10), "not_a_box", "annotation 77"),
+    "image id as text": (box(5, 5, 10, 10, image_id="3"), "number", "annotation 77: image_id '3'"),
+    "box in a polygon": (box(bbox=[], segmentation=[[5, 5, 15, 5, 10, 15]]), "box", "annotation 77"),
+    "no annotation id": (box(5, 5, 10, 10, id=None), "annotation_id", "the annotation number 6"),
+    "large category id": (edit(lambda content: content["categories"].append({"id": 74673216, "name": "panel"})),
+                          "large_category_id", "74673216"),
     "no bbox": (edit(lambda content: content["annotations"][0].pop("bbox")), "incomplete", "'bbox'"),
     "no file name": (edit(lambda content: content["images"][2].pop("file_name")), "incomplete", "'file_name'"),
     "no width": (edit(lambda content: content["images"][2].pop("width")), "no_size", "id 3"),
-    "width of no number": (image(width="100"), "no_size", "image 3"),
+    "width as text": (image(width="100"), "number", "image 3: width '100'"),
+    "width of no number": (image(width="wide"), "no_size", "image 3"),
     "width that is not finite": (image(width=float("nan")), "no_size", "image 3"),
     "annotation id": (box(5, 5, 10, 10, id=10), "repeated_annotation_id", "annotation 10"),
     "image id, same file": (repeated_id("train3.png"), "repeated_image_id", "id 3"),
@@ -93,8 +102,8 @@ DAMAGES = {  # name: damage, kind, text that names it
                   "unreadable", "train3.png"),
     "no image": (lambda root: picture(root, "train", 3).write_text("<html>"), "unreadable", "train3.png"),
     "of another size": (image(width=110, height=90), "other_size", "100x80 px, the annotations say 110x90"),
-    "annotated turned": (turned(SIZE[::-1]), "turned", "train3.png"),
-    "orientation": (turned(SIZE), "orientation", "orientation 6"),
+    "annotated as stored": (turned(SIZE), "stored", "train3.png"),
+    "orientation": (turned(SIZE, 3), "orientation", "orientation 3"),
     "grey": (converted("L"), "not_rgb", "train3.png: L"),
     "transparent": (converted("RGBA"), "not_rgb", "RGBA"),
     "16 bits": (converted("I;16"), "deep", "train3.png"),

@@ -7,11 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.coco import CocoDetection, read_annotations
+from datasets.coco import CocoDetection, class_names, read_annotations
 from datasets.inspection.repair import repair
 from datasets.inspection.split import KINDS, inspect_split
-from tests.datasets.inspection.damages import DAMAGES, SIZE, box, file_of, image, picture, turned
+from tests.datasets.inspection.damages import DAMAGES, SIZE, box, edit, file_of, image, picture, turned
 from util.errors import UserError
+
+
+def untouched(root, split):
+    return CocoDetection(root, split, lambda image, target: (image, target), strict=True)
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -22,7 +26,7 @@ def test_the_corrected_copy_has_no_problem_that_can_be_fixed(root, name, tmp_pat
         inspection = inspect_split(tmp_path / "new", split)
         assert not [p for p in inspection.problems if KINDS[p.kind].remedy] and not inspection.stops()
         read_annotations(tmp_path / "new", split)
-    dataset = CocoDetection(tmp_path / "new", "train", lambda image, target: (image, target), strict=True)
+    dataset = untouched(tmp_path / "new", "train")
     assert not any(dataset[i][1]["skipped"] for i in range(len(dataset)))
     gone = DAMAGES[name][1] in ("missing", "unreadable") or name in ("no file name", "image id, other file")
     assert len(dataset) == (3 if gone else 4)
@@ -36,16 +40,67 @@ def test_boxes_that_are_equal_once_cut_are_one(root, tmp_path):
     assert [a["bbox"] for a in content["annotations"]].count([90, 5, 10, 10]) == 1
 
 
-def test_a_turned_image_is_turned_in_the_copy_and_others_are_linked(root, tmp_path):
-    turned(SIZE[::-1])(root)
+def test_boxes_of_a_stored_picture_are_turned_with_it(root, tmp_path):
     with Image.open(picture(root, "train", 3)) as old:
-        wanted = np.asarray(old.transpose(Image.Transpose.ROTATE_270))
+        old.paste((255, 255, 255), (10, 20, 40, 60))  # its box
+        old.save(picture(root, "train", 3))
+    turned(SIZE)(root)
+    before = untouched(root, "train")[2]
     repair([inspect_split(root, split) for split in ("train", "val")], tmp_path / "new")
-    with Image.open(picture(tmp_path / "new", "train", 3)) as new:
-        assert np.array_equal(np.asarray(new), wanted) and new.getexif().get(0x0112, 1) == 1
-    assert picture(tmp_path / "new", "train", 1).samefile(picture(root, "train", 1))
-    with Image.open(picture(root, "train", 3)) as old:
-        assert old.size == SIZE  # the original is as it was
+    assert not inspect_split(tmp_path / "new", "train").by_kind().keys() & {"stored", "other_size"}
+    image, target = untouched(tmp_path / "new", "train")[2]
+    assert before[0].size == SIZE and image.size == SIZE[::-1]
+    assert target["boxes"].tolist() == [[20, 10, 60, 40]]  # turned by 90 degrees clockwise in 80 x 100 px
+    assert np.asarray(image.crop((20, 10, 60, 40))).min() == 255
+    assert picture(tmp_path / "new", "train", 3).samefile(picture(root, "train", 3))
+
+
+def test_an_upright_picture_is_left_alone(root, tmp_path):
+    turned(SIZE[::-1])(root)
+    inspection = inspect_split(root, "train")
+    assert not inspection.problems
+    repair([inspection, inspect_split(root, "val")], tmp_path / "new")
+    assert json.loads(file_of(tmp_path / "new", "train").read_text())["images"][2]["width"] == SIZE[1]
+
+
+@pytest.mark.parametrize("change", [
+    {"area": None}, {"area": 0}, {"area": -1}, {"area": float("nan")}, {"area": 1.0}, {"area": "1200"},
+    {"iscrowd": None}, {"iscrowd": "0"}, {"iscrowd": False}, {"id": None}, {"segmentation": None}])
+def test_what_can_be_derived_costs_no_annotation(root, change, tmp_path):
+    def change_all(content):
+        for annotation in content["annotations"]:
+            annotation.update(change)
+
+    edit(change_all)(root)
+    repair([inspect_split(root, split) for split in ("train", "val")], tmp_path / "new")
+    fixed = json.loads(file_of(tmp_path / "new", "train").read_text())["annotations"]
+    assert [a["bbox"] for a in fixed] == [[10, 20, 30, 40]] * 4 + [[0, 0, 50, 50]]
+    assert [a["iscrowd"] for a in fixed] == [0] * 5 and [a["id"] for a in fixed] == [1, 2, 3, 4, 5]
+    large = 2500 if "area" in change else 2000  # of several boxes, an area for all says nothing
+    assert [a["area"] for a in fixed] == [1200] * 4 + [large]
+
+
+def test_large_category_ids_become_the_same_small_ones_in_both_splits(root, tmp_path):
+    def enlarge(content):
+        content["categories"] = [{"id": 74673216, "name": "dog"}, {"id": 5, "name": "cat"}]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = {1: 5, 2: 74673216}[annotation["category_id"]]
+
+    edit(enlarge)(root)
+    edit(enlarge, "val")(root)
+    edit(lambda content: content["categories"].append({"id": 7, "name": "cow"}), "val")(root)
+    repair([inspect_split(root, split) for split in ("train", "val")], tmp_path / "new")
+    for split, wanted in (("train", {1: "cat", 3: "dog"}), ("val", {1: "cat", 2: "cow", 3: "dog"})):
+        coco = read_annotations(tmp_path / "new", split)
+        assert class_names(coco) == wanted
+        assert [a["category_id"] for a in coco.dataset["annotations"]] == [1, 1, 1, 1, 3]
+
+
+def test_names_of_other_systems_are_written_as_the_files_are_called(root, tmp_path):
+    image(file_name=".\\TRAIN3.png")(root)
+    repair([inspect_split(root, split) for split in ("train", "val")], tmp_path / "new")
+    names = [i["file_name"] for i in json.loads(file_of(tmp_path / "new", "train").read_text())["images"]]
+    assert names == [f"train{number}.png" for number in range(1, 5)]
 
 
 def test_what_the_copy_refuses(root, tmp_path):
@@ -53,10 +108,10 @@ def test_what_the_copy_refuses(root, tmp_path):
     with pytest.raises(UserError, match="not an empty folder"):
         repair(splits, root)
     shutil.copy(picture(root, "train", 3), root / "outside.png")
-    image(file_name="../outside.png")(root)
-    with pytest.raises(UserError, match="leads outside"):
-        repair([inspect_split(root, "train"), splits[1]], tmp_path / "new")
-    assert not (tmp_path / "new/outside.png").exists()
+    for name in ("../outside.png", "..\\outside.png", str(root / "outside.png")):
+        image(file_name=name)(root)
+        with pytest.raises(UserError, match="leads outside"):
+            inspect_split(root, "train")
     for number in range(1, 5):
         picture(root, "val", number).unlink()
     with pytest.raises(UserError, match="no image of .*val2017 would be left"):
