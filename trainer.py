@@ -66,7 +66,7 @@ class FinishedEpoch:
             return None
         try:
             record = json.loads(checkpoint["log"])
-            valid = isinstance(record["epoch"], int) and isinstance(checkpoint.get("is_best"), bool)
+            valid = record["epoch"] == checkpoint["epoch"] and isinstance(checkpoint["is_best"], bool)
         except (ValueError, KeyError, TypeError):
             valid = False
         if not valid:

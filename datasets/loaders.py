@@ -96,9 +96,11 @@ def worker_crash_as_user_error(loader: DetectionLoader) -> Iterator[None]:
         crash = _crash(error, loader.dataset)
         if crash is None:
             raise
-        files = ", ".join(str(path) for path in loader.dataset.being_read(crash)) or "no image"
-        raise UserError(f"a data-loading process died while it was reading {files}: {crash} Check that file; if it is "
-                        "intact, memory may have run out (lower --num_workers)") from error
+        files = ", ".join(str(path) for path in loader.dataset.being_read(crash))
+        where, advice = ((f"while it was reading {files}", "Check that file; if it is intact, memory") if files
+                         else ("between two images", "Memory"))
+        raise UserError(f"a data-loading process died {where}: {crash.rstrip('. ')}. {advice} may have run out (lower "
+                        "--num_workers)") from error
 
 
 def _crash(error: Exception, dataset: CocoDetection) -> str | None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from pycocotools.coco import COCO
 
 from datasets.coco import class_names
 from datasets.coco_eval import CLASS_STATS, MAX_DETECTIONS, STATS, EvaluationSummary
+from datasets.images import read_image
 from reports.curves import plot_log, read_log
 from reports.drawing import detection_tensors, draw_closely, truth_tensors
 from reports.error_analysis import (
@@ -29,6 +29,7 @@ from reports.error_analysis import (
 from reports.fonts import shown_names
 from reports.grid import save_grid
 from reports.plots import NAME_LENGTH, READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
+from util.errors import UserError
 from util.files import write_text
 from util.markdown import table
 
@@ -107,11 +108,12 @@ def draw_background(coco: COCO, matches: Matches, images: Path, path: Path) -> b
         row = {"bbox": matches.bboxes[i].tolist(), "score": float(matches.scores[i]),
                "category_id": matches.categories[matches.labels[i]]}
         try:
-            with Image.open(images / coco.imgs[image_id]["file_name"]) as image:
-                close_ups.append(draw_closely(image.convert("RGB"), truth_tensors(coco.imgToAnns[image_id]),
-                                              detection_tensors([row]), names))
-        except Exception as error:  # the file changed since the evaluation; PIL raises many kinds
+            listed = coco.imgs[image_id]
+            image = read_image(images / listed["file_name"], (listed["width"], listed["height"]))
+        except UserError as error:  # the file changed since the evaluation
             logger.warning("no close-up: %s", error)
+            continue
+        close_ups.append(draw_closely(image, truth_tensors(coco.imgToAnns[image_id]), detection_tensors([row]), names))
     if close_ups:
         save_grid(close_ups, path)
     return bool(close_ups)

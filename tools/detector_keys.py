@@ -130,8 +130,9 @@ def _backbone(state: dict[str, Tensor]) -> dict[str, Any]:
         channels = [len(stem) * 2**i for i in range(4)]
     elif "backbone.0.downsample_layers.0.0.weight" in state:
         channels = [len(state[f"backbone.0.norm{i}.weight"]) for i in range(4)]
-        blocks = tuple(_count(state, f"backbone.0.stages.{i}.") for i in range(4))
-        name = next((name for name, shape in CONVNEXTS.items() if shape[:2] == (tuple(channels), blocks)), None)
+        blocks = _count(state, "backbone.0.stages.2.")
+        name = next((name for name, (dims, depths, _) in CONVNEXTS.items()
+                     if (list(dims), depths[2]) == (channels, blocks)), None)
     else:
         return {}
     read = [state[key].shape[1] for key in sorted(state) if re.fullmatch(r"input_proj\.(\d\.)?(0\.)?weight", key)

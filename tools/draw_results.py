@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common import run_tool, tool_parser
 from datasets.coco import SPLITS, class_names, read_annotations
-from inference.predictor import read_image
+from datasets.images import find_files, read_image
 from reports.curves import plot_log
 from reports.drawing import detection_tensors, draw_detections, truth_tensors
 from reports.grid import save_grid
@@ -31,10 +31,13 @@ def main(args: argparse.Namespace) -> int:
     detections = defaultdict(list)
     for row in json.loads(results.read_text(encoding="utf-8")):
         detections[row["image_id"]].append(row)
+    chosen = [coco.imgs[image_id] for image_id in sorted(coco.getImgIds())[: args.images]]
+    files, _ = find_files(folder, [row["file_name"] for row in chosen])
     pictures, skipped = [], 0
-    for image_id in sorted(coco.getImgIds())[: args.images]:
+    for row in chosen:
+        image_id, name = row["id"], row["file_name"]
         try:
-            image = read_image(folder / coco.imgs[image_id]["file_name"])
+            image = read_image(files.get(name, folder / name), (row["width"], row["height"]))
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             skipped += 1

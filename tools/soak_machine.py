@@ -90,53 +90,6 @@ def _lines(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
 
-# the operator
-
-OPERATOR = """
-import random, sys, time
-import torch
-from models.ops import functional
-
-draw, end, calls = random.Random(int(sys.argv[1])), time.monotonic() + float(sys.argv[2]), 0
-torch.manual_seed(int(sys.argv[1]))
-
-def strided(x):
-    # the same values, where the last or another dimension is not contiguous, or a part of a larger tensor
-    kind = draw.randrange(4)
-    if kind == 1 and x.dim() > 2:
-        return x.transpose(0, 1).contiguous().transpose(0, 1)
-    if kind == 2:
-        return torch.stack([x, x], -1)[..., 0]
-    if kind == 3:
-        return torch.cat([x, x])[: len(x)]
-    return x
-
-while time.monotonic() < end:
-    shapes = [(draw.randrange(0, 9), draw.randrange(0, 9)) for _ in range(draw.randint(1, 5))]
-    B, Q, M, P = draw.randrange(0, 3), draw.randrange(0, 40), draw.randint(1, 4), draw.randint(1, 5)
-    D = draw.choice([1, 3, 4, 8, 16, 30, 32, 64, 71])
-    L, N = len(shapes), sum(h * w for h, w in shapes)
-    dtype = draw.choice([torch.float32, torch.float64, torch.bfloat16, torch.float16])
-    def tensor(*size):
-        return strided(torch.randn(*size).to(dtype)).requires_grad_()
-    locations = torch.randn(B, Q, M, L, P, 2) * draw.choice([0.5, 3, 1e9]) + 0.5
-    if locations.numel() and draw.random() < 0.3:
-        locations.view(-1)[draw.randrange(locations.numel())] = draw.choice([float("nan"), float("inf"), -float("inf")])
-    locations = strided(locations).requires_grad_()
-    with functional.implementation("native"):
-        if draw.random() < 0.5:
-            weights = strided(torch.rand(B, Q, M, L, P)).requires_grad_()
-            out = functional.ms_deform_attn(tensor(B, N, M, D), shapes, locations, weights)
-        else:
-            value = tensor(B, N, M, D)
-            key = value if draw.random() < 0.5 else tensor(B, N, M, D)
-            out = functional.key_aware_deform_attn(tensor(B, Q, M, D), key, value, shapes, locations)
-        out.float().sum().backward()
-    calls += 1
-print("calls", calls)
-"""
-
-
 def check_operator(soak: Soak) -> None:
     """Forward and backward with random shapes, strides and locations, under AddressSanitizer, per kind of kernels."""
     library = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip() \
@@ -160,9 +113,9 @@ def check_operator(soak: Soak) -> None:
     kernels = ["portable", *(name for name in ("avx2", "avx512") if name in _processor())]
     seconds = max(5.0, soak.end - time.monotonic()) / len(kernels)
     for name in kernels:
-        done = subprocess.run([sys.executable, "-c", OPERATOR, str(soak.random.randrange(2**31)), f"{seconds:.0f}"],
-                              env=environment | {"DEFORM_ATTN_CPU": name}, cwd=soak.folder, capture_output=True,
-                              text=True)
+        seed = soak.random.randrange(2**31)
+        program = [sys.executable, str(ROOT / "tools/soak_operator.py"), str(seed), str(seconds)]
+        done = subprocess.run(program, env=environment | {"DEFORM_ATTN_CPU": name}, capture_output=True, text=True)
         soak.check(done.returncode == 0, None, f"{name} kernels:\n{done.stderr[-3000:]}")
         soak.say(f"{name} kernels: {done.stdout.strip() or 'failed'}")
 

@@ -253,9 +253,9 @@ def our_name(key: str) -> str:
 
 
 def _is_unused(key: str, own: dict[str, Tensor]) -> bool:
-    """The published plain deformable attention carries a query_proj that it never uses."""
-    prefix, found, _ = key.partition("query_proj.")
-    return bool(found) and key not in own and f"{prefix}attention_weights.weight" in own
+    """The published plain deformable attention carries projections of queries and keys that it never uses."""
+    found = re.match(r"(.*)(query|key)_proj\.", key)
+    return found is not None and key not in own and f"{found[1]}attention_weights.weight" in own
 
 
 def check_numbers(state: dict[str, Tensor], own: dict[str, Tensor], source: str) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 TOOLS = Path("tools").resolve()
 # Modules that are no programs.
-SHARED = {"__init__", "detector_keys", "common", "measuring", "soak_files", "soak_machine", "soak_runs", "soaking",
-          "training_parts", "training_steps"}
+SHARED = {"__init__", "detector_keys", "common", "measuring", "sampling_form", "soak_files", "soak_machine",
+          "soak_runs", "soaking", "training_parts", "training_steps"}
 
 HELP = """
 import os, runpy, sys

@@ -21,7 +21,7 @@ def test_detrexs_dino_has_heads_and_positions_of_its_own():
     found = keys_from_state(detrex.dino().state_dict())
     assert found == {
         "modelname": "dino", "embed_init_tgt": True, "num_queries": 20, "num_classes": 91, "dn_labelbook_size": 91,
-        "hidden_dim": 64, "num_feature_levels": 4, "nheads": 8, "dim_feedforward": 32, "enc_layers": 2,
+        "hidden_dim": 64, "num_feature_levels": 4, "dim_feedforward": 32, "enc_layers": 2,
         "dec_layers": 2, "enc_n_points": 4, "dec_n_points": 4, "num_expansion": None, "same_loc": False,
         "key_aware": False, "proj_key": False, "backbone": "resnet18", "return_interm_indices": [1, 2, 3],
         "dec_pred_bbox_embed_share": False, "dec_pred_class_embed_share": False,

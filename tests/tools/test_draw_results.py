@@ -49,7 +49,7 @@ def test_nothing_is_written_among_the_images(run_folder, coco_root, tmp_path):
     shutil.copytree(run_folder / "results", root / "val2017/results")
     (root / "val2017/detections.png").write_bytes(b"an image of the set")
     done = draw(root / "val2017", "--coco_path", root)
-    assert done.returncode == 1 and "would be written into the input" in done.stderr
+    assert done.returncode == 2 and "would be written into the input" in done.stderr
     assert (root / "val2017/detections.png").read_bytes() == b"an image of the set"
 
 

@@ -429,7 +429,8 @@ def test_the_unused_projection_of_published_plain_attention_is_dropped(build):
                   if key.endswith("attention_weights.weight")]
     assert len(attentions) == 4
     extra = {f"{prefix}query_proj.{part}": torch.zeros(32) for prefix in attentions for part in ("weight", "bias")}
-    load_weights(model, source.state_dict() | extra)
+    keys = {name.replace("query", "key"): value for name, value in extra.items()}  # with proj_key=True
+    load_weights(model, source.state_dict() | extra | keys)
     assert not differing(snapshot(model), snapshot(source))
     # Elsewhere it is no stranger.
     text = refusal(load_weights, build(3, key_aware=True), source.state_dict() | extra)
