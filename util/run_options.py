@@ -156,6 +156,11 @@ def decide_start(run: RunOptions) -> Start:
     if run.resume is None and found[0]:
         raise UserError(f"{run.folder} already holds a training. Pass --resume auto to continue it, --resume FILE, or "
                         "another --output_dir")
+    others = sorted(run.folder.glob("checkpoint*.pth"))
+    if run.resume in (None, "auto") and any(all_gather(bool(others))) and not found[0]:
+        raise UserError(f"{run.folder} holds {', '.join(path.name for path in others) or 'checkpoints'}, which a new "
+                        f"training would replace, but no {LATEST} to continue: pass --resume FILE or another "
+                        "--output_dir")
     if run.resume not in (None, "auto"):
         return Start(StartKind.RESUMED, run.resume)
     if found[0]:

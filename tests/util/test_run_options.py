@@ -76,6 +76,15 @@ def test_a_named_checkpoint_is_resumed(tmp_path):
     assert decide_start(training(tmp_path, "--resume", "a.pth")) == Start(StartKind.RESUMED, "a.pth")
 
 
+@pytest.mark.parametrize("flags", [[], ["--resume", "auto"], ["--pretrain_model_path", "b.pth"]])
+def test_checkpoints_without_the_latest_are_not_replaced(tmp_path, flags):
+    (tmp_path / "checkpoint_best.pth").touch()
+    with pytest.raises(UserError, match="holds checkpoint_best.pth, which a new training would replace"):
+        decide_start(training(tmp_path, *flags))
+    best = str(tmp_path / "checkpoint_best.pth")
+    assert decide_start(training(tmp_path, "--resume", best)) == Start(StartKind.RESUMED, best)
+
+
 @pytest.mark.parametrize("flags", [[], ["--pretrain_model_path", "b.pth"]])
 def test_auto_resumes_the_checkpoint_of_the_folder(tmp_path, flags):
     latest = tmp_path / "checkpoint.pth"
