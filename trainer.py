@@ -2,6 +2,7 @@
 import json
 import logging
 import math
+import os
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -210,7 +211,8 @@ class Trainer:
         state.step = min(state.step, self.train_loader.batch_sampler.epoch_batches)
         logger.info("resumed %s: epoch %d, step %d", source, state.epoch, state.step)
         latest = self.folder / LATEST
-        if finished is not None and latest.is_file() and latest.samefile(source):
+        continues_latest = latest.is_file() and os.path.exists(source) and latest.samefile(source)
+        if finished is not None and continues_latest:
             self.unlogged = finished
             if is_main():
                 self._copy_latest(finished)

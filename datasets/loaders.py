@@ -2,7 +2,9 @@
 import contextlib
 import os
 import pickle
+import re
 import time
+import traceback
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampler
+from torch.utils.data import dataloader as torch_loader
 
 from datasets.coco import CocoDetection, collate
 from util.distributed import rank, world_size
@@ -105,10 +108,12 @@ def worker_crash_as_user_error(loader: DetectionLoader) -> Iterator[None]:
 
 def _crash(error: Exception, dataset: CocoDetection) -> str | None:
     """A text with the id of the dead data-loading process that an error comes from; None if it comes from elsewhere."""
-    if "DataLoader worker" in str(error):  # torch raises it from a signal handler, at any point of this process
+    # torch raises it from a signal handler, wherever this process is.
+    if re.match(r"DataLoader worker \(pid", str(error)):
         return str(error)
-    if not isinstance(error, OSError | EOFError | RuntimeError | pickle.UnpicklingError):  # of a broken connection
-        return None
+    broken_connection = isinstance(error, OSError | EOFError | RuntimeError | pickle.UnpicklingError)
+    if not broken_connection or str(error).startswith("Caught ") or not _is_from_loader(error):
+        return None  # "Caught": raised in a data-loading process, which lives
     try:
         for _ in range(20):  # a process that ends closes its connections first
             if dead := [process for process in dataset.reading[:, 0].tolist() if process and _has_ended(process)]:
@@ -117,6 +122,11 @@ def _crash(error: Exception, dataset: CocoDetection) -> str | None:
     except RuntimeError as from_handler:
         return str(from_handler)
     return None
+
+
+def _is_from_loader(error: Exception) -> bool:
+    """As opposed to what is done with the batches: such an error makes the loader end its processes itself."""
+    return any(frame.f_code.co_filename == torch_loader.__file__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _has_ended(process: int) -> bool:

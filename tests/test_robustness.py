@@ -135,10 +135,11 @@ def test_a_run_as_for_fine_tuning_resumes_wherever_it_was_killed(call, config_fi
 
 
 @pytest.mark.slow
-def test_when_a_process_dies_the_other_ends_with_a_message(config_file, coco_root, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_when_a_process_dies_the_other_ends_with_a_message(config_file, coco_root, tmp_path, workers):
     out, address = tmp_path / "run", f"file://{tmp_path}/meet"
     dying = driver(tmp_path, *STEP[:2], at=6)
-    command = flags(config_file, coco_root, out, "--world_size", "2", "--dist_url", address)
+    command = flags(config_file, coco_root, out, "--world_size", "2", "--dist_url", address, "--num_workers", workers)
     first = start("main.py", "--rank", 0, *command)
     second = start(dying, "--rank", 1, *command)
     second.communicate(timeout=240)

@@ -28,9 +28,9 @@ def export(source: Path, target: Path) -> None:
             raise UserError(f"{path} exists already")
     weights = {name: compressed(tensor) for name, tensor in model_state(checkpoint, ema=True).items()}
     target.parent.mkdir(parents=True, exist_ok=True)
-    Config(checkpoint["config"]).dump(config)
     with atomic_write(target) as temporary:
         temporary.write_bytes(save(weights, {"class_names": json.dumps(checkpoint["class_names"])}))
+        Config(checkpoint["config"]).dump(config)  # within: both files are there or none
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB; {config}\n"
           f"python main.py --eval -c {config} --coco_path DIR --resume {target}")
 

@@ -1,6 +1,7 @@
 """The parts of tools/soak.py that fill disks and damage files."""
 import copy
 import json
+import logging
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -143,6 +144,7 @@ def damage(soak: Soak) -> None:
         ("values of an annotation file", target, changed_annotations, read),
         ("bytes of an annotation file", target, lambda file: flipped(annotations, file), read)]
     counts, seen = dict.fromkeys((name for name, *_ in tries), 0), set()
+    logging.disable(logging.WARNING)  # of every file that can be read
     while soak.time_left():
         for name, file, damaged, use in tries:
             where = damaged(file)
@@ -156,6 +158,7 @@ def damage(soak: Soak) -> None:
                 if kind not in seen:
                     soak.fault(f"{name} ({where}): {kind}: {str(error)[:200]}")
                 seen.add(kind)
+    logging.disable(logging.NOTSET)
     soak.say(", ".join(f"{count} {name}" for name, count in counts.items()))
 
 

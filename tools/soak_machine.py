@@ -92,9 +92,9 @@ def _lines(path: Path) -> int:
 
 def check_operator(soak: Soak) -> None:
     """Forward and backward with random shapes, strides and locations, under AddressSanitizer, per kind of kernels."""
-    library = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip() \
-        if shutil.which("g++") else ""
-    if not Path(library).is_absolute():
+    # libstdc++ too: the sanitizer looks for its functions when it is loaded, before Python's modules bring it along.
+    libraries = [_library(name) for name in ("libasan.so", "libstdc++.so.6")]
+    if not all(map(os.path.isabs, libraries)):
         soak.say("skipped: there is no g++ with libasan")
         return
     compiler = soak.folder / "g++"  # -O3 with the sanitizer would take several times as long
@@ -108,7 +108,7 @@ def check_operator(soak: Soak) -> None:
         soak.fault(f"the operator does not build with -fsanitize=address:\n{built.stderr[-1500:]}")
         return
     environment = os.environ | {
-        "LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "2",
+        "LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "2",
         "PYTHONPATH": f"{soak.folder / 'lib'}{os.pathsep}{ROOT}"}
     kernels = ["portable", *(name for name in ("avx2", "avx512") if name in _processor())]
     seconds = max(5.0, soak.end - time.monotonic()) / len(kernels)
@@ -116,8 +116,16 @@ def check_operator(soak: Soak) -> None:
         seed = soak.random.randrange(2**31)
         program = [sys.executable, str(ROOT / "tools/soak_operator.py"), str(seed), str(seconds)]
         done = subprocess.run(program, env=environment | {"DEFORM_ATTN_CPU": name}, capture_output=True, text=True)
-        soak.check(done.returncode == 0, None, f"{name} kernels:\n{done.stderr[-3000:]}")
+        report = done.stderr[max(done.stderr.find("ERROR: AddressSanitizer"), 0):]
+        soak.check(done.returncode == 0, None, f"{name} kernels:\n{report[:3000]}")
         soak.say(f"{name} kernels: {done.stdout.strip() or 'failed'}")
+
+
+def _library(name: str) -> str:
+    """The path of one of g++'s libraries; not an absolute one if there is none."""
+    if shutil.which("g++") is None:
+        return ""
+    return subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
 
 
 def _processor() -> str:

@@ -24,7 +24,7 @@ from util.errors import UserError
 from util.file_kind import file_kind, is_safetensors
 from util.files import atomic_write, cannot_write
 from util.foreign_names import in_our_names, origin
-from util.saved_state import check_entries, tensor_fault
+from util.saved_state import check_entries, is_class_names, tensor_fault
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +78,11 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path} is not a checkpoint that can be read safely: {_reason(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
+    config = content.get("config")
+    ours = isinstance(config, dict) and (not config or "modelname" in config)
     for name in {"config", "class_names"} & content.keys():
-        value = content[name]
-        if not isinstance(value, dict) or name == "config" and value and "modelname" not in value:
+        usable = ours if name == "config" else ours and isinstance(content[name], dict) or is_class_names(content[name])
+        if not usable:
             logger.info("%s: its %s is of another program and not used", path, name)
             del content[name]
     check_entries(content, str(path), {"config", "class_names"})

@@ -38,9 +38,9 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
     own = model.state_dict()
     checkpoint = read_checkpoint(source)
     state = to_our_layout(model_state(checkpoint, ema=True), own)
-    check_numbers(state, own, str(source))
     ignored = {key for key in {*own, *state} if any(word in key for word in ignore or [])}
     state = {key: value for key, value in state.items() if key not in ignored}
+    check_numbers(state, own, str(source))
     old_names = checkpoint.get("class_names")
     if old_names is None:
         old_names = COCO_CLASSES if _has_coco_classes(state) else {}

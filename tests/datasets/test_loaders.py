@@ -200,14 +200,48 @@ def test_two_processes_both_train_on_the_one_image(single_root, as_process):
 # data-loading processes that die
 
 def failing(loader, error, processes=()):
-    """What the user of a loader sees where this error arises while these processes have its images."""
+    """What the user of a loader sees where this error arises in it while these processes have its images."""
+    def fail(images):
+        raise error
+
+    here = eval_loader(loader.dataset, 1, 0)
+    here.collate_fn = fail
+    loader.dataset.watch_workers(loader.num_workers)
     try:
         with worker_crash_as_user_error(loader):
             for worker, process in enumerate(processes):
                 loader.dataset.reading[worker] = torch.tensor([process, worker])
-            raise error
+            next(iter(here))
     except Exception as seen:
         return seen
+
+
+OTHER_ERRORS = [RuntimeError("CUDA out of memory"), OSError(28, "No space left on device"),
+                RuntimeError("[../gloo/transport/tcp/pair.cc:553] Connection closed by peer")]
+
+
+@pytest.mark.parametrize("error", OTHER_ERRORS, ids=str)
+def test_an_error_in_what_is_done_with_the_batches_stays_itself(coco_root, error):
+    """Although the loader ends its healthy process when the loop is left."""
+    loader = eval_loader(opened(coco_root, "val"), 1, 1)
+    with pytest.raises(type(error)) as seen:
+        with worker_crash_as_user_error(loader):
+            for _ in loader:
+                raise error
+    assert seen.value is error
+
+
+@pytest.mark.parametrize("error", [UserError("cannot read the image x.jpg"), ValueError("a bug"), RuntimeError("a bug")],
+                         ids=lambda error: type(error).__name__)
+def test_an_error_in_a_living_process_stays_itself(coco_root, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("datasets.coco.read_image", fail)
+    loader = eval_loader(opened(coco_root, "val"), 1, 1)
+    with pytest.raises(type(error), match=f"Caught {type(error).__name__} in DataLoader worker process 0"):
+        with worker_crash_as_user_error(loader):
+            list(loader)
 
 
 BROKEN = [ConnectionResetError(104, "reset by peer"), EOFError(), RuntimeError("received 0 items of ancdata"),

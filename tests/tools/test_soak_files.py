@@ -35,7 +35,9 @@ def test_a_full_disk_costs_nothing(tmp_path, capsys):
     soak = Soak("part", Workshop(tmp_path), random.Random(0), time.monotonic() + 20)
     fill_disks(soak)
     output = capsys.readouterr().out
-    assert "met a full disk" in output or "skipped" in output
+    if "part: skipped" in output:
+        pytest.skip(output)
+    assert "met a full disk" in output
     assert soak.faults == 0, output
 
 
@@ -43,5 +45,6 @@ def test_a_full_disk_costs_nothing(tmp_path, capsys):
 def test_every_kind_of_file_is_damaged(tmp_path, capsys):
     soak = Soak("part", Workshop(tmp_path), random.Random(0), time.monotonic() + 20)
     damage(soak)
+    assert soak.faults == 0
     counts = capsys.readouterr().out.splitlines()[-1]
     assert counts.startswith("part: ") and counts.count(" of a") == 5 and " 0 " not in f" {counts} "

@@ -38,7 +38,7 @@ def test_a_part_that_cannot_run_here_says_so(part, missing, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part, said", [(cut_links, "2 cuts"), (check_operator, "portable kernels: calls"),
+@pytest.mark.parametrize("part, said", [(cut_links, "2 cuts"), (check_operator, "portable kernels: "),
                                         (find_leaks, "file descriptors")])
 def test_a_part_finds_nothing(part, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(soak_machine, "STEPS", 200)
@@ -46,6 +46,9 @@ def test_a_part_finds_nothing(part, said, tmp_path, monkeypatch, capsys):
     soak = Soak("part", Workshop(tmp_path), random.Random(0), time.monotonic() + 10)
     part(soak)
     output = capsys.readouterr().out
-    assert said in output or "skipped" in output
-    if part is not find_leaks:  # so short a run tells no slope
-        assert soak.faults == 0, output
+    if "part: skipped" in output:
+        pytest.skip(output)
+    assert said in output
+    faults = [line for line in output.splitlines() if "FAULT" in line]
+    # So short a run tells no slope.
+    assert [line for line in faults if part is not find_leaks or "more every 1,000 steps" not in line] == [], output

@@ -227,7 +227,11 @@ def test_entries_of_another_program_do_not_disturb(tmp_path):
     assert read_checkpoint(tmp_path / "x.pth").keys() == {"model"}
     torch.save({"model": {"w": torch.ones(2)}, "config": {"modelname": "dino", "lr": 10**400}}, tmp_path / "x.pth")
     assert "x.pth: its entry 'config' must be config keys" in refusal(read_checkpoint, tmp_path / "x.pth")
-    torch.save({"model": {"w": torch.ones(2)}, "class_names": {"cat": 1}}, tmp_path / "x.pth")
+    for names in ({"cat": 1}, {"0": "cat"}):
+        torch.save({"model": {"w": torch.ones(2)}, "class_names": names}, tmp_path / "x.pth")
+        assert "class_names" not in read_checkpoint(tmp_path / "x.pth")
+    torch.save({"model": {"w": torch.ones(2)}, "class_names": {"cat": 1}, "config": {"modelname": "dino"}},
+               tmp_path / "x.pth")
     assert "x.pth: its entry 'class_names' must be names" in refusal(read_checkpoint, tmp_path / "x.pth")
 
 

@@ -37,6 +37,14 @@ def test_ignored_words_keep_fresh_values(build, save):
         assert torch.equal(after[key], before[key] if key in fresh else wanted[key]), key
 
 
+def test_ignored_words_leave_out_what_could_not_be_used(build, save):
+    source, model = build(1), build(2)
+    weights = {key: value.clone() for key, value in source.state_dict().items()}
+    weights["label_enc.weight"][0, 0] = float("nan")
+    assert "label_enc.weight" in refusal(load_pretrained, model, save({"model": weights}))
+    assert load_pretrained(model, save({"model": weights}), ["label_enc"]) == ["label_enc.weight"]
+
+
 def test_ignored_words_leave_out_what_only_the_checkpoint_has(build, save):
     source, model = build(1, dec_layers=3), build(2)
     extra = [key for key in source.state_dict() if key not in model.state_dict()]

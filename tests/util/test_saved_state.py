@@ -58,6 +58,16 @@ def test_every_damage_of_every_entry_is_refused_or_harmless(saved, part):
     assert outcomes["refused"] > 1500 / part and outcomes["harmless"] > 300 / part
 
 
+def test_a_gradient_norm_that_half_precision_could_not_hold_is_accepted(saved):
+    """The step was left out; the checkpoint is whole."""
+    trained = state(ema=True)
+    trained.meters.update({"grad_norm": float("nan"), "loss": 2.0})
+    trained.grad_norm = float("inf")
+    written, resumed = trained.state_dict(), state(ema=True)
+    resumed.load_state_dict(written, "x.pth")
+    assert resumed.grad_norm == float("inf") and resumed.meters.means()["loss"] == 2.0
+
+
 def test_what_is_intact_is_accepted(saved):
     check_entries(saved, "x.pth")
     check_entries({"config": {"lr": 0.1}}, "x.pth", {"config", "class_names"})
