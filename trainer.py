@@ -216,10 +216,12 @@ class Trainer:
             self.unlogged = finished
             if is_main():
                 self._copy_latest(finished)
-        best_ap = all_gather(ap_of(self.folder / BEST) if is_main() else None)[0]
+        best = self.folder / BEST
+        is_source = best.is_file() and os.path.exists(source) and best.samefile(source)
+        best_ap = all_gather((state.best_ap if is_source else ap_of(best)) if is_main() else None)[0]
         if best_ap != state.best_ap:
             logger.warning("%s: the best val AP was %.3f; %s", source, state.best_ap,
-                           f"{self.folder / BEST} has {best_ap:.3f}, which is to be beaten" if math.isfinite(best_ap)
+                           f"{best} has {best_ap:.3f}, which is to be beaten" if math.isfinite(best_ap)
                            else f"{self.folder} has no {BEST}, so that the next evaluation counts as the best")
             state.best_ap = best_ap
 

@@ -215,7 +215,7 @@ def test_a_damaged_checkpoint_resumes_or_is_refused_with_the_file_intact(call, c
             torch.save(content, out / "checkpoint.pth")
         before = (out / "checkpoint.pth").read_bytes()
         try:
-            call("--output_dir", out, "--resume", "auto", options=[*options, "dn_labelbook_size=None"])
+            assert call("--output_dir", out, "--resume", "auto", options=[*options, "dn_labelbook_size=None"]) == 0
             outcomes["resumed"] += 1
         except UserError:
             outcomes["refused"] += 1

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from util.errors import UserError
 from util.file_kind import file_kind, is_safetensors
 from util.files import atomic_write, cannot_write
-from util.foreign_names import in_our_names, origin
+from util.foreign_names import CLASS_TENSORS, in_our_names, origin
 from util.saved_state import check_entries, is_class_names, tensor_fault
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,6 @@ _DERIVED = re.compile(r"(relative_position_index|attn_mask|num_batches_tracked)$
 # First words of the published SDETR's names, stage 1 reading C5 and stage 2 C4; ours go by stage and by level.
 _PUBLISHED_SDETR = {"mytransformer1": "stages.0", "query_embed1": "query_embed.0", "input_proj1": "input_proj.1",
                     "mytransformer2": "stages.1", "query_embed2": "query_embed.1", "input_proj2": "input_proj.0"}
-# Tensors with one row per class. Only in these may a checkpoint's shapes differ from the model's.
-CLASS_TENSORS = re.compile(r"(class_embed(\.\d+)?\.(weight|bias)|label_enc\.weight)$")
 # Tensors with one row per query.
 QUERY_TENSORS = re.compile(r"(tgt_embed|query_embed(\.\d+)?)\.weight$")
 # Where programs keep weights, and averaged ones; in these they may lie one level deeper (RT-DETR: ema.module).

@@ -13,6 +13,8 @@ from torch import Tensor
 from util.class_names import COCO_CLASSES, COCO_IDS
 
 logger = logging.getLogger(__name__)
+# Tensors with one row per class.
+CLASS_TENSORS = re.compile(r"(class_embed(\.\d+)?\.(weight|bias)|label_enc\.weight)$")
 Renaming = list[tuple[str, str | Callable[[re.Match], str]]]  # pattern and replacement, for re.sub, in this order
 NEVER = -1000.0  # the logit of a class that does not occur
 
@@ -101,7 +103,7 @@ def _from_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _by_category(key: str, value: Tensor) -> Tensor:
     """The rows of COCO's classes at their category ids. A last row for "no object" stays the last."""
-    if not re.search(r"(class_embed(\.\d+)?\.(weight|bias)|label_enc\.weight)$", key):
+    if not CLASS_TENSORS.search(key):
         return value
     rows = value.new_full((len(COCO_CLASSES), *value.shape[1:]), NEVER if key.endswith("bias") else 0.0)
     rows[COCO_IDS] = value[:len(COCO_IDS)]

@@ -231,7 +231,7 @@ def test_an_error_in_what_is_done_with_the_batches_stays_itself(coco_root, error
     assert seen.value is error
 
 
-@pytest.mark.parametrize("error", [UserError("cannot read the image x.jpg"), ValueError("a bug"), RuntimeError("a bug")],
+@pytest.mark.parametrize("error", [UserError("cannot read x.jpg"), ValueError("a bug"), RuntimeError("a bug")],
                          ids=lambda error: type(error).__name__)
 def test_an_error_in_a_living_process_stays_itself(coco_root, monkeypatch, error):
     def fail(*arguments):
