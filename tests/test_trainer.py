@@ -1,5 +1,6 @@
 """What a training does around its steps: stubs take the place of the steps and of the evaluation."""
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -233,6 +234,9 @@ def results(folder):
 
 
 def test_a_run_killed_at_any_write_ends_as_one_never_killed(train, tmp_path, monkeypatch):
+    # TensorBoard reads files by name: time in seconds, process, and a number that is not padded (9 after 10).
+    numbers = itertools.count(10_000)
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid.get", lambda: next(numbers))
     keys = {"epochs": 5, "early_stop": 2, "save_checkpoint_interval": 2, "aps": [0.1, 0.3, 0.2, 0.1, 0.9]}
     train("--output_dir", str(tmp_path / "whole"), **keys)
     wanted = results(tmp_path / "whole")
