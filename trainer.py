@@ -67,7 +67,8 @@ class FinishedEpoch:
             return None
         try:
             record = json.loads(checkpoint["log"])
-            valid = record["epoch"] == checkpoint["epoch"] and isinstance(checkpoint["is_best"], bool)
+            number, is_best = checkpoint["epoch"], checkpoint["is_best"]
+            valid = isinstance(number, int) and record["epoch"] == number and isinstance(is_best, bool)
         except (ValueError, KeyError, TypeError):
             valid = False
         if not valid:

@@ -275,7 +275,8 @@ def test_a_training_that_goes_on_in_another_folder_finds_a_best_model_there(trai
     assert [line["epoch"] for line in log_of(tmp_path / "other")] == [2]
 
 
-@pytest.mark.parametrize("entries", [{"log": "{"}, {"log": 3}, {"log": "{}"}, {"is_best": None}, {"log": "[1]"}])
+@pytest.mark.parametrize("entries", [{"log": "{"}, {"log": 3}, {"log": "{}"}, {"is_best": None}, {"log": "[1]"},
+                                     {"epoch": torch.ones(2)}, {"epoch": 7}, {"is_best": torch.ones(2)}])
 def test_a_checkpoint_with_a_damaged_log_is_refused(train, folder, entries):
     train(epochs=1)
     torch.save(checkpoint(folder) | entries, folder / "checkpoint.pth")
