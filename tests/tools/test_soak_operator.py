@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.ops import native_available
+from tools import soak_operator
 from tools.soak_operator import call, strided
 
 
@@ -21,10 +22,19 @@ def test_all_strides_are_drawn():
 
 
 @pytest.mark.skipif(not native_available("cpu"), reason="the operators are not built")
-def test_calls():
+def test_calls(monkeypatch):
+    """Both operators are called, also with empty operands, and differentiated."""
+    seen = []
+    for name in ("ms_deform_attn", "key_aware_deform_attn"):
+        original = getattr(soak_operator, name)
+        monkeypatch.setattr(soak_operator, name, lambda *operands, name=name, original=original: (
+            seen.append((name, operands[0])), original(*operands))[1])
     draw = random.Random(0)
     for _ in range(100):
         call(draw)
+    assert {name for name, _ in seen} == {"ms_deform_attn", "key_aware_deform_attn"} and len(seen) == 100
+    assert {first.numel() > 0 for _, first in seen} == {False, True}
+    assert all(first.grad is not None for _, first in seen)
 
 
 @pytest.mark.skipif(not native_available("cpu"), reason="the operators are not built")

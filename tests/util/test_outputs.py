@@ -60,6 +60,7 @@ def test_nothing_is_written_into_an_input_folder(picture, tmp_path, name):
 def test_new_files_and_those_of_an_earlier_run_may_be_written(picture, tmp_path):
     (tmp_path / "out/a.png").write_bytes(b"of an earlier run")
     keep_inputs([tmp_path / "out/a.png", tmp_path / "out/b.png", tmp_path / "new/a.png"], [picture])
+    assert (tmp_path / "out/a.png").read_bytes() == b"of an earlier run" and not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("one, other", [("a.png", "a.png"), ("a.png", "A.PNG"), ("caf\u00e9.png", "cafe\u0301.png")])
