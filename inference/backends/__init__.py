@@ -1,0 +1,25 @@
+"""What runs a detector: PyTorch, or the runtime of an exported file."""
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from util.model_card import ModelCard
+
+
+class Backend(ABC):
+    """A detector that is ready to run on prepared images."""
+
+    card: ModelCard
+
+    @abstractmethod
+    def input_size(self, width: int, height: int) -> tuple[int, int]:
+        """The (height, width) to which an image of width x height px is resized for this detector, px."""
+
+    @abstractmethod
+    def detect(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
+        """images: RGB, uint8 [3, h, w] on the CPU, of the size that input_size says, which may differ between them.
+        sizes: (width, height) of each before it was resized.
+
+        Returns for each "scores" [n] in [0, 1], descending, "labels" [n] category ids, "boxes" [n, 4] xyxy in pixels of
+        `sizes`, on the CPU, after NMS where the detector's config has it.
+        """
