@@ -41,7 +41,7 @@ class TorchBackend(Backend):
 
     def model_input(self, images: list[Tensor]) -> NestedTensor:
         """Images uint8 [3, h, w] of one size as the model reads them: on its device, normalised as in an evaluation."""
-        batch = torch.stack(images).to(self.device, non_blocking=True)
+        batch = torch.stack(images).to(self.device, non_blocking=True)  # contiguous: faster below than channels last
         batch = F.normalize(F.to_dtype(batch, torch.float32, scale=True), MEAN, STD, inplace=True)
         return NestedTensor(batch, torch.zeros(len(batch), *batch.shape[-2:], dtype=torch.bool, device=self.device))
 
