@@ -28,7 +28,7 @@ from models.detector import Detector
 from models.parts import make_backbone
 from models.postprocess import PostProcess
 from trainer import Trainer
-from util.checkpoint import load_weights, read_checkpoint
+from util.checkpoint import checksum, load_weights, read_checkpoint
 from util.config import load_config
 from util.console import escape_unknown_letters
 from util.cpu import available_cpus, keep_freed_memory
@@ -221,7 +221,8 @@ def run_evaluation(run: RunOptions, options: Options, data: CocoFolder, model: n
         from reports.summary import write_summary  # importing matplotlib takes a second
 
         facts = {"checkpoint": run.resume, "config": run.config_file, "data": run.coco_path}
-        logger.info("summary\n%s", write_summary(run.folder, summary, dataset.folder, run.folder / "log.txt", facts))
+        logger.info("summary\n%s", write_summary(run.folder, summary, dataset.folder, run.folder / "log.txt", facts,
+                                                 checksum(model.state_dict())))
     return 0
 
 

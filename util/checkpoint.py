@@ -173,6 +173,17 @@ def model_state(checkpoint: Mapping[str, Any], ema: bool = False) -> dict[str, T
     return _unwrapped(state)
 
 
+def checksum(checkpoint: Mapping[str, Any], ema: bool = False) -> str:
+    """Of the weights that model_state gives: the same for a checkpoint of this program and for the state dict of a
+    model that has loaded it, on any device. Another number, or type of number, gives another one."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model_state(checkpoint, ema).items()):
+        if not _DERIVED.search(name):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _tensors(content: Any) -> dict[str, Tensor]:
     """The tensors of a dict, or of the dict of weights that it holds."""
     if not isinstance(content, Mapping):

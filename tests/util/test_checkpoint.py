@@ -22,7 +22,7 @@ from models import build_model
 from tests.util.mutations import broken_files
 from tests.util.states import differing, refusal, snapshot
 from util import checkpoint as module
-from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
+from util.checkpoint import checksum, copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
 from util.errors import UserError
 from util.pretrained import load_pretrained
 
@@ -325,6 +325,19 @@ def test_the_average_is_loaded_on_request_only(build):
     assert not differing(snapshot(model), snapshot(average))
     load_weights(model, content | {"ema_model": None}, ema=True)
     assert not differing(snapshot(model), snapshot(plain))
+
+
+def test_a_checksum_tells_which_weights_a_model_has_loaded(build, save):
+    plain, average, model = build(1), build(2), build(3)
+    content = read_checkpoint(save({"model": prefixed(plain.state_dict(), "_orig_mod."), "ema": average.state_dict()}))
+    for ema in (False, True):
+        load_weights(model, content, ema=ema)
+        assert checksum(model.state_dict()) == checksum(content, ema)
+        assert checksum(content, ema) != checksum(content, not ema)
+    next(model.parameters()).data.view(-1)[0] += 1e-3
+    assert checksum(model.state_dict()) != checksum(content, ema=True)
+    assert checksum({"a": torch.ones(2, 2)}) != checksum({"a": torch.ones(4)}) != checksum({"b": torch.ones(4)})
+    assert checksum({"a": torch.ones(4).half()}) != checksum({"a": torch.ones(4)})
 
 
 def test_an_average_of_another_program_is_loaded_on_request(build):
