@@ -2,6 +2,7 @@
 
     python main.py -c CONFIG --coco_path DIR                    train
     python main.py -c CONFIG --coco_path DIR --eval --resume CHECKPOINT
+    python main.py --coco_path DIR --eval --resume NAME         weights that `python tools/zoo.py` lists
     python main.py -c CONFIG --benchmark --benchmark_only       parameters, GFLOPs, speed; needs no data
     torchrun --nproc_per_node=8 main.py ...                     the same on 8 GPUs
     python main.py --epochs 150 --lr_drop 100 --coco_path DIR   DETR's flags; without -c: SDETR
@@ -28,8 +29,7 @@ from models.detector import Detector
 from models.parts import make_backbone
 from models.postprocess import PostProcess
 from trainer import Trainer
-from util.checkpoint import load_weights, read_checkpoint
-from util.config import load_config
+from util.checkpoint import checksum, load_weights, read_checkpoint
 from util.console import escape_unknown_letters
 from util.cpu import available_cpus, keep_freed_memory
 from util.distributed import init_distributed, is_main, rank, watch_for_lost_processes
@@ -54,7 +54,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter,
                                      epilog="config keys (--options key=value ...):\n" + describe_keys())
     add = parser.add_argument
-    add("--config_file", "-c", help=f"Python config file; default: {DEFAULT_CONFIG}")
+    add("--config_file", "-c", help="Python config file; default: the config that the weights to evaluate carry, else "
+                                    f"{DEFAULT_CONFIG}")
     add("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
 
     add_short_forms(parser)
@@ -81,9 +82,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--find_unused_params", action="store_true", help="let DDP tolerate parameters without gradient")
 
     add = parser.add_argument_group("weights").add_argument
-    add("--resume", metavar="FILE|URL|auto",
-        help="checkpoint to continue a training from, or to evaluate; auto: the one in the output folder, if any")
-    add("--pretrain_model_path", metavar="FILE|URL", help="start a training from these weights")
+    add("--resume", metavar="FILE|URL|NAME|auto",
+        help="checkpoint to continue a training from, or to evaluate (`python tools/zoo.py` lists the names); auto: "
+             "the one in the output folder, if any")
+    add("--pretrain_model_path", metavar="FILE|URL|NAME", help="start a training from these weights")
     add("--finetune_ignore", nargs="+", metavar="WORD",
         help="with --pretrain_model_path: leave out tensors whose names contain one of the words")
     add("--start_epoch", type=int, default=0, help="first epoch of a training from scratch")
@@ -135,14 +137,15 @@ def main(args: argparse.Namespace) -> int:
     setup_logging(rank())
     if device.type == "cpu":
         keep_freed_memory()
-    if args.config_file is None:
-        logger.info("no -c: the config is %s", DEFAULT_CONFIG)
-    if run.coco_path:
-        keep_inputs([run.folder], [Path(run.coco_path) / folder for folder, _ in SPLITS.values()])
     start = decide_start(run)
     checkpoint = read_checkpoint(start.checkpoint) if start.checkpoint and start.kind is StartKind.WEIGHTS else None
+    if args.config_file is None:
+        run = run.with_config_of(checkpoint or {})
+        logger.info("no -c: the config is %s", f"that of {run.config_file}" if run.config else run.config_file)
+    if run.coco_path:
+        keep_inputs([run.folder], [Path(run.coco_path) / folder for folder, _ in SPLITS.values()])
     data = CocoFolder(run.coco_path) if run.coco_path else None
-    options = parse_options(load_config(run.config_file, run.config_overrides))
+    options = parse_options(run.load_config())
     options = adapt_options(options, data, run.kind.split, checkpoint)
     if run.start_epoch >= options.training.epochs:
         raise UserError(f"--start_epoch {run.start_epoch} leaves none of the {options.training.epochs} epochs (from 0)")
@@ -221,7 +224,8 @@ def run_evaluation(run: RunOptions, options: Options, data: CocoFolder, model: n
         from reports.summary import write_summary  # importing matplotlib takes a second
 
         facts = {"checkpoint": run.resume, "config": run.config_file, "data": run.coco_path}
-        logger.info("summary\n%s", write_summary(run.folder, summary, dataset.folder, run.folder / "log.txt", facts))
+        logger.info("summary\n%s", write_summary(run.folder, summary, dataset.folder, run.folder / "log.txt", facts,
+                                                 checksum(model.state_dict())))
     return 0
 
 

@@ -25,7 +25,7 @@ from measure.model_cost import count_parameters
 from measure.step_cost import Batch, find_batch_size, worst_batch
 from models.criterion import SetCriterion
 from models.postprocess import PostProcess
-from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
+from util.checkpoint import checksum, copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
 from util.class_names import disagreement
 from util.distributed import all_gather, barrier, is_main, rank, world_size
 from util.errors import UserError
@@ -293,7 +293,8 @@ class Trainer:
 
             facts = {"checkpoint": best, "config": self.folder / "config.py", "data": self.run_options.coco_path}
             logger.info("%s", write_summary(self.folder, summarize(self.val_set.coco, evaluation.detections),
-                                            self.val_set.folder, self.folder / "log.txt", facts))
+                                            self.val_set.folder, self.folder / "log.txt", facts,
+                                            checksum(model.state_dict())))
 
     def _is_stale(self, state: TrainState) -> bool:
         patience = self.options.training.early_stop

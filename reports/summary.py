@@ -1,6 +1,5 @@
-"""The report that ends a training or an evaluation: summary.md and its pictures."""
+"""The report that ends a training or an evaluation: summary.md, its pictures, and summary.json."""
 import logging
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from datasets.coco import class_names
-from datasets.coco_eval import CLASS_STATS, MAX_DETECTIONS, STATS, EvaluationSummary
+from datasets.coco_eval import CLASS_STATS, MAX_DETECTIONS, EvaluationSummary
 from datasets.images import read_image
 from reports.curves import plot_log, read_log
 from reports.drawing import detection_tensors, draw_closely, truth_tensors
@@ -28,6 +27,8 @@ from reports.error_analysis import (
 )
 from reports.fonts import shown_names
 from reports.grid import save_grid
+from reports.numbers import NAME as NUMBERS
+from reports.numbers import measured_stats, rounded_down, write_numbers
 from reports.plots import NAME_LENGTH, READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
 from util.errors import UserError
 from util.files import write_text
@@ -64,11 +65,13 @@ CLOSE_UPS = 16  # in background.png
 
 
 def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images: str | os.PathLike,
-                  log_path: str | os.PathLike | None = None, facts: Mapping[str, object] | None = None) -> str:
-    """Writes summary.md and PICTURES into `folder`; returns a text of a few lines for the console.
+                  log_path: str | os.PathLike | None = None, facts: Mapping[str, object] | None = None,
+                  weights: str = "") -> str:
+    """Writes summary.md, PICTURES and summary.json into `folder`; returns a text of a few lines for the console.
 
     images: the folder with what was evaluated. log_path: of a training's log.txt, for the curves; one that is missing
-    or has no epoch gives none. facts: listed at the top, such as {"checkpoint": path}.
+    or has no epoch gives none. facts: listed at the top, such as {"checkpoint": path}. weights: checksum of those that
+    were evaluated, for summary.json.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,11 +93,12 @@ def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images:
         plot_log(records, folder / "curves.png")
         pictures.insert(0, "curves.png")
 
-    stats = dict(zip(STATS, (x if x >= 0 else None for x in summary.stats)))
+    stats = measured_stats(summary)
     size = f"{len(summary.detections)} images, {len(matches.truth)} boxes, {len(names)} classes"
     parts = [_heading(stats, size, facts or {}), _coco_part(stats, summary.limit_note),
              _class_part(summary, names, points), _error_part(errors), _confusion_part(matrix, names),
              _picture_part(pictures)]
+    write_numbers(folder / NUMBERS, summary, points, errors, facts or {}, weights)
     write_text(folder / "summary.md", "\n\n".join(parts) + "\n")
     return _console(stats, size, errors, summary, names, folder / "summary.md")
 
@@ -135,7 +139,7 @@ def _coco_part(stats: dict[str, float | None], note: str | None) -> str:
 def _class_part(summary: EvaluationSummary, names: list[str], points: list[OperatingPoint | None]) -> str:
     rows = []
     for name, score, point in zip(names, summary.classes.values(), points):
-        operating = ["-"] * 3 if point is None else [_threshold(point.score), _percent(point.precision),
+        operating = ["-"] * 3 if point is None else [f"{rounded_down(point.score):.3f}", _percent(point.precision),
                                                      _percent(point.recall)]
         rows.append([name, *(_percent(score.stats[stat]) for stat in CLASS_STATS), str(score.boxes), *operating])
     return ("## Classes\n\n" + table(["class", *CLASS_STATS, "boxes", "best score", "precision", "recall"], rows,
@@ -190,8 +194,3 @@ def _console(stats: dict[str, float | None], size: str, errors: ErrorSplit, summ
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _threshold(score: float) -> str:
-    """Rounded down, so that a detection with exactly this score is kept."""
-    return f"{math.floor(1000 * score) / 1000:.3f}"

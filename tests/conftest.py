@@ -66,8 +66,9 @@ def calling(config_file, coco_root):
     most of the time."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def call(*flags, options=(), data=coco_root, summary=False):
-        argv = ["-c", str(config_file), "--device", "cpu", "--num_workers", "0", *map(str, flags)]
+    def call(*flags, options=(), data=coco_root, summary=False, config=config_file):
+        argv = ["-c", str(config)] if config else []
+        argv += ["--device", "cpu", "--num_workers", "0", *map(str, flags)]
         argv += ["--coco_path", str(data)] if data else []
         argv += ["--options", *options] if options else []
         with pytest.MonkeyPatch.context() as patch:

@@ -16,6 +16,8 @@ import datasets.coco
 import main
 from datasets.coco import class_names, read_annotations
 from datasets.coco_eval import summarize
+from reports.numbers import read_numbers
+from util.checkpoint import checksum, read_checkpoint
 from util.config import load_config
 from util.errors import UserError
 
@@ -173,6 +175,8 @@ def test_evaluation_of_a_checkpoint(call, trained, tmp_path, capsys):
     summary = (out / "summary.md").read_text()
     assert f"AP {100 * line[AP][0]:.1f}" in summary and f"- checkpoint: {trained / 'checkpoint.pth'}" in summary
     assert all((out / f"{name}.png").exists() for name in ("curves", "precision_recall", "confusion_matrix", "errors"))
+    weights = checksum(read_checkpoint(trained / "checkpoint.pth"))
+    assert read_numbers(out / "summary.json", weights).stats["AP"] == pytest.approx(line[AP][0])
     assert str(out / "summary.md") in capsys.readouterr().out
 
 
@@ -325,6 +329,8 @@ def test_a_training_ends_with_a_summary_of_the_best_checkpoint(call, tmp_path):
     best = max(line[AP][0] for line in log_of(out))
     summary = (out / "summary.md").read_text()
     assert "checkpoint_best.pth" in summary and f"{100 * best:.1f}" in summary
+    weights = checksum(read_checkpoint(out / "checkpoint_best.pth"), ema=True)
+    assert read_numbers(out / "summary.json", weights).stats["AP"] == pytest.approx(best)
     assert {"curves.png", "precision_recall.png", "confusion_matrix.png", "errors.png"} <= set(os.listdir(out))
     assert all(line["step_seconds"] > 0 and line["peak_memory_mb"] > 50 for line in log_of(out))
 

@@ -13,17 +13,19 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from util import model_card, zoo
+from util.download import cached
 from util.errors import UserError
 from util.file_kind import file_kind, is_safetensors
 from util.files import atomic_write, cannot_write
 from util.foreign_names import CLASS_TENSORS, in_our_names, origin
+from util.model_card import ModelCard
 from util.saved_state import check_entries, is_class_names, tensor_fault
 
 logger = logging.getLogger(__name__)
@@ -55,16 +57,14 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "detector.")  # DDP, tor
 
 
 def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
-    """The dict in a .pth file, a safetensors file (as {"model": ...}, with "class_names" where it has them), or behind
-    an https URL.
+    """The dict in a .pth file, a safetensors file (as {"model": ...}, with what its metadata say), behind an https
+    URL, or of weights that util.zoo knows by name.
 
-    "config" and "class_names" are there only as this program writes them. Raises UserError for a missing or unreadable
-    file, and says what it is where that is known.
+    "config" and "class_names" are there only as this program writes them, the config also from util.zoo; "card" is the
+    ModelCard of a safetensors file. Raises UserError for a missing or unreadable file, and says what it is where that
+    is known.
     """
-    source = str(source)
-    path = _download(source) if source.startswith("https://") else Path(source)
-    if not path.is_file():
-        raise UserError(f"no checkpoint file {path}")
+    path, entry = _local_file(str(source))
     try:
         content = _read(path)
     except UserError:
@@ -84,7 +84,23 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
             logger.info("%s: its %s is of another program and not used", path, name)
             del content[name]
     check_entries(content, str(path), {"config", "class_names"})
+    if entry is not None and "config" not in content:
+        content["config"] = entry.load_config().to_dict()
     return content
+
+
+def _local_file(source: str) -> tuple[Path, zoo.Entry | None]:
+    """A file, that behind an address, or that of a name; a file of that name comes first."""
+    if source.startswith("https://"):
+        return cached(source), None
+    path = Path(source)
+    entry = None if path.exists() else zoo.find(source)
+    if entry is not None:
+        path = zoo.weights_path(entry)
+    if not path.is_file():
+        hint = "" if path.suffix or len(path.parts) > 1 or path.exists() else f", and {zoo.unknown(source)}"
+        raise UserError(f"no checkpoint file {path}{hint}")
+    return path, entry
 
 
 def _read(path: Path) -> Any:
@@ -108,30 +124,16 @@ def _reason(error: Exception) -> str:
 def _read_safetensors(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
         content: dict[str, Any] = {"model": {name: file.get_tensor(name) for name in file.keys()}}
-        names = (file.metadata() or {}).get("class_names")  # tools/export_weights.py puts them there
-    if names is not None:
+        metadata = file.metadata() or {}
+    if model_card.KEY in metadata:  # tools/export_weights.py puts it there
+        card = content["card"] = ModelCard.from_json(metadata[model_card.KEY], str(path))
+        content |= {"config": card.config} | ({"class_names": card.class_names} if card.class_names else {})
+    elif "class_names" in metadata:  # of a file that is older than the card
         try:
-            content["class_names"] = {int(i): name for i, name in json.loads(names).items()}
+            content["class_names"] = {int(i): name for i, name in json.loads(metadata["class_names"]).items()}
         except (ValueError, AttributeError, TypeError) as error:
             raise UserError(f"{path}: its class_names must be a JSON object of ids and names") from error
     return content
-
-
-def _download(url: str) -> Path:
-    """Path of the file behind an address, in torch's cache; downloads it if it is not there."""
-    name = Path(urlparse(url).path).name
-    if not re.search(r"-[0-9a-f]{8}", name):  # names with a hash, as torchvision's, identify the file
-        name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if path.is_file():
-        logger.info("%s: using the downloaded %s", url, path)
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(url, str(path))
-    except OSError as error:  # urllib's errors are OSErrors
-        raise UserError(f"cannot download {url}: {error}") from error
-    return path
 
 
 def write_checkpoint(content: dict[str, Any], path: str | os.PathLike) -> None:
@@ -171,6 +173,17 @@ def model_state(checkpoint: Mapping[str, Any], ema: bool = False) -> dict[str, T
     if not state:
         raise UserError(f"the checkpoint holds no weights; its entries are {sorted(map(str, checkpoint))[:10]}")
     return _unwrapped(state)
+
+
+def checksum(checkpoint: Mapping[str, Any], ema: bool = False) -> str:
+    """Of the weights that model_state gives: the same for a checkpoint of this program and for the state dict of a
+    model that has loaded it, on any device. Another number, or type of number, gives another one."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model_state(checkpoint, ema).items()):
+        if not _DERIVED.search(name):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:

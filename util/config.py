@@ -45,14 +45,18 @@ def load_config(path: str | os.PathLike, options: Mapping[str, Any] | None = Non
     `options` maps a key, or the dotted path of a nested one ("a.b"), to its value.
     Raises UserError for a file that is missing or does not run, and for circular bases.
     """
-    config = Config(_merge(_read(Path(path), ()), {}))
-    for key, value in (options or {}).items():
+    return override(Config(_merge(_read(Path(path), ()), {})), options or {}, str(path))
+
+
+def override(config: Config, options: Mapping[str, Any], source: str) -> Config:
+    """The config with the options of load_config; it changes. Raises UserError that names `source`."""
+    for key, value in options.items():
         *parents, last = key.split(".")
         node = config
         for parent in parents:
             node = node.setdefault(parent, Config())
             if not isinstance(node, dict):
-                raise UserError(f"--options {key}: {parent!r} is not a dict in {path}")
+                raise UserError(f"--options {key}: {parent!r} is not a dict in {source}")
         node[last] = Config(value) if isinstance(value, dict) else value
     return config
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from util.config import parse_pairs
+from util.config import Config, load_config, override, parse_pairs
 from util.distributed import all_gather
 from util.errors import UserError
 from util.short_forms import expand_short_forms
@@ -47,6 +47,7 @@ class RunOptions:
     config_overrides: Mapping[str, Any]  # --options and the short forms of config keys
     folder: Path
     arguments: Mapping[str, Any]  # all flags, for run.json
+    config: Mapping[str, Any] | None  # that of the weights config_file, in place of a file
 
     coco_path: str | None
     num_workers: int
@@ -83,8 +84,22 @@ class RunOptions:
             kind=kind, config_file=config_file,
             config_overrides=parse_pairs(expand_short_forms(args) + args.options),
             folder=Path(args.output_dir or Path("outputs") / config_file.stem),
-            arguments=vars(args) | {"config_file": config_file},
+            arguments=vars(args) | {"config_file": config_file}, config=None,
             **{name: getattr(args, name) for name in same - {"config_file"}})
+
+    def with_config_of(self, checkpoint: Mapping[str, Any]) -> "RunOptions":
+        """The same run with the config that the weights of --resume carry, if they do."""
+        if not checkpoint.get("config"):
+            return self
+        source = Path(str(self.resume))
+        folder = Path(self.arguments["output_dir"] or Path("outputs") / source.stem)
+        return dataclasses.replace(self, config=checkpoint["config"], config_file=source, folder=folder)
+
+    def load_config(self) -> Config:
+        """Raises UserError for a config file that is missing or does not run."""
+        if self.config is None:
+            return load_config(self.config_file, self.config_overrides)
+        return override(Config(self.config), self.config_overrides, str(self.config_file))
 
     @property
     def max_batches(self) -> int | None:

@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from tools.export_weights import export
-from util.checkpoint import read_checkpoint
+from util.checkpoint import checksum, read_checkpoint
+from util.config import load_config
 from util.errors import UserError
+from util.options import parse_options
+from util.run_folder import git_hash
 
 AP = "test_coco_eval_bbox"
 
@@ -25,10 +28,13 @@ def test_the_small_file_evaluates_like_the_checkpoint_and_starts_a_training(call
         assert tensor.dtype == (torch.float16 if wanted.dim() > 1 and wanted.is_floating_point() else wanted.dtype)
         torch.testing.assert_close(tensor.to(wanted.dtype), wanted, rtol=1e-3, atol=1e-4)
 
+    assert small["card"].config == whole["config"] and not small["card"].measured
+    assert parse_options(small["config"]) == parse_options(load_config(target.with_suffix(".py")))
+
     losses = []
-    for config, weights in ((tmp_path / "run/config.py", source), (target.with_suffix(".py"), target)):
-        assert call("-c", config, "--eval", "--resume", weights, "--output_dir", tmp_path / weights.stem, "--save_log"
-                    ) == 0
+    for weights in (source, target):
+        assert call("--eval", "--resume", weights, "--output_dir", tmp_path / weights.stem, "--save_log",
+                    config=None) == 0  # both carry theirs
         losses.append(json.loads((tmp_path / weights.stem / "eval/log.txt").read_text())["test_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
@@ -46,3 +52,47 @@ def test_what_cannot_be_exported_is_named(call, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"precious")
     with pytest.raises(UserError, match="exists already"):
         export(tmp_path / "own.pth", tmp_path / "x.safetensors")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint, and a summary.json beside it that was measured with it."""
+    state = {"model": {"w": torch.ones(2)}, "class_names": {1: "cat", 3: "dog"},
+             "config": {"modelname": "dino", "num_classes": 4}}
+    torch.save(state, tmp_path / "checkpoint_best.pth")
+    numbers = {"format": 1, "weights": checksum(state), "facts": {"data": "sets/pets"}, "images": 12,
+               "stats": {"AP": 0.5, "APs": None}, "classes": {"1": {"threshold": 0.25}, "3": {"threshold": None}}}
+    (tmp_path / "summary.json").write_text(json.dumps(numbers))
+    return tmp_path / "checkpoint_best.pth"
+
+
+def test_the_summary_beside_the_checkpoint_goes_along(checkpoint, tmp_path):
+    export(checkpoint, tmp_path / "x.safetensors")
+    card = read_checkpoint(tmp_path / "x.safetensors")["card"]
+    assert card.thresholds == {1: 0.25} and card.measured == {"AP": 0.5}
+    assert card.measured_on == "12 val images of pets" and card.commit == git_hash()
+
+
+def test_a_summary_of_other_weights_is_left_out_or_refused_if_it_was_named(checkpoint, tmp_path, capsys):
+    other = tmp_path / "checkpoint.pth"
+    torch.save(torch.load(checkpoint, weights_only=True) | {"model": {"w": torch.zeros(2)}}, other)
+    with pytest.raises(UserError, match="summary.json was measured with other weights"):
+        export(other, tmp_path / "x.safetensors", tmp_path / "summary.json")
+    export(other, tmp_path / "x.safetensors")
+    assert "without AP and best scores: " in capsys.readouterr().out
+    card = read_checkpoint(tmp_path / "x.safetensors")["card"]
+    assert not (card.thresholds or card.measured or card.measured_on)
+
+
+def test_a_summary_elsewhere_is_used(checkpoint, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    summary = (tmp_path / "summary.json").rename(tmp_path / "elsewhere/summary.json")
+    export(checkpoint, tmp_path / "x.safetensors", summary)
+    assert read_checkpoint(tmp_path / "x.safetensors")["card"].measured == {"AP": 0.5}
+
+
+def test_a_config_that_says_nothing_of_a_detector_is_refused(checkpoint, tmp_path):
+    torch.save(torch.load(checkpoint, weights_only=True) | {"class_names": {9: "cow"}}, checkpoint)
+    with pytest.raises(UserError, match="checkpoint_best.pth: it names the category id 9"):
+        export(checkpoint, tmp_path / "x.safetensors")
+    assert not list(tmp_path.glob("x.*"))

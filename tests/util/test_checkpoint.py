@@ -2,14 +2,13 @@
 import argparse
 import collections
 import copy
+import json
 import logging
 import multiprocessing
 import os
 import pickle
 import resource
-import shutil
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -22,8 +21,13 @@ from models import build_model
 from tests.util.mutations import broken_files
 from tests.util.states import differing, refusal, snapshot
 from util import checkpoint as module
-from util.checkpoint import copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
+from util import zoo
+from util.checkpoint import checksum, copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
+from util.config import load_config
+from util.download import cache_name
 from util.errors import UserError
+from util.model_card import KEY, ModelCard
+from util.options import parse_options
 from util.pretrained import load_pretrained
 
 
@@ -141,29 +145,34 @@ def test_files_with_code_are_refused_and_do_not_run(tmp_path, write):
 
 @pytest.mark.parametrize("name", ["released.pth", "model.safetensors"])
 def test_files_behind_an_address_are_read_like_local_ones(tmp_path, monkeypatch, name):
-    path = tmp_path / name
+    address, path = f"https://example.org/weights/{name}", tmp_path / cache_name(f"https://example.org/weights/{name}")
+    monkeypatch.setenv("LITE_DETR_CACHE", str(tmp_path))
     if name == "released.pth":
         torch.save({"model": {"w": torch.ones(2)}, "args": argparse.Namespace(lr=1e-4)}, path)
     else:
         save_file({"w": torch.ones(2)}, path)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setattr(torch.hub, "download_url_to_file",
-                        lambda url, target, *args, **kwargs: shutil.copyfile(path, target))
-    assert read_checkpoint(f"https://example.org/weights/{name}")["model"]["w"].tolist() == [1, 1]
+    assert read_checkpoint(address)["model"]["w"].tolist() == [1, 1]
+    path.write_bytes(b"version 1\nhash 2\n")
+    path.with_name(f"{path.name}.json").unlink()
+    assert path.name in refusal(read_checkpoint, address)
 
 
-@pytest.mark.parametrize("content", [None, b"<html>404: not found</html>"])
-def test_an_address_without_a_checkpoint_is_named(tmp_path, monkeypatch, content):
-    def download(url, target, *args, **kwargs):
-        if content is None:
-            raise URLError("no route to host")
-        Path(target).write_bytes(content)
+def test_weights_are_read_by_their_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = read_checkpoint("bccd_lite_dino")
+    assert content["class_names"] == {1: "RBC", 2: "WBC", 3: "Platelets"} == content["card"].class_names
+    torch.save({"epoch": 3}, "bccd_lite_dino")
+    assert read_checkpoint("bccd_lite_dino") == {"epoch": 3}  # a file comes first
+    assert "Did you mean 'bccd_lite_dino'?" in refusal(read_checkpoint, "bccd_lite_din")
+    assert "no weights are called" not in refusal(read_checkpoint, "bccd_lite_din.pth")
 
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    assert "model.pth" in refusal(read_checkpoint, "https://example.org/model.pth")
+
+def test_released_weights_come_with_the_config_of_their_name(tmp_path, monkeypatch):
+    entry = zoo.find("lite_dino_r50_h2l2_2p1x3")
+    monkeypatch.setenv("LITE_DETR_CACHE", str(tmp_path))
+    torch.save({"model": {"w": torch.ones(2)}, "config": "of another program"}, tmp_path / cache_name(entry.address))
+    content = read_checkpoint("lite_dino_r50_h2l2_2p1x3")
+    assert content["config"]["enc_scale"] == 2 and content["model"]["w"].tolist() == [1, 1]
 
 
 def test_safetensors_are_read(tmp_path):
@@ -240,6 +249,44 @@ def test_class_names_of_safetensors_must_be_names(tmp_path, names):
     save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors", metadata={"class_names": names})
     assert "x.safetensors: its class_names must be a JSON object" in refusal(read_checkpoint,
                                                                              tmp_path / "x.safetensors")
+
+
+CARD = {"format": 1, "config": {"modelname": "dino", "num_classes": 4, "data_aug_scales": (480, 512)},
+        "class_names": {"1": "RBC", "3": "naïve"}, "thresholds": {"1": 0.4}, "measured": {"AP": 0.6},
+        "measured_on": "x", "commit": "abc"}
+
+
+def test_the_card_of_safetensors_is_read(tmp_path):
+    save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors", metadata={KEY: json.dumps(CARD), "class_names": "[1]"})
+    content = read_checkpoint(tmp_path / "x.safetensors")
+    assert content["class_names"] == {1: "RBC", 3: "naïve"} == content["card"].class_names
+    assert content["config"] == {"modelname": "dino", "num_classes": 4, "data_aug_scales": [480, 512]}
+    assert content["card"].thresholds == {1: 0.4} and content["card"].measured == {"AP": 0.6}
+
+
+def test_a_card_without_class_names_gives_none(tmp_path):
+    card = json.dumps(CARD | {"class_names": {}, "thresholds": {}})
+    save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors", metadata={KEY: card})
+    assert read_checkpoint(tmp_path / "x.safetensors").keys() == {"model", "card", "config"}
+
+
+@pytest.mark.parametrize("lie", [
+    {"class_names": {"4": "WBC"}}, {"thresholds": {"2": 7}}, {"config": {"modelname": "dino", "num_classes": 1e400}},
+    {"config": {"num_classes": 4}}, {"format": 2}, {"class_names": [1]}, {"measured": {"AP": "high"}}])
+def test_a_card_that_lies_is_refused_with_the_name_of_its_file(tmp_path, lie):
+    save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors", metadata={KEY: json.dumps(CARD | lie)})
+    assert "x.safetensors: its metadata are" in refusal(read_checkpoint, tmp_path / "x.safetensors")
+
+
+def test_every_config_survives_the_json_of_a_card():
+    for path in sorted(Path("config").rglob("*.py")):
+        config = load_config(path)
+        if "modelname" not in config:  # parts of others
+            continue
+        whole, partial = parse_options(config), ModelCard(dict(config, num_classes=9), {})
+        for wanted, card in ((whole, ModelCard(whole.to_dict() | {"num_classes": 9}, {})), (whole, partial)):
+            again = parse_options(ModelCard.from_json(json.dumps(card.to_dict()), str(path)).config)
+            assert again == wanted.replaced(num_classes=9), path
 
 
 def only_read_or_refused(data, path, model, count, seed):
@@ -325,6 +372,19 @@ def test_the_average_is_loaded_on_request_only(build):
     assert not differing(snapshot(model), snapshot(average))
     load_weights(model, content | {"ema_model": None}, ema=True)
     assert not differing(snapshot(model), snapshot(plain))
+
+
+def test_a_checksum_tells_which_weights_a_model_has_loaded(build, save):
+    plain, average, model = build(1), build(2), build(3)
+    content = read_checkpoint(save({"model": prefixed(plain.state_dict(), "_orig_mod."), "ema": average.state_dict()}))
+    for ema in (False, True):
+        load_weights(model, content, ema=ema)
+        assert checksum(model.state_dict()) == checksum(content, ema)
+        assert checksum(content, ema) != checksum(content, not ema)
+    next(model.parameters()).data.view(-1)[0] += 1e-3
+    assert checksum(model.state_dict()) != checksum(content, ema=True)
+    assert checksum({"a": torch.ones(2, 2)}) != checksum({"a": torch.ones(4)}) != checksum({"b": torch.ones(4)})
+    assert checksum({"a": torch.ones(4).half()}) != checksum({"a": torch.ones(4)})
 
 
 def test_an_average_of_another_program_is_loaded_on_request(build):

@@ -46,6 +46,18 @@ def test_the_default_config():
     assert run.folder == Path("outputs/config")
 
 
+def test_the_config_that_weights_carry():
+    run = options_of("--eval", "--resume", "a/small.safetensors", "--coco_path", "data", "--lr", "0.5")
+    own = run.with_config_of({"config": {"modelname": "dino", "lr": 0.1, "sizes": {"a": 1}}})
+    assert (own.config_file, own.folder) == (Path("a/small.safetensors"), Path("outputs/small"))
+    assert own.load_config() == {"modelname": "dino", "lr": 0.5, "sizes": {"a": 1}}
+    assert run.with_config_of({}) == run == run.with_config_of({"config": {}})
+    chosen = options_of("--eval", "--resume", "x", "--coco_path", "data", "--output_dir", "out")
+    assert chosen.with_config_of({"config": {"modelname": "dino"}}).folder == Path("out")
+    with pytest.raises(UserError, match="'lr' is not a dict in a/small.safetensors"):
+        dataclasses.replace(own, config_overrides={"lr.b": 1}).load_config()
+
+
 def test_contradictions_are_refused():
     with pytest.raises(UserError, match="--eval and --test exclude each other"):
         options_of("--coco_path", "data", "--eval", "--test", "--resume", "a.pth")
