@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
@@ -20,7 +19,7 @@ from torchvision.ops import box_convert
 
 from common import add_detector_flags, run_tool, tool_parser
 from inference.predictor import Predictor, read_image
-from models.attention_maps import Attended, record_attention
+from models.attention_maps import Attended, as_map, record_attention
 from reports.fonts import families, shown_names
 from reports.style import save_figure
 from util.errors import UserError
@@ -113,12 +112,6 @@ def token_at(layer: Attended, box: Tensor) -> tuple[int, tuple[float, float]]:
     column, row = (min(int(c * n), n - 1) for c, n in zip(box[:2].clamp(0, 1), (width, height)))
     index = len(layer.weights) - height * width + row * width + column
     return index, ((column + 0.5) / width, (row + 0.5) / height)
-
-
-def as_map(weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-    """Weights [N] of the tokens of all maps, added up at the resolution of the finest."""
-    maps = [part.view(1, 1, *shape) for part, shape in zip(weights.split([h * w for h, w in shapes]), shapes)]
-    return torch.cat([F.interpolate(m, shapes[0]) for m in maps]).sum(0)[0]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
