@@ -1,19 +1,18 @@
 """Videos, and the picture of a camera as it comes."""
 import html
-import os
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from inference.page.dropped import notice
 from inference.page.seen import LOWEST
 from inference.page.shared import SharedDetector
-from inference.video import VideoWriter, frame_count
+from inference.sources import open_source
+from inference.video import frame_count, is_video, video_writer
 from util.errors import UserError
 
 PREVIEW_EVERY = 0.5  # s between pictures of the frame that was done last
@@ -44,7 +43,7 @@ def build_video_tab(detector: SharedDetector, score: float) -> None:
         if path is None:
             yield {status: notice(["There is no video: drop one on the left."])}
             return
-        yield {result: gr.update(value=None, visible=False), status: _progress("Reading", 0, None, 0, Counter()),
+        yield {result: gr.update(value=None, visible=False), status: '<div class="note">Reading …</div>',
                preview: gr.update(value=None, visible=False)}
         with tempfile.TemporaryDirectory() as folder:
             annotated = Path(folder) / f"{Path(path).stem[:80]}_detections.mp4"
@@ -66,10 +65,12 @@ def build_video_tab(detector: SharedDetector, score: float) -> None:
 def annotate(detector: SharedDetector, path: Path, output: Path, score: float) -> Iterator[tuple[Image.Image, str]]:
     """Writes the video `output` with boxes. After a frame every PREVIEW_EVERY seconds, and after the last, gives the
     frame that was drawn last and, as HTML, how far it is. Raises UserError for what is no video."""
-    total, most, begin = frame_count(path), Counter[str](), time.monotonic()
+    if not is_video(path):
+        raise UserError(f"{path} is no video")
+    source, total, most, begin = open_source(path), frame_count(path), Counter[str](), time.monotonic()
     frames, shown = 0, begin
-    with VideoWriter(output) as writer:
-        for found in detector.predictor(path, score=score, stream=True):
+    with video_writer(output) as writer:
+        for found in detector.predictor(source, score=score, stream=True):
             picture = found.draw()
             writer.write(picture, found.time)
             frames += 1
@@ -77,8 +78,10 @@ def annotate(detector: SharedDetector, path: Path, output: Path, score: float) -
             now = time.monotonic()
             if now - shown >= PREVIEW_EVERY:
                 shown = now
-                yield picture, _progress(f"{path.name}: frame", frames, total, frames / (now - begin), most)
-    yield picture, _progress(f"{path.name}: all", frames, frames, frames / (time.monotonic() - begin), most)
+                yield picture, _progress(path.name, frames, total, frames / (now - begin), most)
+    text = _progress(path.name, frames, frames, frames / (time.monotonic() - begin), most)
+    yield picture, text + notice([f"Left out, because they cannot be read: {source.skipped.count} frames."]
+                                 if source.skipped.count else [])
 
 
 def build_live_tab(detector: SharedDetector, score: float) -> None:
@@ -107,13 +110,14 @@ def build_live_tab(detector: SharedDetector, score: float) -> None:
                   concurrency_limit=4, show_progress="hidden")
 
 
-def _progress(text: str, frames: int, total: int | None, rate: float, most: Counter[str]) -> str:
+def _progress(name: str, frames: int, total: int | None, rate: float, most: Counter[str]) -> str:
     known = f" of {total}" if total is not None and total >= frames else ""
     share = f"<progress max='{max(total, frames)}' value='{frames}'></progress>" if total else ""
-    facts = f"{html.escape(text)} {frames}{known} · {rate:.1f} frames/s"
-    return share + _chips(most, facts, ", at most in one frame")
+    return share + _chips(most, f"{html.escape(name)} · frame {frames}{known} · {rate:.1f} frames/s",
+                          "the most in one frame: ")
 
 
 def _chips(counts: Counter[str], facts: str, explanation: str = "") -> str:
     chips = [f'<span class="chip">{html.escape(name)} <b>{count}</b></span>' for name, count in counts.most_common()]
-    return f'<div class="summary">{"".join(chips)}<span class="facts">{facts}{explanation if chips else ""}</span></div>'
+    return (f'<div class="summary">{explanation if chips else ""}{"".join(chips)}'
+            f'<span class="facts">{facts}</span></div>')
