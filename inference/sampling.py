@@ -15,8 +15,9 @@ from models.attention_maps import Attended, as_map, record_attention
 
 @dataclass(frozen=True)
 class Attention:
-    """Of one query, in one decoder layer, to maps of `shapes` (H, W). Deformable: weights [M, L, P], which have a sum of
-    1 over L and P, and points [M, L, P, 2] (x, y) in pixels of the image. Global: weights [M, N] with a sum of 1 over N.
+    """Of one query, in one decoder layer, to maps of `shapes` (H, W). The weights of a head have a sum of 1.
+
+    Deformable: weights [M, L, P], and points [M, L, P, 2] (x, y) in pixels of the image. Global: weights [M, N].
     """
 
     shapes: list[tuple[int, int]]
@@ -30,9 +31,9 @@ class Attention:
 
 @dataclass(frozen=True)
 class Inspected:
-    """found: "scores" [n] in [0, 1], descending, "labels" [n], "boxes" [n, 4] xyxy in pixels of the image, and "queries"
-    [n], for each the query that it comes from. size: (width, height) of the image. layers: of the decoder, in the order
-    in which they ran, with the attention of these detections only; empty for a detector that does not show it.
+    """found: "scores" [n] in [0, 1], descending, "labels" [n], "boxes" [n, 4] xyxy in pixels of the image, and (unless
+    there are no layers) "queries" [n], which each comes from. size: (width, height) of the image. layers: of the
+    decoder, in the order in which they ran, with the attention of these detections; none of an exported file.
     """
 
     found: dict[str, Tensor]

@@ -1,11 +1,14 @@
 """Opens a page in the browser that shows what a detector finds: python tools/app.py WEIGHTS
 
 WEIGHTS is a checkpoint, a file of tools/export_weights.py, the name of a released model (python tools/zoo.py lists
-them), or an exported file (.onnx, .xml, .pt2). Drop images or a video on the page, or use the camera. A click on a box
-shows where its query sampled. Only this computer can open the page, unless --host says otherwise; it needs no network.
+them), or an exported file (.onnx, .xml, .pt2). Drop images or a video on the page, or use the camera; a click on a box
+shows where its query sampled. Only this computer can open the page, unless --host says otherwise. It needs no network,
+and keeps what it receives in a temporary folder, which is removed at the end.
 """
 import argparse
 import os
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,18 +19,28 @@ from util.errors import UserError
 def main(args: argparse.Namespace) -> None:
     if not 0 <= args.score <= 1:
         raise UserError(f"--score {args.score} must be from 0 to 1")
+    if not 1 <= args.port <= 65535:
+        raise UserError(f"--port {args.port} must be from 1 to 65535")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the folder is removed then too
     with tempfile.TemporaryDirectory(prefix="lite_detr_page_") as folder:
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        settle_gradio(folder, args.host)
         try:
-            import gradio  # noqa: F401 - reads the environment when it is imported
+            import gradio  # noqa: F401 - it reads these settings when it is imported
         except ImportError as error:
             raise UserError("the page needs the package gradio: pip install gradio") from error
-        from inference.page.layout import build_page, launch
+        from inference.page.layout import build_page, serve
         from inference.page.shared import SharedDetector
         from inference.predictor import Predictor
 
         predictor = Predictor(args.weights, args.config_file, options=args.options, device=args.device)
-        launch(build_page(SharedDetector(predictor), Path(args.weights).stem, args.score), args.host, args.port)
+        serve(build_page(SharedDetector(predictor), Path(args.weights).stem, args.score), args.host, args.port)
+
+
+def settle_gradio(folder: str, host: str) -> None:
+    """Files go to the folder, nothing is reported to gradio's makers, and no proxy stands before this computer."""
+    os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "localhost", "127.0.0.1", host]))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,5 +1,4 @@
 """Images, what is found in them, and what the query behind a box attended to."""
-import functools
 from typing import Any
 
 from inference.page.dropped import MOST_IMAGES, Dropped, notice, receive
@@ -37,7 +36,8 @@ def build_images_tab(detector: SharedDetector, score: float) -> None:
                                buttons=["download", "fullscreen"])
             summary = gr.HTML(visible=False, elem_id="summary")
             table = gr.Dataframe(headers=HEADERS, interactive=False, max_height=330, type="array", visible=False,
-                                 datatype=["number", "str", *["number"] * 5], elem_id="table", buttons=[],
+                                 datatype=["number", "str", "number", "number", "number", "number", "number"],
+                                 elem_id="table", buttons=[],
                                  column_widths=["8%", "32%", "12%", "12%", "12%", "12%", "12%"])
         with gr.Column(scale=4, min_width=340):
             title = gr.HTML(no_choice, elem_id="chosen")
@@ -56,7 +56,7 @@ def build_images_tab(detector: SharedDetector, score: float) -> None:
             return {messages: gr.skip()}
         new, problems = receive([paths] if isinstance(paths, str) else paths)
         if not new:
-            return {messages: _messages(problems), files: None}
+            return {messages: tell(problems), files: None}
         entries = (new + entries)[:MOST_IMAGES]
         thumbnails = gr.update(value=[entry.thumbnail for entry in entries], selected_index=0, visible=len(entries) > 1)
         return {strip: entries, gallery: thumbnails, files: None, **look_at(new[0], score, problems)}
@@ -66,20 +66,20 @@ def build_images_tab(detector: SharedDetector, score: float) -> None:
 
     def look_at(entry: Dropped, score: float, problems: list[str]) -> dict:
         try:
-            image = entry.read()
-        except UserError as error:  # it was removed in the meantime
-            return {messages: _messages([*problems, str(error)])}
-        now = detector.look(image, entry.title)
+            now = detector.look(entry.read(), entry.title)
+        except UserError as error:  # such as a file that was removed in the meantime
+            return {messages: tell([*problems, str(error)])}
         found = now.classes()
         choices = gr.update(choices=[(now.name(label), label) for label in found], value=found, visible=len(found) > 1)
-        return {seen: now, classes: choices, messages: _messages(problems), **show(now, score, found, None)}
+        return {seen: now, classes: choices, messages: tell(problems), **show(now, score, found, None)}
 
     def show(now: Seen, score: float, shown: list[int], place: int | None) -> dict:
         """All but the explanation of the detection in this place; without a place there is none."""
         visible = now.visible(score, shown)
-        result = {picture: gr.update(value=now.drawn(visible, place), visible=True), chosen: place,
-                  summary: gr.update(value=now.summary(visible), visible=True),
-                  table: gr.update(value=now.rows(visible), visible=True)}
+        result: dict[Any, Any] = {
+            picture: gr.update(value=now.drawn(visible, place), visible=True), chosen: place,
+            summary: gr.update(value=now.summary(visible), visible=True),
+            table: gr.update(value=now.rows(visible), visible=True)}
         if place is None:
             result |= {title: no_choice, **{part: gr.update(visible=False) for part in (attention, legend, selectors)}}
         return result
@@ -92,7 +92,8 @@ def build_images_tab(detector: SharedDetector, score: float) -> None:
     def click(event: gr.SelectData, now: Seen | None, score: float, shown: list[int], *parts: Any) -> dict:
         if now is None:
             return {chosen: None}
-        return choose(now, now.at(*event.index, now.visible(score, shown)), score, shown, *parts)
+        x, y = event.index
+        return choose(now, now.at(x, y, now.visible(score, shown)), score, shown, *parts)
 
     def click_row(event: gr.SelectData, now: Seen | None, score: float, shown: list[int], *parts: Any) -> dict:
         if now is None or not event.row_value or event.row_value[0] in (None, ""):
@@ -128,19 +129,19 @@ def build_images_tab(detector: SharedDetector, score: float) -> None:
         return {attention: gr.update(value=drawn, visible=True), title: now.title_of(place),
                 legend: gr.update(value=now.legend(place, at_layer, heads), visible=True)}
 
-    def _messages(problems: list[str]) -> Any:
+    def tell(problems: list[str]) -> Any:
         return gr.update(value=notice(problems), visible=bool(problems))
 
-    parts = [layer, head, levels, whole]
+    parts: list[Any] = [layer, head, levels, whole]
     shown = [picture, summary, table, chosen, title, attention, legend, selectors]
     looked = [seen, classes, messages, *shown]
     files.upload(add, [files, strip, threshold], [strip, gallery, files, *looked])
     camera.change(add, [camera, strip, threshold], [strip, gallery, files, *looked])
     gallery.select(select_image, [strip, threshold], looked)
-    at_once = functools.partial(dict, show_progress="hidden", trigger_mode="always_last")
-    threshold.change(filter_boxes, [seen, threshold, classes, chosen], shown, **at_once())
-    classes.input(filter_boxes, [seen, threshold, classes, chosen], shown, **at_once())
-    picture.select(click, [seen, threshold, classes, *parts], [*shown, *parts], **at_once())
-    table.select(click_row, [seen, threshold, classes, *parts], [*shown, *parts], **at_once())
+    at_once: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
+    threshold.change(filter_boxes, [seen, threshold, classes, chosen], shown, **at_once)
+    classes.input(filter_boxes, [seen, threshold, classes, chosen], shown, **at_once)
+    picture.select(click, [seen, threshold, classes, *parts], [*shown, *parts], **at_once)
+    table.select(click_row, [seen, threshold, classes, *parts], [*shown, *parts], **at_once)
     for part in parts:
-        part.input(explain, [seen, chosen, *parts], [title, attention, legend], **at_once())
+        part.input(explain, [seen, chosen, *parts], [title, attention, legend], **at_once)

@@ -1,11 +1,13 @@
 """The page as a whole, and how it is served."""
 import html
+import threading
 from pathlib import Path
 from typing import Any
 
 from inference.page.images_tab import build_images_tab
 from inference.page.shared import SharedDetector
 from inference.page.video_tab import build_live_tab, build_video_tab
+from util.errors import UserError
 
 FILE_LIFETIME = 3600  # s, after which what visitors sent, and what they were shown, is removed
 MOST_SESSIONS = 100
@@ -29,15 +31,25 @@ def build_page(detector: SharedDetector, title: str, score: float) -> Any:
     return page.queue(default_concurrency_limit=8, max_size=MOST_SESSIONS, api_open=False)
 
 
-def launch(page: Any, host: str, port: int) -> None:
-    """Serves the page until the program is ended. It loads nothing from another server."""
+def serve(page: Any, host: str, port: int) -> None:
+    """Until the program is interrupted. The page loads nothing from another server. Raises UserError for a port that is
+    taken or a host that this computer is not."""
     import gradio as gr
 
     theme = gr.themes.Default(primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate",
                               font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    page.launch(server_name=host, server_port=port, share=False, theme=theme, css=STYLE.read_text(encoding="utf-8"),
-                footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, quiet=True,
-                state_session_capacity=MOST_SESSIONS, max_file_size=LARGEST_UPLOAD)
+    try:
+        page.launch(server_name=host, server_port=port, share=False, theme=theme, css=STYLE.read_text(encoding="utf-8"),
+                    footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, quiet=True,
+                    prevent_thread_lock=True, state_session_capacity=MOST_SESSIONS, max_file_size=LARGEST_UPLOAD)
+    except OSError as error:
+        raise UserError(f"cannot serve {host}, port {port}, which another program may use already: choose one with "
+                        "--port") from error
+    print(f"open {page.local_url} in a browser; Ctrl-C ends the page", flush=True)
+    try:
+        threading.Event().wait()
+    finally:
+        page.close(verbose=False)
 
 
 def _description(detector: SharedDetector) -> str:

@@ -52,6 +52,7 @@ class SharedDetector:
                 inspected = inspect(self._inner, image, LOWEST)
         else:
             found = self.predictor(image, score=LOWEST)
-            inspected = Inspected({"scores": found.scores, "labels": found.labels, "boxes": found.boxes}, image.size, [])
+            rows = {"scores": found.scores, "labels": found.labels, "boxes": found.boxes}
+            inspected = Inspected(rows, image.size, [])
         milliseconds = 1000 * (time.perf_counter() - start)
         return Seen(title, page_picture(image), inspected, self.names, milliseconds)

@@ -15,6 +15,7 @@ from inference.sources import open_source
 from inference.video import frame_count, is_video, video_writer
 from util.errors import UserError
 
+HEIGHT = 560  # px of a video on the page
 PREVIEW_EVERY = 0.5  # s between pictures of the frame that was done last
 CAMERA_EVERY = 0.2  # s between pictures of a camera
 CAMERA_SECONDS = 300  # after which a visitor must start the camera again
@@ -35,9 +36,9 @@ def build_video_tab(detector: SharedDetector, score: float) -> None:
         with gr.Column(scale=5, min_width=420):
             status = gr.HTML('<div class="note">No video yet: drop one on the left.</div>', elem_id="video_status")
             preview = gr.Image(show_label=False, format="jpeg", interactive=False, visible=False, buttons=[],
-                               elem_id="video_preview")
+                               height=HEIGHT, elem_id="video_preview")
             result = gr.Video(show_label=False, interactive=False, visible=False, autoplay=True, loop=True,
-                              buttons=["download"], elem_id="video_result")
+                              height=HEIGHT, buttons=["download"], elem_id="video_result")
 
     def run(path: str | None, score: float) -> Iterator[dict]:
         if path is None:
