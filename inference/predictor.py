@@ -20,7 +20,7 @@ from inference.frames import Frame, prefetched
 from inference.results import Detections
 from inference.scores import DEFAULT, Score, score_limits
 from inference.sources import open_source
-from inference.tiles import Window, checked_tiles, merged, windows
+from inference.tiles import SUPPORT, Window, checked_tiles, merged, windows
 from util.class_names import ClassNames
 from util.errors import UserError
 from util.model_card import ModelCard
@@ -85,14 +85,18 @@ class Predictor:
             found: list[dict[str, Tensor]] = []
             for first in range(0, len(inputs), search.batch_size):
                 chosen = slice(first, first + search.batch_size)
-                found += map(search.above_limits, self.backend.detect(inputs[chosen], sizes[chosen]))
+                found += self.backend.detect(inputs[chosen], sizes[chosen])
             for image in batch:
                 own, found = found[:len(image.parts)], found[len(image.parts):]
-                yield self._result(image, own)
+                yield self._result(image, own, search)
 
-    def _result(self, image: "Prepared", found: list[dict[str, Tensor]]) -> Detections:
+    def _result(self, image: "Prepared", found: list[dict[str, Tensor]], search: "Search") -> Detections:
         frame = image.frame
-        rows = merged(list(zip(image.parts, found)), frame.image.size)
+        if len(found) == 1:
+            rows = search.above_limits(found[0])
+        else:
+            parts = [search.above_limits(part, SUPPORT) for part in found]
+            rows = merged(list(zip(image.parts, parts)), frame.image.size, search.limits)
         return Detections(rows["boxes"], rows["scores"], rows["labels"], self.class_names, frame.image.size, frame.path,
                           frame.number, frame.time, frame.image)
 
@@ -106,8 +110,13 @@ class Search:
     tiles: tuple[int, int] | None = None
     overlap: float = 0.2
 
-    def above_limits(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        keep = found["scores"] >= self.limits[found["labels"]]
+    def above_limits(self, found: dict[str, Tensor], factor: float = 1.0) -> dict[str, Tensor]:
+        """The detections of at least the least score, times a factor."""
+        labels = found["labels"]
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.limits):
+            raise UserError(f"the detector found the category id {int(labels.max())}, but its metadata say "
+                            f"num_classes={len(self.limits)}")
+        keep = found["scores"] >= factor * self.limits[labels]
         return {name: value[keep] for name, value in found.items()}
 
 
