@@ -18,7 +18,7 @@ HEADERS = ["#", "class", "score", "left", "top", "width", "height"]
 
 @dataclass(frozen=True)
 class Seen:
-    """picture: the image, of a size for the page. names: of the classes, by category id. milliseconds: from the image
+    """picture: the image, see page_picture. names: of the classes, by category id. milliseconds: from the image
     in memory to its detections."""
 
     title: str

@@ -12,12 +12,12 @@ BOXES = [[0.0, 0, 100, 100], [20, 20, 60, 60], [40, 40, 80, 80], [150, 10, 190, 
 
 @pytest.fixture
 def seen():
-    """Four detections, seen in a picture of twice the size."""
+    """Four detections, seen in a picture of 4.8 times the size."""
     found = {"scores": torch.tensor([0.9, 0.6, 0.4, 0.2]), "labels": torch.tensor([1, 2, 1, 3]),
              "boxes": torch.tensor(BOXES), "queries": torch.tensor([7, 3, 3, 0])}
     layers = [Attended("transformer.decoder", [(8, 10), (4, 5), (2, 3)], torch.full((4, 2, 3, 2), 1 / 6),
                        torch.rand(4, 2, 3, 2, 2))] * 2
-    return Seen("blood.png", Image.new("RGB", (400, 240), "grey"), Inspected(found, (200, 120), layers), NAMES, 12.3)
+    return Seen("blood.png", page_picture(Image.new("RGB", (200, 120), "grey")), Inspected(found, (200, 120), layers), NAMES, 12.3)
 
 
 def test_filters_by_score_and_class(seen):
@@ -27,11 +27,11 @@ def test_filters_by_score_and_class(seen):
 
 
 @pytest.mark.parametrize("point, visible, wanted", [
-    ((20, 20), [0, 1, 2, 3], 0), ((60, 60), [0, 1, 2, 3], 1), ((150, 150), [0, 1, 2, 3], 2),
-    ((340, 60), [0, 1, 2, 3], 3), ((60, 60), [0, 2, 3], 0), ((340, 60), [0], None), ((399, 239), [0, 1, 2, 3], None),
-    ((60, 60), [], None)])
+    ((10, 10), [0, 1, 2, 3], 0), ((30, 30), [0, 1, 2, 3], 1), ((75, 75), [0, 1, 2, 3], 2),
+    ((170, 30), [0, 1, 2, 3], 3), ((30, 30), [0, 2, 3], 0), ((170, 30), [0], None), ((199, 119), [0, 1, 2, 3], None),
+    ((30, 30), [], None)])
 def test_a_click_means_the_smallest_visible_box_around_it(seen, point, visible, wanted):
-    assert seen.at(*point, visible) == wanted
+    assert seen.at(point[0] * 4.8, point[1] * 4.8, visible) == wanted
 
 
 def test_rows_keep_their_number_when_others_are_hidden(seen):
@@ -48,11 +48,10 @@ def test_names_are_escaped_in_html(seen):
 
 def test_the_chosen_box_stands_out(seen):
     plain, marked = seen.drawn([0, 3], None), seen.drawn([0, 3], 3)
-    assert plain.size == marked.size
-    factor = plain.width / 200
-    changed = [(x, y) for x in range(0, plain.width, 2) for y in range(0, plain.height, 2)
+    assert plain.size == marked.size == (960, 576)
+    changed = [(x, y) for x in range(0, 960, 2) for y in range(0, 576, 2)
                if plain.getpixel((x, y)) != marked.getpixel((x, y))]
-    left, top, right, bottom = (value * factor for value in BOXES[3])
+    left, top, right, bottom = (value * 4.8 for value in BOXES[3])
     assert changed and all(left <= x <= right and top <= y <= bottom for x, y in changed)
     assert seen.drawn([], None).size == plain.size
 
