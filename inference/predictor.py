@@ -32,7 +32,8 @@ AHEAD = 2  # batches that wait, decoded and resized, while the detector runs
 class Predictor:
     """One interface for weights and exported files.
 
-    source: weights (.pth, .safetensors, or an https address of them), or an exported file (.onnx, .xml, .pt2).
+    source: weights (.pth, .safetensors, an https address, a name that tools/zoo.py lists), an exported file (.onnx,
+    .xml, .pt2), or a Backend.
     config: a config file; without one, what the weights carry. options: "KEY=VALUE" each, override its keys. amp: half
     precision. compile: torch.compile, for images of any size. Raises UserError for files that are missing, unreadable
     or do not fit each other, and for arguments that an exported file cannot follow.
@@ -40,10 +41,11 @@ class Predictor:
     card: what is known of the detector. class_names: of its category ids.
     """
 
-    def __init__(self, source: str | os.PathLike, config: str | os.PathLike | None = None, *,
+    def __init__(self, source: str | os.PathLike | Backend, config: str | os.PathLike | None = None, *,
                  options: list[str] | None = None, device: str | torch.device = "cpu", amp: bool = False,
                  compile: bool = False):
-        self.backend = open_backend(source, config, options, device, amp, compile)
+        opened = isinstance(source, Backend)
+        self.backend = source if opened else open_backend(source, config, options, device, amp, compile)
 
     @property
     def card(self) -> ModelCard:

@@ -21,6 +21,7 @@ SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".
 UPRIGHT = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 CLOCK = Fraction(1, 90_000)  # of the times in a written video, s
 ENCODERS = ("libx264", "libopenh264", "mpeg4")  # the first that PyAV has; builds without GPL lack libx264
+PLAYLISTS = {"concat", "hls", "dash", "imf"}
 WAIT = 10  # seconds for an address to answer
 CAMERAS = {"Linux": ("/dev/video{}", "v4l2"), "Darwin": ("{}", "avfoundation")}
 
@@ -124,9 +125,12 @@ def _opened(av: ModuleType, opening: Opening) -> Iterator[Any]:
         container = av.open(opening.file, format=opening.format, options=dict(opening.options),
                             timeout=None if not opening.live else (WAIT, None))
     except (av.FFmpegError, OSError, ValueError) as error:
-        kind = None if opening.live else file_kind(Path(opening.name))
+        path = Path(opening.name)
+        kind = file_kind(path) if path.is_file() and os.access(path, os.R_OK) else ""
         raise UserError(f"cannot open the video {opening.name}: " + (f"it is {kind}" if kind else _reason(error))) from error
     with container:
+        if PLAYLISTS & set(container.format.name.split(",")):
+            raise UserError(f"cannot open the video {opening.name}: it is a list of other files")
         if not container.streams.video:
             raise UserError(f"{opening.name}: there is no picture in it, only {_kinds(container)}")
         yield container

@@ -148,8 +148,8 @@ class Output:
                 self._video = place, self._open_video.enter_context(video_writer(self.pictures[place]))
             self._video[1].write(picture, found.time)
         if self._line_file is not None and self.lines is not None:
-            name = found.path if self.source.live else Path(found.path).name
-            line = json.dumps(as_record(found, name) | {"frame": found.frame, "time": round(found.time or 0, 6)})
+            place = found.path if self.source.live else Path(found.path).name
+            line = json.dumps({"frame": found.frame, "time": round(found.time or 0, 6)} | as_record(found, place))
             with writing(self.lines):
                 self._line_file.write(f"{line}\n")
                 self._line_file.flush()
