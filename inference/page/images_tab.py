@@ -38,7 +38,7 @@ def build_images_tab(detector: SharedDetector, score: float) -> None:
             table = gr.Dataframe(headers=HEADERS, interactive=False, max_height=330, type="array", visible=False,
                                  datatype=["number", "str", "number", "number", "number", "number", "number"],
                                  elem_id="table", buttons=[],
-                                 column_widths=["8%", "32%", "12%", "12%", "12%", "12%", "12%"])
+                                 column_widths=["8%", "26%", "13%", "12%", "12%", "14%", "15%"])
         with gr.Column(scale=4, min_width=340):
             title = gr.HTML(no_choice, elem_id="chosen")
             attention = gr.Image(show_label=False, format="jpeg", interactive=False, visible=False, elem_id="attention",

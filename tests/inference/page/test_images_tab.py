@@ -38,9 +38,9 @@ def seen(page, image, handler):
 
 
 def test_an_image_is_shown_with_its_classes_and_rows(page, image, handler):
-    shown, state = handler(page, "files", "upload")([image], [], 0.5)
+    shown, state = handler(page, "files", "upload")([image], [], 0.6)
     (seen,) = (value for value in state if isinstance(value, Seen))
-    visible = seen.visible(0.5, seen.classes())
+    visible = seen.visible(0.6, seen.classes())
     assert 0 < len(visible) < len(seen.found["scores"]) and len(shown["table"]["value"]) == len(visible)
     assert {label for _, label in shown["classes"]["choices"]} == set(shown["classes"]["value"]) == set(seen.classes())
     assert shown["picture"]["value"].size == (960, 720) and shown["files"] is None

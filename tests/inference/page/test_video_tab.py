@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from inference.frames import Skipped
 from inference.page.video_tab import annotate, build_live_tab, build_video_tab
 from inference.video import read_video, video_writer
+from tests.inference.scenes import noise_video
 from util.errors import UserError
 
 gradio = pytest.importorskip("gradio", reason="pip install gradio")
@@ -34,7 +36,7 @@ def test_a_video_is_annotated(detector, clip, tmp_path, monkeypatch):
     assert len(steps) == 5  # of each frame, and the end
     assert "frame 1 of 4" in steps[0][1] and "frame 4 of 4" in steps[-1][1] and "clip.mp4" in steps[-1][1]
     assert "the most in one frame" in steps[-1][1] and "<img" not in steps[-1][1]
-    frames = list(read_video(tmp_path / "out.mp4", None))
+    frames = list(read_video(tmp_path / "out.mp4", Skipped()))
     assert [round(frame.time, 3) for frame in frames] == [0, 0.1, 0.2, 0.3]
 
 
@@ -69,11 +71,14 @@ def test_a_cancelled_run_leaves_nothing(detector, clip, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-def test_skipped_frames_are_counted(detector, clip, tmp_path):
-    data = bytearray(clip.read_bytes())
-    clip.write_bytes(data)
-    monkey = list(annotate(detector, clip, tmp_path / "out.mp4", 0.5))
-    assert "Left out" not in monkey[-1][1]
+def test_skipped_frames_are_counted(detector, tmp_path):
+    path = noise_video(tmp_path / "noise.mp4", count=12, gop=4)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle:middle + 2000] = b"\xa5" * 2000
+    path.write_bytes(content)
+    *_, (picture, text) = annotate(detector, path, tmp_path / "out.mp4", 0.5)
+    assert "Left out, because they cannot be read: " in text and picture.width >= 96
 
 
 def test_a_picture_of_the_camera_is_searched(page, handler):
