@@ -124,7 +124,8 @@ def build_images_tab(detector: SharedDetector, score: float) -> None:
                 all_of_it: bool) -> dict:
         if now is None or place is None:
             return {attention: gr.skip()}
-        heads = list(range(len(now.inspected.attention(place, at_layer).weights))) if at_head < 0 else [at_head]
+        num_heads = len(now.inspected.attention(place, at_layer).weights)  # decoders of several stages may differ
+        heads = [at_head] if 0 <= at_head < num_heads else list(range(num_heads))
         drawn = now.explained(place, at_layer, heads, sorted(at_levels), all_of_it)
         return {attention: gr.update(value=drawn, visible=True), title: now.title_of(place),
                 legend: gr.update(value=now.legend(place, at_layer, heads), visible=True)}

@@ -56,7 +56,7 @@ def _description(detector: SharedDetector) -> str:
     """Of the detector, as HTML: what it is, what it finds, and what was measured."""
     card = detector.predictor.card
     names = [name for name in card.class_names.values() if name not in ("__background__", "N/A")]
-    listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more classes" if len(names) > 6 else "")
+    listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     parts = [str(card.config.get("modelname", "")), f"finds {listed}" if names else ""]
     if "AP" in card.measured:
         parts.append(f"AP {card.measured['AP']:.3f}" + (f" on {card.measured_on}" if card.measured_on else ""))

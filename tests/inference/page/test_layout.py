@@ -20,7 +20,7 @@ def test_the_header_says_what_the_detector_is(detector, monkeypatch):
     text = header(build_page(detector, "<b>mine</b>", 0.3))
     assert "&lt;b&gt;mine" in text and "AP 0.580 on blood &amp; cells" in text and "finds cell, &lt;img" in text
     monkeypatch.setattr(backend, "card", replace(backend.card, class_names={i: f"c{i}" for i in range(9)}))
-    assert "c5 and 3 more classes" in header(build_page(detector, "a", 0.3))
+    assert "c5 and 3 more" in header(build_page(detector, "a", 0.3))
     assert BAD_NAME not in text
 
 
