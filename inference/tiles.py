@@ -23,7 +23,7 @@ Found = dict[str, Tensor]
 
 def checked_tiles(tiles: int | tuple[int, int], overlap: float) -> tuple[int, int]:
     """(height, width) in px. Raises UserError for what is none, and for an overlap that is not from 0 to 0.9."""
-    sides = (tiles, tiles) if isinstance(tiles, int) else tuple(tiles)
+    sides = tuple(tiles) if isinstance(tiles, (tuple, list)) else (tiles, tiles)
     if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 16 for s in sides):
         raise UserError(f"tiles {tiles!r} must be a side in px, or (height, width), of at least 16 px")
     if not 0 <= overlap <= 0.9:
