@@ -44,8 +44,8 @@ class Predictor:
     def __init__(self, source: str | os.PathLike | Backend, config: str | os.PathLike | None = None, *,
                  options: list[str] | None = None, device: str | torch.device = "cpu", amp: bool = False,
                  compile: bool = False):
-        opened = isinstance(source, Backend)
-        self.backend = source if opened else open_backend(source, config, options, device, amp, compile)
+        self.backend: Backend = (source if isinstance(source, Backend)
+                                 else open_backend(source, config, options, device, amp, compile))
 
     @property
     def card(self) -> ModelCard:

@@ -33,7 +33,7 @@ class Detections:
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    class_names: ClassNames
+    class_names: ClassNames = field(repr=False)
     size: tuple[int, int]
     path: str = ""
     frame: int | None = None

@@ -45,7 +45,7 @@ class Source:
 
     def frame_count(self) -> int | None:
         """How many pictures come, as far as files say."""
-        counts = [1 if _is_image(item) else frame_count(item) for item in self.items]
+        counts = [1 if isinstance(item, MEMORY) or _is_image(item) else frame_count(item) for item in self.items]
         return None if None in counts else sum(count or 0 for count in counts)
 
     def __iter__(self) -> Iterator[Frame]:

@@ -51,7 +51,7 @@ class Opening:
         if isinstance(source, int):
             pattern, form = CAMERAS.get(platform.system(), ("", ""))
             if not form:
-                raise UserError(f"cameras cannot be opened on {platform.system()}: pass a video file or an rtsp address")
+                raise UserError(f"cameras cannot be opened on {platform.system()}: pass a video or an rtsp address")
             file = pattern.format(source)
             if form == "v4l2" and not Path(file).exists():
                 there = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*"))) or "none"
@@ -127,7 +127,8 @@ def _opened(av: ModuleType, opening: Opening) -> Iterator[Any]:
     except (av.FFmpegError, OSError, ValueError) as error:
         path = Path(opening.name)
         kind = file_kind(path) if path.is_file() and os.access(path, os.R_OK) else ""
-        raise UserError(f"cannot open the video {opening.name}: " + (f"it is {kind}" if kind else _reason(error))) from error
+        reason = f"it is {kind}" if kind else _reason(error)
+        raise UserError(f"cannot open the video {opening.name}: {reason}") from error
     with container:
         if PLAYLISTS & set(container.format.name.split(",")):
             raise UserError(f"cannot open the video {opening.name}: it is a list of other files")

@@ -1,14 +1,14 @@
 """Detects objects: python tools/detect.py SOURCE ... --weights FILE [-c CONFIG]
 
-SOURCE is an image, a folder, a pattern such as 'street_*.jpg', a video or an rtsp:// address; --camera 0 takes the first
-camera instead. FILE is a checkpoint, exported weights, or an exported model (.onnx, .xml, .pt2); a training's checkpoint
-and exported weights carry their config.
+SOURCE is an image, a folder, a pattern such as 'street_*.jpg', a video or an rtsp:// address; --camera 0 takes the
+first camera instead. FILE is a checkpoint, exported weights, or an exported model (.onnx, .xml, .pt2); a training's
+checkpoint and exported weights carry their config.
 
 Writes into --output_dir
 - for images: each with its boxes, and detections.json: for each image file_name, width, height, and its detections in
   descending order of score, each with class, category_id, score, and bbox [x, y, width, height] in pixels
-- for videos, cameras and addresses: each as an MP4 video with boxes, and detections.jsonl: one such line per frame, with
-  its number (frame) and seconds since the first (time), written as the frames come; Ctrl-C ends both properly
+- for videos, cameras and addresses: each as an MP4 video with boxes, and detections.jsonl: one such line per frame,
+  with its number (frame) and seconds since the first (time), written as the frames come; Ctrl-C ends both properly
 
 What cannot be read is named and skipped, broken frames too; the exit code is then 1. Nothing is written over an input.
 """
@@ -177,8 +177,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--camera", type=int, metavar="N", help="the camera of this number, from 0")
     add_detector_flags(parser)
     parser.add_argument("--score", nargs="+", default=["0.3"], metavar="LIMIT", help="minimum score of a detection: a "
-                        "number, or NAME=NUMBER for some classes (a further number stands for the rest), or 'best': the "
-                        "scores of the best F1, which exported weights carry; default: 0.3")
+                        "number, or NAME=NUMBER for some classes (a further number stands for the rest), or 'best': "
+                        "the scores of the best F1, which exported weights carry; default: 0.3")
     parser.add_argument("--batch_size", type=int, default=1, help="images at once; default: %(default)s")
     parser.add_argument("--tiles", nargs="+", type=int, metavar="PX", help="search large images in tiles of this side, "
                         "or height and width")

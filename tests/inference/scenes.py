@@ -91,5 +91,6 @@ def add_sound(container):
 def noise_video(path, count=60, gop=10):
     """Of so many bytes that damage hits single pictures; its index comes first."""
     random = np.random.default_rng(0)
-    pictures = [Image.fromarray(random.integers(0, 255, (12, 16, 3), np.uint8)).resize((160, 120)) for _ in range(count)]
+    pictures = [Image.fromarray(random.integers(0, 255, (12, 16, 3), np.uint8)) for _ in range(count)]
+    pictures = [picture.resize((160, 120)) for picture in pictures]
     return write_video(path, pictures, gop=gop, options={"movflags": "faststart"})

@@ -10,8 +10,9 @@ from util.errors import UserError
 
 
 def detections(**values):
-    return Detections(torch.tensor([[10.0, 20, 50, 60], [0, 0, 5, 5], [30, 30, 40, 90]]), torch.tensor([0.9, 0.5, 0.25]),
-                      torch.tensor([1, 2, 7]), {1: "cell", 2: "plate"}, (120, 80), **values)
+    boxes = torch.tensor([[10.0, 20, 50, 60], [0, 0, 5, 5], [30, 30, 40, 90]])
+    return Detections(boxes, torch.tensor([0.9, 0.5, 0.25]), torch.tensor([1, 2, 7]), {1: "cell", 2: "plate"},
+                      (120, 80), **values)
 
 
 def test_they_iterate_with_names():
@@ -36,9 +37,10 @@ def test_a_place_beyond_the_end_is_an_error():
 
 
 def test_they_draw_on_the_image_that_was_kept_given_or_is_in_the_file(tmp_path):
-    Image.new("RGB", (480, 320), "white").save(tmp_path / "a.png")
-    pictures = [detections(image=Image.new("RGB", (480, 320), "white")).draw(),
-                detections().draw(Image.new("RGB", (480, 320), "white")), detections(path=str(tmp_path / "a.png")).draw()]
+    white = Image.new("RGB", (480, 320), "white")
+    white.save(tmp_path / "a.png")
+    pictures = [detections(image=white).draw(), detections().draw(white),
+                detections(path=str(tmp_path / "a.png")).draw()]
     assert all(np.array_equal(pictures[0], picture) for picture in pictures)
     assert pictures[0].getpixel((10, 40)) != (255, 255, 255)
     for lost in (detections(), detections(path=str(tmp_path / "a.mp4"), frame=0)):

@@ -4,7 +4,8 @@ from inference.scores import parse_score, score_limits
 from util.errors import UserError
 from util.model_card import ModelCard
 
-CARD = ModelCard({"modelname": "dino", "num_classes": 4}, {1: "red cell", 2: "White Cell", 3: "plate"}, {1: 0.6, 3: 0.2})
+CARD = ModelCard({"modelname": "dino", "num_classes": 4}, {1: "red cell", 2: "White Cell", 3: "plate"},
+                 {1: 0.6, 3: 0.2})
 
 
 @pytest.mark.parametrize("score, wanted", [
@@ -36,12 +37,14 @@ def test_best_needs_measured_scores():
 
 
 @pytest.mark.parametrize("words, wanted", [
-    (["0.4"], 0.4), (["best"], "best"), (["red cell=0.4"], {"red cell": 0.4}), (["a=b=0.4", "0.2"], {"a=b": 0.4, "*": 0.2})])
+    (["0.4"], 0.4), (["best"], "best"), (["red cell=0.4"], {"red cell": 0.4}),
+    (["a=b=0.4", "0.2"], {"a=b": 0.4, "*": 0.2})])
 def test_words_of_a_command_line(words, wanted):
     assert parse_score(words) == wanted
 
 
-@pytest.mark.parametrize("words", [["best", "0.4"], ["0.3", "0.4"], ["a=0.1", "a=0.2"], ["a="], ["x.jpg"], ["0.3", "x.jpg"]])
+@pytest.mark.parametrize("words", [
+    ["best", "0.4"], ["0.3", "0.4"], ["a=0.1", "a=0.2"], ["a="], ["x.jpg"], ["0.3", "x.jpg"]])
 def test_words_that_are_no_score_are_told(words):
     with pytest.raises(UserError, match="--score"):
         parse_score(words)

@@ -125,7 +125,8 @@ def test_a_turned_image_in_memory_is_upright(tmp_path):
     (np.zeros((3, 40, 50), np.uint8), r"\[3, 40, 50\]"), (np.zeros((4, 5, 4), np.uint8), r"\[4, 5, 4\]"),
     (np.zeros((0, 5, 3), np.uint8), r"\[0, 5, 3\]"), (np.zeros((2, 4, 5, 3), np.uint8), "as a list"),
     (np.zeros(5, np.uint8), r"uint8 \[5\]"), (torch.zeros(3, 4, 5), r"uint8 \[3, H, W\].*float32 \[3, 4, 5\]"),
-    (torch.zeros(4, 5, 3, dtype=torch.uint8), r"\[4, 5, 3\]"), (torch.zeros(2, 3, 4, 5, dtype=torch.uint8), "as a list"),
+    (torch.zeros(4, 5, 3, dtype=torch.uint8), r"\[4, 5, 3\]"),
+    (torch.zeros(2, 3, 4, 5, dtype=torch.uint8), "as a list"),
     (torch.zeros(3, 0, 5, dtype=torch.uint8), r"\[3, 0, 5\]")])
 def test_arrays_and_tensors_of_other_kinds_are_told(value, message):
     with pytest.raises(UserError, match=message):

@@ -101,7 +101,8 @@ def test_a_box_at_the_images_border_is_whole():
 
 def test_neighbours_and_other_classes_stay_apart():
     a, b, c = ((410, 100, 590, 200), 0.9, 1), ((600, 100, 780, 200), 0.8, 1), ((410, 100, 590, 200), 0.7, 2)
-    assert boxes(seen(LEFT, a, c), seen(RIGHT, a, b, c)) == [[410, 100, 590, 200], [600, 100, 780, 200], [410, 100, 590, 200]]
+    assert boxes(seen(LEFT, a, c), seen(RIGHT, a, b, c)) == [
+        [410, 100, 590, 200], [600, 100, 780, 200], [410, 100, 590, 200]]
 
 
 def test_objects_of_one_tile_stay_apart_although_one_covers_the_other_at_the_border():
@@ -116,7 +117,8 @@ def test_of_objects_that_fit_into_tiles_the_whole_image_adds_only_what_tiles_mis
     both = (WHOLE, {"boxes": torch.tensor([[100.0, 100, 200, 150], [700, 300, 740, 340]]),
                     "scores": torch.tensor([0.95, 0.4]), "labels": torch.tensor([1, 1])})
     small = [((100, 100, 145, 150), 0.8, 1), ((155, 100, 200, 150), 0.7, 1)]
-    assert boxes(both, seen(LEFT, *small), seen(RIGHT)) == [[100, 100, 145, 150], [155, 100, 200, 150], [700, 300, 740, 340]]
+    assert boxes(both, seen(LEFT, *small), seen(RIGHT)) == [
+        [100, 100, 145, 150], [155, 100, 200, 150], [700, 300, 740, 340]]
 
 
 def test_nothing_found_is_nothing():

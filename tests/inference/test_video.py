@@ -84,7 +84,8 @@ def damaged(folder):
     (folder / "folder.mp4").mkdir()
     return {"text.mp4": "cannot open the video .*text.mp4", "empty.mp4": "it is an empty file",
             "pointer.mp4": "Git LFS", "cut.mp4": "cannot open the video .*cut.mp4", "none.mp4": "none.mp4",
-            "sound.mp4": "no picture in it, only audio", "folder.mp4": "folder.mp4", "list.mp4": "list.mp4: it is a list of other files"}
+            "sound.mp4": "no picture in it, only audio", "folder.mp4": "folder.mp4",
+            "list.mp4": "list.mp4: it is a list of other files"}
 
 
 def test_what_is_no_video_is_named(tmp_path, skipped):

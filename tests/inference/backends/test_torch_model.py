@@ -170,7 +170,8 @@ def test_images_are_grouped_by_size():
 
 def test_half_precision_is_autocast(backend, files):
     full, half = Predictor(backend), Predictor(*files(), amp=True)
-    assert isinstance(half.backend, TorchBackend) and half.backend.dtype == torch.bfloat16 and full.backend.dtype is None
+    assert isinstance(half.backend, TorchBackend)
+    assert half.backend.dtype == torch.bfloat16 and full.backend.dtype is None
     difference = (full(IMAGE, 0).scores - half(IMAGE, 0).scores).abs().max()
     assert 0 < difference < 0.05 and half(IMAGE, 0).scores.dtype == torch.float32
 
