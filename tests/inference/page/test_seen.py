@@ -17,7 +17,8 @@ def seen():
              "boxes": torch.tensor(BOXES), "queries": torch.tensor([7, 3, 3, 0])}
     layers = [Attended("transformer.decoder", [(8, 10), (4, 5), (2, 3)], torch.full((4, 2, 3, 2), 1 / 6),
                        torch.rand(4, 2, 3, 2, 2))] * 2
-    return Seen("blood.png", page_picture(Image.new("RGB", (200, 120), "grey")), Inspected(found, (200, 120), layers), NAMES, 12.3)
+    picture = page_picture(Image.new("RGB", (200, 120), "grey"))
+    return Seen("blood.png", picture, Inspected(found, (200, 120), layers), NAMES, 12.3)
 
 
 def test_filters_by_score_and_class(seen):
