@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -31,9 +33,10 @@ class Attended:
 
 
 @contextlib.contextmanager
-def record_attention(model: nn.Module) -> Iterator[list[Attended]]:
+def record_attention(model: nn.Module, encoders: bool = True) -> Iterator[list[Attended]]:
     """Inside this context a forward pass fills the list, in the order in which the layers run: the global attention of
-    encoder layers and of decoder layers to their memory, and all deformable attention.
+    encoder layers and of decoder layers to their memory, and all deformable attention; without `encoders` only what
+    decoder layers attend to. One thread at a time may run the model.
     """
     records: list[Attended] = []
     hooks: list[RemovableHandle] = []
@@ -58,6 +61,8 @@ def record_attention(model: nn.Module) -> Iterator[list[Attended]]:
 
     for name, module in model.named_modules():
         part = name.partition(".layers.")[0]
+        if part.endswith("encoder") and not encoders:
+            continue
         if isinstance(module, Stage):
             hooks.append(module.register_forward_pre_hook(enter_stage))
         elif isinstance(module, (GlobalEncoderLayer, GlobalDecoderLayer)):
@@ -71,3 +76,9 @@ def record_attention(model: nn.Module) -> Iterator[list[Attended]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def as_map(weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+    """Global attention [N] to the tokens of all maps, added up at the resolution of the finest: [H, W]."""
+    maps = [part.view(1, 1, *shape) for part, shape in zip(weights.split([h * w for h, w in shapes]), shapes)]
+    return torch.cat([F.interpolate(m, shapes[0]) for m in maps]).sum(0)[0]

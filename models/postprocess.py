@@ -25,11 +25,18 @@ class PostProcess:
         Returns for each image "scores" [n] (in descending order; with softmax in the order of the queries), "labels"
         [n], "boxes" [n, 4] xyxy in pixels.
         """
+        return [{name: found[name] for name in ("scores", "labels", "boxes")}
+                for found in self.with_queries(outputs, target_sizes)]
+
+    @torch.no_grad()
+    def with_queries(self, outputs: dict[str, Tensor], target_sizes: Tensor) -> list[dict[str, Tensor]]:
+        """The same with "queries" [n]: the query, from 0 to Q - 1, that each detection comes from."""
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
         scores, labels, queries = self.classification.top_detections(logits, self.num_select)
         size = target_sizes.to(boxes).flip(1).repeat(1, 2)[:, None]  # width, height, width, height
         corners = box_convert(boxes, "cxcywh", "xyxy").gather(1, queries[..., None].expand(-1, -1, 4)) * size
-        results = [{"scores": s, "labels": c, "boxes": b} for s, c, b in zip(scores, labels, corners)]
+        results = [{"scores": s, "labels": c, "boxes": b, "queries": q}
+                   for s, c, b, q in zip(scores, labels, corners, queries)]
         return [self._nms(result) for result in results] if self.nms_iou_threshold > 0 else results
 
     def _nms(self, result: dict[str, Tensor]) -> dict[str, Tensor]:

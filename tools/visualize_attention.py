@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
@@ -19,8 +18,11 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from common import add_detector_flags, run_tool, tool_parser
-from inference.predictor import Predictor, read_image
-from models.attention_maps import Attended, record_attention
+from datasets.images import read_image
+from inference.backends.torch_model import TorchBackend
+from inference.predictor import Predictor
+from inference.sampling import forward_recorded
+from models.attention_maps import Attended, as_map
 from reports.fonts import families, shown_names
 from reports.style import save_figure
 from util.errors import UserError
@@ -34,12 +36,14 @@ def main(args: argparse.Namespace) -> None:
     if args.output.suffix.lower().lstrip(".") not in FigureCanvasBase.get_supported_filetypes():
         raise UserError(f"--output {args.output}: its name must end like that of a picture, such as .png")
     keep_inputs([args.output], [args.image, args.config_file, args.resume])
-    detector = Predictor.from_files(args.config_file, args.resume, args.options)
+    backend = Predictor(args.resume, args.config_file, options=args.options).backend
+    if not isinstance(backend, TorchBackend):
+        raise UserError(f"{args.resume} is an exported file, which returns nothing but its detections: pass the "
+                        "weights that it was exported from")
     picture = read_image(args.image)
-    with torch.no_grad(), record_attention(detector.model) as records:
-        outputs = detector.model([detector.prepared(picture)])
+    outputs, records = forward_recorded(backend, picture)
 
-    scores, labels, queries = (x[0] for x in detector.postprocess.classification.top_detections(
+    scores, labels, queries = (x[0] for x in backend.postprocess.classification.top_detections(
         outputs["pred_logits"], outputs["pred_logits"][0].numel()))
     num_queries = outputs["pred_boxes"].shape[1]
     if args.query is not None and not 0 <= args.query < num_queries:
@@ -47,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
     mine = queries == args.query if args.query is not None else torch.ones_like(queries, dtype=torch.bool)
     strongest = torch.where(mine, scores, -1).argmax()
     query, label = int(queries[strongest]), int(labels[strongest])
-    name = detector.class_names.get(label, f"class {label}")
+    name = backend.card.class_names.get(label, f"class {label}")
     caption = f"query {query}: {{}}, score {scores[strongest]:.2f}".format
     title = caption(shown_names({label: name}, NAME_LENGTH)[label].replace("$", r"\$"))
     save_figure(draw(picture, records, query, outputs["pred_boxes"][0, query], title, args.heads), args.output)
@@ -113,12 +117,6 @@ def token_at(layer: Attended, box: Tensor) -> tuple[int, tuple[float, float]]:
     column, row = (min(int(c * n), n - 1) for c, n in zip(box[:2].clamp(0, 1), (width, height)))
     index = len(layer.weights) - height * width + row * width + column
     return index, ((column + 0.5) / width, (row + 0.5) / height)
-
-
-def as_map(weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-    """Weights [N] of the tokens of all maps, added up at the resolution of the finest."""
-    maps = [part.view(1, 1, *shape) for part, shape in zip(weights.split([h * w for h, w in shapes]), shapes)]
-    return torch.cat([F.interpolate(m, shapes[0]) for m in maps]).sum(0)[0]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.attention_maps import record_attention
+from models.attention_maps import as_map, record_attention
 
 
 def outputs(model):
@@ -68,3 +68,20 @@ def test_recording_changes_nothing(build_sdetr):
     after = outputs(model)
     torch.testing.assert_close(during["pred_boxes"], before["pred_boxes"])
     assert torch.equal(after["pred_boxes"], before["pred_boxes"]) and len(records) == count == 12
+
+
+def test_the_encoders_can_be_left_out(build, build_sdetr):
+    for model, parts in ((build(key_aware=True)[0], {"transformer.decoder"}),
+                         (build_sdetr("lite_sdetr_r50")[0], {"stages.0.decoder", "stages.1.decoder"})):
+        whole = record(model)
+        with record_attention(model, encoders=False) as records:
+            outputs(model)
+        assert {r.part for r in records} == parts
+        for mine, wanted in zip(records, [r for r in whole if not r.in_encoder], strict=True):
+            assert mine.shapes == wanted.shapes and torch.equal(mine.weights, wanted.weights)
+
+
+def test_weights_as_a_map():
+    """The coarse tokens' weights are added to the fine ones that they cover."""
+    weights = torch.tensor([1.0, 2, 3, 4, 10, 20])
+    assert as_map(weights, [(2, 2), (1, 2)]).tolist() == [[11, 22], [13, 24]]

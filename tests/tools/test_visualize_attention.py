@@ -8,7 +8,7 @@ from PIL import Image
 
 from models import build_model
 from models.attention_maps import Attended
-from tools.visualize_attention import as_map, draw, main, parse_args, token_at
+from tools.visualize_attention import draw, main, parse_args, token_at
 from util.config import Config
 from util.errors import UserError
 
@@ -73,12 +73,6 @@ def test_token_in_the_centre_of_the_box(box, row, column):
     index, centre = token_at(layer, torch.tensor([*box, 0.2, 0.2]))
     assert index == 20 + 3 * row + column
     assert centre == pytest.approx(((column + 0.5) / 3, (row + 0.5) / 2))
-
-
-def test_weights_as_a_map():
-    """The coarse tokens' weights are added to the fine ones that they cover."""
-    weights = torch.tensor([1.0, 2, 3, 4, 10, 20])
-    assert as_map(weights, [(2, 2), (1, 2)]).tolist() == [[11, 22], [13, 24]]
 
 
 def test_panels():
