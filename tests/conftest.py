@@ -8,6 +8,7 @@ import torch
 
 import main as program
 from datasets.synthetic import generate
+from tests.browser import BrowserPage, chromium
 from util.config import load_config
 
 torch.set_num_threads(1)  # the models are tiny, and several test processes share the cores
@@ -106,3 +107,19 @@ def train_once(config_file, coco_root, tmp_path_factory):
 def trained(train_once):
     """The folder of a training of two epochs, for tests that only read it."""
     return train_once()
+
+
+@pytest.fixture(scope="module")  # not longer: while it runs, asyncio.run is impossible in other tests
+def browser():
+    """Headless Chromium, as Playwright's Browser."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser_page(browser):
+    """A new page of 1280 x 900 px, with what goes wrong on it; see tests/browser.py."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(10_000)  # ms
+    yield BrowserPage(context.new_page())
+    context.close()
