@@ -30,10 +30,6 @@ function imageSize(report, image) {
   return report.imageSizes.subarray(2 * image, 2 * image + 2);
 }
 
-function colourOf(report, label) {
-  return report.palette[label % report.palette.length];
-}
-
 /** What is drawn on an image: rows {kind: 'detection' | 'truth' | 'crowd', i, label, outcome, score, strong}; the most
  * important first: what is emphasised, then by score. */
 function itemsOf(report, state, view, emphasised, image) {
@@ -83,7 +79,7 @@ function mark(report, item, number) {
   const group = shape('g', {'data-item': number, class: [item.kind, isWrong(report, item) ? 'wrong' : 'right',
     item.strong ? 'strong' : 'weak'].join(' ')});
   if (item.kind === 'detection') group.append(shape('rect', {...box, class: 'halo'}),
-    shape('rect', {...box, stroke: colourOf(report, item.label)}));
+    shape('rect', {...box, stroke: report.classes[item.label].colour}));
   else group.append(shape('rect', {...box, class: 'black'}), shape('rect', {...box, class: 'dashes'}));
   return group;
 }
@@ -111,7 +107,7 @@ function addLabels(report, svg, items) {
     filled(text, {x: x + 4 * unit, y: y + 12.5 * unit}, []);
     svg.append(shape('g', {class: `label ${item.kind}`, 'data-item': number},
       shape('rect', {x, y, width: wide, height: line,
-        fill: item.kind === 'detection' ? colourOf(report, item.label) : '#000'}), text));
+        fill: item.kind === 'detection' ? report.classes[item.label].colour : '#000'}), text));
   });
 }
 

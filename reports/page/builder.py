@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datasets.coco_eval import EvaluationSummary
-from reports.drawing import PALETTE
 from reports.error_analysis import Matches, OperatingPoint
 from reports.page.content import costs, page_content, read_pictures
 from util.files import write_text
@@ -25,8 +24,7 @@ def write_page(path: Path, summary: EvaluationSummary, matches: Matches, points:
     """images: the folder with what was evaluated. points: of each class. facts: listed at the top."""
     coco, ids = summary.truth, sorted(summary.detections)
     pictures = read_pictures(coco, ids, costs(coco, ids, matches), images)
-    content = page_content(summary, matches, points, pictures, facts)
-    write_text(path, assembled(content | {"palette": PALETTE}))
+    write_text(path, assembled(page_content(summary, matches, points, pictures, facts)))
 
 
 def assembled(content: Mapping[str, object]) -> str:

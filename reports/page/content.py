@@ -7,7 +7,7 @@ image one into its names.
 import base64
 import io
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from datasets.coco import class_names
 from datasets.coco_eval import EvaluationSummary
 from datasets.images import read_image
+from reports.drawing import PALETTE
 from reports.error_analysis import (
     BOTH,
     CLASSIFICATION,
@@ -51,14 +52,15 @@ def page_content(summary: EvaluationSummary, matches: Matches, points: list[Oper
     names, coco = class_names(summary.truth), summary.truth
     images = sorted(summary.detections)
     index = {image: i for i, image in enumerate(images)}
-    sizes = np.array([[coco.imgs[image]["width"], coco.imgs[image]["height"]] for image in images], float)
+    sizes = np.array([[coco.imgs[image]["width"], coco.imgs[image]["height"]] for image in images],
+                     float).reshape(-1, 2)
     shown = matches.only(matches.scores >= LEAST_SCORE)
     at = np.array([index[image] for image in shown.images], int)
     return {
         "facts": {name: str(value) for name, value in facts.items()}, "stats": measured_stats(summary),
         "least_score": LEAST_SCORE, "score": CONFIDENT, "outcomes": OUTCOMES, "sizes": SIZES,
         "left_out": len(matches.scores) - len(shown.scores),
-        "classes": [{"name": names[category], "ap": score.stats["AP"],
+        "classes": [{"name": names[category], "colour": PALETTE[category % len(PALETTE)], "ap": score.stats["AP"],
                      "best_score": None if point is None else rounded_down(point.score)}
                     for (category, score), point in zip(summary.classes.items(), points)],
         "images": {"names": [coco.imgs[image]["file_name"] for image in images], "sizes": packed(sizes, "<u4")},
@@ -97,7 +99,7 @@ def costs(coco: COCO, detections: Iterable[int | str], matches: Matches) -> np.n
     return cost
 
 
-def read_pictures(coco: COCO, images: list[int | str], cost: np.ndarray, folder: Path) -> dict[int, bytes]:
+def read_pictures(coco: COCO, images: Sequence[int | str], cost: np.ndarray, folder: Path) -> dict[int, bytes]:
     """JPEG copies of the images of highest cost, by index, from files below `folder`. One that cannot be read is
     named in the log and left out."""
     side = LARGE_SIDE if len(images) <= LARGE_PICTURES else SIDE
@@ -128,18 +130,18 @@ def packed_boxes(boxes: np.ndarray, sizes: np.ndarray) -> str:
     return packed((np.nan_to_num(corners).clip(0, 1) * 65535).round(), "<u2")
 
 
-def _annotations(rows: list[dict], categories: list[int], index: Mapping[int | str, int],
+def _annotations(rows: list[dict], categories: list[int], index: Mapping[Any, int],
                  sizes: np.ndarray) -> dict[str, str]:
     at = np.array([index[row["image_id"]] for row in rows], int)
     boxes = np.array([row["bbox"] for row in rows], float).reshape(-1, 4)
     labels = np.searchsorted(categories, np.array([row["category_id"] for row in rows], int))
     return {"image": packed(at, "<u4"), "label": packed(labels, "<u2"),
-            "box": packed_boxes(boxes, sizes.reshape(-1, 2)[at]),
+            "box": packed_boxes(boxes, sizes[at]),
             "size": packed(size_of(np.array([row["area"] for row in rows], float)), "u1")}
 
 
 def _jpeg(image: Image.Image, side: int) -> bytes:
     image.thumbnail((side, side), reducing_gap=2.0)
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=80, optimize=True)
+    image.save(file, "JPEG", quality=70, optimize=True)
     return file.getvalue()

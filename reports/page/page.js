@@ -72,8 +72,16 @@ function choose(change) {
 
 // Precision and recall
 
+let curve = {};  // the threshold does not change it
+
+function curvePoints() {
+  const chosen = JSON.stringify([state.label, state.size, state.search]);
+  if (curve.chosen !== chosen) curve = {chosen, points: precisionRecall(report, view)};
+  return curve.points;
+}
+
 function showCurve() {
-  const points = precisionRecall(report, view), side = 100;
+  const points = curvePoints(), side = 100;
   const svg = shape('svg', {viewBox: '-13 -4 119 117', role: 'img', class: 'curve',
     'aria-label': 'Precision over recall as the least score falls'});
   for (const tick of [0, 0.25, 0.5, 0.75, 1]) {
@@ -156,7 +164,7 @@ function showClasses(counts) {
     const {precision, recall, f1} = quality(counts[i]);
     const name = element('button', {type: 'button', class: 'name', 'aria-pressed': state.label === i},
       element('i', {class: 'swatch'}), entry.name);
-    name.firstChild.style.background = colourOf(report, i);
+    name.firstChild.style.background = entry.colour;
     name.addEventListener('click', () => choose({label: state.label === i ? -1 : i}));
     const best = element('td');
     if (entry.best_score !== null) {
@@ -265,7 +273,7 @@ function showLarge() {
   const rows = items.map((item, number) => {
     const wrong = isWrong(report, item);
     const swatch = element('i', {class: item.kind === 'detection' ? 'swatch' : 'swatch dashed'});
-    if (item.kind === 'detection') swatch.style.background = colourOf(report, item.label);
+    if (item.kind === 'detection') swatch.style.background = report.classes[item.label].colour;
     const row = element('tr', {tabindex: 0, class: wrong ? 'wrong' : ''}, element('td', {}, swatch, className(item.label)),
       element('td', {}, item.score === undefined ? 'annotated' : item.score.toFixed(3)),
       element('td', {}, outcomeText(report, item)));
