@@ -107,10 +107,10 @@ def match_detections(coco: COCO, detections: dict[int, list[dict]]) -> Matches:
                    **{name: values[order] for name, values in joined.items()})
 
 
-def annotations_of(coco: COCO, images: Iterable[int | str], crowds: bool = False) -> list[dict]:
-    """The annotations that are no crowds, or those that are. Of the images that match_detections has been given, those
-    without crowds are in the order of Matches.truth."""
-    return [a for image in sorted(images) for a in coco.imgToAnns[image] if bool(a["iscrowd"]) == crowds]
+def annotations_of(coco: COCO, images: Iterable[int | str], crowds: bool = False) -> list[list[dict]]:
+    """By image, in rising order, the annotations that are no crowds, or those that are. Of the images that
+    match_detections has been given, those without crowds are in the order of Matches.truth."""
+    return [[a for a in coco.imgToAnns[image] if bool(a["iscrowd"]) == crowds] for image in sorted(images)]
 
 
 def confusion_matrix(matches: Matches, score: float = CONFIDENT) -> np.ndarray:

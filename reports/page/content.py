@@ -65,8 +65,8 @@ def page_content(summary: EvaluationSummary, matches: Matches, points: list[Oper
                     for (category, score), point in zip(summary.classes.items(), points)],
         "images": {"names": [coco.imgs[image]["file_name"] for image in images], "sizes": packed(sizes, "<u4")},
         "pictures": {str(i): base64.b64encode(jpeg).decode() for i, jpeg in pictures.items()},
-        "truth": _annotations(annotations_of(coco, images), matches.categories, index, sizes),
-        "crowds": _annotations(annotations_of(coco, images, crowds=True), matches.categories, index, sizes),
+        "truth": _annotations(annotations_of(coco, images), matches.categories, sizes),
+        "crowds": _annotations(annotations_of(coco, images, crowds=True), matches.categories, sizes),
         "detections": {
             "score": packed(shown.scores, "<f8"), "image": packed(at, "<u4"), "label": packed(shown.labels, "<u2"),
             "box": packed_boxes(shown.bboxes, sizes[at]), "size": packed(size_of(shown.bboxes[:, 2:].prod(1)), "u1"),
@@ -94,24 +94,24 @@ def costs(coco: COCO, detections: Iterable[int | str], matches: Matches) -> np.n
     sure = matches.only(matches.scores >= CONFIDENT)
     wrong, cost = error_kinds(sure) >= 0, np.zeros(len(images))
     np.add.at(cost, [index[image] for image in sure.images[wrong]], sure.scores[wrong])
-    missed = missed_boxes(sure)
-    np.add.at(cost, [index[a["image_id"]] for a, lost in zip(annotations_of(coco, images), missed) if lost], 1)
+    np.add.at(cost, _images_of(annotations_of(coco, images))[missed_boxes(sure)], 1)
     return cost
 
 
 def read_pictures(coco: COCO, images: Sequence[int | str], cost: np.ndarray, folder: Path) -> dict[int, bytes]:
-    """JPEG copies of the images of highest cost, by index, from files below `folder`. One that cannot be read is
-    named in the log and left out."""
+    """JPEG copies of the images of highest cost, by index, from files below `folder`. Those that cannot be read are
+    left out, and the log says so."""
     side = LARGE_SIDE if len(images) <= LARGE_PICTURES else SIDE
-    pictures = {}
+    pictures, errors = {}, []
     for i in np.argsort(-cost, kind="stable")[:PICTURES].tolist():
         listed = coco.imgs[images[i]]
         try:
             image = read_image(folder / listed["file_name"], (listed["width"], listed["height"]))
+            pictures[i] = _jpeg(image, side)
         except UserError as error:  # the file changed since the evaluation
-            logger.warning("no picture in the report: %s", error)
-            continue
-        pictures[i] = _jpeg(image, side)
+            errors.append(error)
+    if errors:
+        logger.warning("report.html lacks the pictures of %d images: %s", len(errors), errors[0])
     return pictures
 
 
@@ -130,14 +130,18 @@ def packed_boxes(boxes: np.ndarray, sizes: np.ndarray) -> str:
     return packed((np.nan_to_num(corners).clip(0, 1) * 65535).round(), "<u2")
 
 
-def _annotations(rows: list[dict], categories: list[int], index: Mapping[Any, int],
-                 sizes: np.ndarray) -> dict[str, str]:
-    at = np.array([index[row["image_id"]] for row in rows], int)
+def _annotations(by_image: list[list[dict]], categories: list[int], sizes: np.ndarray) -> dict[str, str]:
+    rows, at = [row for part in by_image for row in part], _images_of(by_image)
     boxes = np.array([row["bbox"] for row in rows], float).reshape(-1, 4)
     labels = np.searchsorted(categories, np.array([row["category_id"] for row in rows], int))
     return {"image": packed(at, "<u4"), "label": packed(labels, "<u2"),
             "box": packed_boxes(boxes, sizes[at]),
             "size": packed(size_of(np.array([row["area"] for row in rows], float)), "u1")}
+
+
+def _images_of(by_image: list[list[dict]]) -> np.ndarray:
+    """The index of the image of each annotation."""
+    return np.repeat(np.arange(len(by_image)), [len(part) for part in by_image])
 
 
 def _jpeg(image: Image.Image, side: int) -> bytes:

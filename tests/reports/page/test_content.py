@@ -52,10 +52,10 @@ def test_detections_are_those_of_the_matches_without_the_faint_ones(example):
 
 def test_boxes_are_in_the_order_of_the_matches_and_crowds_apart(example):
     coco, detections, matches, content = example
-    rows = annotations_of(coco, detections)
+    rows = sum(annotations_of(coco, detections), [])
     assert unpacked(content["truth"]["label"], "<u2").tolist() == matches.truth.tolist()
     assert unpacked(content["truth"]["size"], "u1").tolist() == size_of(np.array([a["area"] for a in rows])).tolist()
-    crowds = annotations_of(coco, detections, crowds=True)
+    crowds = sum(annotations_of(coco, detections, crowds=True), [])
     assert crowds and len(unpacked(content["crowds"]["label"], "<u2")) == len(crowds)
     assert len(rows) + len(crowds) == len(coco.anns)
 
