@@ -8,6 +8,7 @@ S. Foley, J. Hays, J. Hoffman. ECCV 2020.
 
 Shapes: D detections, G ground-truth boxes without the crowds, K classes.
 """
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -106,6 +107,12 @@ def match_detections(coco: COCO, detections: dict[int, list[dict]]) -> Matches:
                    **{name: values[order] for name, values in joined.items()})
 
 
+def annotations_of(coco: COCO, images: Iterable[int | str], crowds: bool = False) -> list[list[dict]]:
+    """By image, in rising order, the annotations that are no crowds, or those that are. Of the images that
+    match_detections has been given, those without crowds are in the order of Matches.truth."""
+    return [[a for a in coco.imgToAnns[image] if bool(a["iscrowd"]) == crowds] for image in sorted(images)]
+
+
 def confusion_matrix(matches: Matches, score: float = CONFIDENT) -> np.ndarray:
     """How often boxes of each class are detected as each class: integers [K + 1, K + 1], rows truth, columns found.
 
@@ -149,9 +156,7 @@ def tide_errors(matches: Matches) -> ErrorSplit:
     unfound[m.found[m.found >= 0]] = False
     hidden = unfound & matches.crowded & _reached(matches.only(~matches.counted))
     unfound &= ~hidden
-    missed = unfound.copy()
-    missed[m.same[kinds == LOCALIZATION]] = False
-    missed[m.other[kinds == CLASSIFICATION]] = False
+    missed = missed_boxes(m) & ~hidden
 
     fixed = {KINDS[kind]: _ap50(m, keep=kinds != kind) for kind in (BOTH, DUPLICATE, BACKGROUND_KIND)}
     fixed["localization"] = _ap50(m, **_fix(m, np.where(kinds == LOCALIZATION, m.same, m.found)))
@@ -169,6 +174,13 @@ def tide_errors(matches: Matches) -> ErrorSplit:
     # Fixing never lowers AP; a recall that is rounded to the other side of a sample can make it seem so.
     gains = {name: None if ap50 is None or (ap := fixed[name]) is None else max(0.0, ap - ap50) for name in counts}
     return ErrorSplit(ap50, gains, counts)
+
+
+def missed_boxes(matches: Matches) -> np.ndarray:
+    """The boxes that no detection finds, and that no localization or classification error could find. [G] bool"""
+    reached = _reached(matches)
+    reached[matches.other[error_kinds(matches) == CLASSIFICATION]] = True
+    return ~reached
 
 
 def _reached(matches: Matches) -> np.ndarray:

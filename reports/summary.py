@@ -1,4 +1,4 @@
-"""The report that ends a training or an evaluation: summary.md, its pictures, and summary.json."""
+"""The report that ends a training or an evaluation: summary.md, its pictures, summary.json and report.html."""
 import logging
 import os
 from collections.abc import Mapping
@@ -29,6 +29,7 @@ from reports.fonts import shown_names
 from reports.grid import save_grid
 from reports.numbers import NAME as NUMBERS
 from reports.numbers import measured_stats, rounded_down, write_numbers
+from reports.page.builder import write_page
 from reports.plots import NAME_LENGTH, READABLE_CELLS, plot_confusion_matrix, plot_errors, plot_precision_recall
 from util.errors import UserError
 from util.files import write_text
@@ -61,13 +62,15 @@ REMEDIES = {  # what each kind of error is, and what to do about it
 PICTURES = {"curves.png": "loss, AP and learning rate by epoch", "precision_recall.png": "precision over recall",
             "confusion_matrix.png": "confusion matrix", "errors.png": "what each kind of error costs",
             "background.png": "the most confident detections of nothing that is annotated: forgotten, or mistaken?"}
+PAGE = "report.html"
 CLOSE_UPS = 16  # in background.png
 
 
 def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images: str | os.PathLike,
                   log_path: str | os.PathLike | None = None, facts: Mapping[str, object] | None = None,
                   weights: str = "") -> str:
-    """Writes summary.md, PICTURES and summary.json into `folder`; returns a text of a few lines for the console.
+    """Writes summary.md, PICTURES, summary.json and report.html into `folder`; returns a text of a few lines for the
+    console.
 
     images: the folder with what was evaluated. log_path: of a training's log.txt, for the curves; one that is missing
     or has no epoch gives none. facts: listed at the top, such as {"checkpoint": path}. weights: checksum of those that
@@ -99,6 +102,7 @@ def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images:
              _class_part(summary, names, points), _error_part(errors), _confusion_part(matrix, names),
              _picture_part(pictures)]
     write_numbers(folder / NUMBERS, summary, points, errors, facts or {}, weights)
+    write_page(folder / PAGE, summary, matches, points, Path(images), facts or {})
     write_text(folder / "summary.md", "\n\n".join(parts) + "\n")
     return _console(stats, size, errors, summary, names, folder / "summary.md")
 
@@ -176,7 +180,8 @@ def _confusion_part(matrix: np.ndarray, names: list[str]) -> str:
 
 
 def _picture_part(pictures: list[str]) -> str:
-    return "## Pictures\n\n" + "\n\n".join(f"![{PICTURES[name]}]({name})" for name in pictures)
+    return (f"## Pictures\n\n[{PAGE}]({PAGE}) shows every image with its boxes, by what went wrong, for any score "
+            "threshold.\n\n") + "\n\n".join(f"![{PICTURES[name]}]({name})" for name in pictures)
 
 
 def _console(stats: dict[str, float | None], size: str, errors: ErrorSplit, summary: EvaluationSummary,
@@ -189,7 +194,7 @@ def _console(stats: dict[str, float | None], size: str, errors: ErrorSplit, summ
     costs = sorted(((errors.gains[kind], kind) for kind in KINDS if errors.gains[kind] is not None), reverse=True)
     if costs:
         lines.append("AP50 gained without: " + ", ".join(f"{kind} {_percent(gain)}" for gain, kind in costs))
-    return "\n".join([*lines, f"more, with pictures, in {path}"])
+    return "\n".join([*lines, f"more, with pictures, in {path} and {path.with_name(PAGE)}"])
 
 
 def _percent(value: float | None) -> str:
