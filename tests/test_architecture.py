@@ -12,10 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 BELOW = {"util", "datasets", "models"}
 ARROWS = {
     "util": set(), "datasets": {"util"}, "models": {"util"},
-    "measure": BELOW, "reports": BELOW, "inference": BELOW, "engine": BELOW,
+    "measure": BELOW, "reports": BELOW, "inference": BELOW | {"reports"}, "engine": BELOW,
+    "export": BELOW | {"inference"}, "hubconf": BELOW | {"inference"},
     "trainer": BELOW | {"measure", "reports", "engine"},
     "main": BELOW | {"measure", "reports", "engine", "trainer"},
-    "tools": BELOW | {"measure", "reports", "inference", "engine"},
+    "tools": BELOW | {"measure", "reports", "inference", "export", "engine"},
     "run_with_submitit": {"util"}, "weights": set(),
 }
 

@@ -1,0 +1,1 @@
+"""Writes a trained detector as a file that runs without this project."""

@@ -1,0 +1,107 @@
+"""A detector of this project in PyTorch, from its weights."""
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from datasets.adapt import adapt_options
+from datasets.transforms import MEAN, STD, ResizeShorter, eval_limits
+from inference.backends import Backend, in_order, same_size_groups
+from models import build_detector, compile_parts
+from models.detector import Detector
+from models.postprocess import PostProcess
+from util.checkpoint import load_weights, read_checkpoint
+from util.class_names import COCO_CLASSES
+from util.config import Config, load_config, parse_pairs
+from util.devices import usable_device
+from util.errors import UserError
+from util.model_card import ModelCard
+from util.nested_tensor import NestedTensor
+from util.options import Options, parse_options
+from util.precision import amp_dtype, place
+
+
+@dataclass
+class TorchBackend(Backend):
+    """model: in evaluation mode, on `device`. postprocess: of its outputs. options: what it was built from."""
+
+    model: Detector
+    postprocess: PostProcess
+    card: ModelCard
+    options: Options
+    device: torch.device
+    dtype: torch.dtype | None = None  # half precision of autocast; None: full precision
+
+    def input_size(self, width: int, height: int) -> tuple[int, int]:
+        size, max_size = eval_limits(self.options.data)
+        return ResizeShorter([size], max_size).result(width, height, size)
+
+    def model_input(self, images: list[Tensor]) -> NestedTensor:
+        """Images uint8 [3, h, w] of one size as the model reads them: on its device, normalised as in an evaluation."""
+        batch = torch.stack(images).to(self.device, non_blocking=True)
+        batch = F.normalize(F.to_dtype(batch, torch.float32, scale=True), MEAN, STD, inplace=True)
+        return NestedTensor(batch, torch.zeros(len(batch), *batch.shape[-2:], dtype=torch.bool, device=self.device))
+
+    @torch.inference_mode()
+    def detect(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
+        """Images of different sizes run one after the other: padding to a common size moves the boxes, because
+        convolutions and GroupNorm see the padding."""
+        found: list[dict[str, Tensor]] = [{}] * len(images)
+        raw = replace(self.postprocess, nms_iou_threshold=-1)
+        for group in same_size_groups(images):
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                outputs = self.model(self.model_input([images[i] for i in group]))
+            target_sizes = torch.tensor([sizes[i][::-1] for i in group], device=self.device)
+            results = raw({name: outputs[name].float() for name in ("pred_logits", "pred_boxes")}, target_sizes)
+            rows = torch.stack([torch.cat([r["scores"][:, None], r["labels"][:, None], r["boxes"]], 1)
+                                for r in results]).cpu()  # one transfer
+            for i, row in zip(group, rows):
+                found[i] = in_order(row[:, 0], row[:, 1].long(), row[:, 2:], self.postprocess.nms_iou_threshold)
+        return found
+
+
+def open_backend(weights: str | os.PathLike, device: str | torch.device = "cpu", *,
+                 config: str | os.PathLike | dict[str, Any] | None = None, options: list[str] | None = None,
+                 amp: bool = False, compile: bool = False) -> TorchBackend:
+    """The detector of a weights file (.pth, .safetensors) or an https address of one.
+
+    config: a config file, or its content; without one, what the weights carry. options: "KEY=VALUE" each, override its
+    keys. With use_ema the averaged weights are loaded. Class names come from the weights; if those have none and the
+    model has COCO's number of classes, they are COCO's. amp: half precision, see util.precision.amp_dtype. compile:
+    see models.compile_parts. Raises UserError for files that are missing, unreadable or do not fit each other.
+    """
+    target = usable_device(device)
+    content = read_checkpoint(weights)
+    saved = content.get("card")
+    changes = parse_pairs(options or [])
+    if isinstance(config, dict):
+        keys = {**config, **changes}
+    elif config is not None:
+        keys = load_config(config, changes)
+    elif "config" in content or saved is not None:
+        keys = {**(saved.config if saved is not None else content["config"]), **changes}
+    else:
+        raise UserError(f"{weights} carries no config: name the file that it was trained with (-c CONFIG)")
+    parsed = adapt_options(parse_options(Config(keys)), None, "val", content)
+    model, _, postprocessors = build_detector(parsed.replaced(pretrained_backbone=False))
+    load_weights(model, content, ema=parsed.training.use_ema)
+    place(model, target)
+    if compile:
+        compile_parts(model, "inductor")
+    card = _card(parsed, content, saved)
+    fault = card.fault()
+    if fault:
+        raise UserError(f"{weights}: what it says of its classes does not fit: {fault}")
+    return TorchBackend(model.eval(), postprocessors["bbox"], card, parsed, target,
+                        amp_dtype(parsed.training, amp, target))
+
+
+def _card(options: Options, content: dict[str, Any], saved: ModelCard | None) -> ModelCard:
+    """The saved one, or what the weights say without, for a model that was built with these options."""
+    if saved is not None:
+        return replace(saved, config=options.to_dict())
+    coco = COCO_CLASSES if options.data.num_classes == len(COCO_CLASSES) else {}
+    return ModelCard(options.to_dict(), content.get("class_names", coco))
