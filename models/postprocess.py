@@ -25,12 +25,16 @@ class PostProcess:
         Returns for each image "scores" [n] (in descending order; with softmax in the order of the queries), "labels"
         [n], "boxes" [n, 4] xyxy in pixels.
         """
+        batch = zip(*self.top_detections(outputs, target_sizes))
+        results = [{"scores": s, "labels": c, "boxes": b} for s, c, b in batch]
+        return [self._nms(result) for result in results] if self.nms_iou_threshold > 0 else results
+
+    def top_detections(self, outputs: dict[str, Tensor], target_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same before NMS, of all images: scores and labels [B, n], boxes [B, n, 4]."""
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
         scores, labels, queries = self.classification.top_detections(logits, self.num_select)
         size = target_sizes.to(boxes).flip(1).repeat(1, 2)[:, None]  # width, height, width, height
-        corners = box_convert(boxes, "cxcywh", "xyxy").gather(1, queries[..., None].expand(-1, -1, 4)) * size
-        results = [{"scores": s, "labels": c, "boxes": b} for s, c, b in zip(scores, labels, corners)]
-        return [self._nms(result) for result in results] if self.nms_iou_threshold > 0 else results
+        return scores, labels, box_convert(boxes, "cxcywh", "xyxy").gather(1, queries[..., None].expand(-1, -1, 4)) * size
 
     def _nms(self, result: dict[str, Tensor]) -> dict[str, Tensor]:
         keep = batched_nms(result["boxes"], result["scores"], result["labels"], self.nms_iou_threshold)
