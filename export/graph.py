@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from datasets.transforms import MEAN, STD
-from export.precision import fold_batch_norms, to_half
+from export.precision import fold_batch_norms, simplify_padding, to_half
 from inference.artifact import Artifact
 from models.detector import Detector
 from models.ops import implementation
@@ -30,6 +30,7 @@ class DetectionGraph(nn.Module):
         """model: on the CPU in float32; it is not changed."""
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        simplify_padding(self.model.backbone)
         fold_batch_norms(self.model.backbone)
         if dtype != torch.float32:
             to_half(self.model, dtype)
