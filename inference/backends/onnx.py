@@ -5,12 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.artifact import KEY, Artifact
+from inference.artifact import INPUTS, KEY, OUTPUTS, Artifact
 from inference.backends.exported import ExportedBackend
 from util.errors import UserError
 from util.optional import require
-
-OUTPUTS = ["labels", "boxes", "scores"]
 
 
 class OnnxBackend(ExportedBackend):
@@ -21,7 +19,7 @@ class OnnxBackend(ExportedBackend):
         self.session = session
 
     def run(self, images: Tensor, orig_target_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        inputs = {"images": images.numpy(), "orig_target_sizes": orig_target_sizes.numpy()}
+        inputs = dict(zip(INPUTS, (images.numpy(), orig_target_sizes.numpy())))
         labels, boxes, scores = map(torch.from_numpy, self.session.run(OUTPUTS, inputs))
         return labels, boxes, scores
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from inference.artifact import KEY, Artifact
 from inference.backends.exported import ExportedBackend
+from models.ops import native
 from util.devices import usable_device
 from util.errors import UserError
 
@@ -32,8 +33,7 @@ def open_backend(path: Path, device: str = "cpu") -> Pt2Backend:
     try:
         program = torch.export.load(path, extra_files=extra)
     except Exception as error:  # of many kinds, by what is wrong with the file
-        raise UserError(f"{path}: PyTorch does not read it: {str(error).strip()[:300]}") from error
+        advice = f" ({native.missing('cpu')})" if not native.available("cpu") else ""  # a node of the file may be theirs
+        raise UserError(f"{path}: PyTorch does not read it: {str(error).strip()[:300]}{advice}") from error
     artifact = Artifact.from_json(extra[KEY] or None, str(path))
-    if artifact.sampler == "native":
-        _require_native(path)
     return Pt2Backend(artifact, program.module(), target)
