@@ -10,17 +10,16 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from datasets.transforms import MEAN, STD
-from export.precision import fold_batch_norms, to_half
-from inference.artifact import Artifact
+from export.precision import fold_batch_norms, simplify_padding, to_half
+from inference.artifact import INPUTS as INPUTS
+from inference.artifact import OUTPUTS as OUTPUTS
+from inference.artifact import SAMPLERS, Artifact
 from models.detector import Detector
-from models.ops import implementation
+from models.ops import implementation, native
 from models.postprocess import PostProcess
 from util.errors import UserError
 from util.nested_tensor import NestedTensor
 
-SAMPLERS = {"gather": "gather", "grid_sample": "torch", "native": "native"}  # and what the operators call them
-INPUTS, OUTPUTS = ("images", "orig_target_sizes"), ("labels", "boxes", "scores")
-LARGEST = 4096  # height and width of images for a graph of any size, px
 
 
 class DetectionGraph(nn.Module):
@@ -30,6 +29,7 @@ class DetectionGraph(nn.Module):
         """model: on the CPU in float32; it is not changed."""
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        simplify_padding(self.model.backbone)
         fold_batch_norms(self.model.backbone)
         if dtype != torch.float32:
             to_half(self.model, dtype)
@@ -69,9 +69,17 @@ def example_inputs(artifact: Artifact) -> tuple[Tensor, Tensor]:
 
 def trace(graph: DetectionGraph, artifact: Artifact) -> ExportedProgram:
     """The graph as torch.export sees it: for any image size and batch, but for those that the artifact fixes. Raises
-    UserError for a detector that cannot be traced so."""
+    UserError for a detector that cannot be traced so, or without the compiled operators where they are to be in it."""
+    if artifact.sampler == "native" and not native.available("cpu"):
+        raise UserError(native.missing("cpu"))
     batch = Dim.DYNAMIC if artifact.batch is None else Dim.STATIC
     side = Dim.DYNAMIC if artifact.size is None else Dim.STATIC
     shapes = {"images": {0: batch, 1: Dim.STATIC, 2: side, 3: side}, "orig_target_sizes": {0: batch, 1: Dim.STATIC}}
     with torch.no_grad(), implementation(SAMPLERS[artifact.sampler]):
-        return torch.export.export(graph, example_inputs(artifact), dynamic_shapes=shapes, strict=False)
+        try:
+            return torch.export.export(graph, example_inputs(artifact), dynamic_shapes=shapes, strict=False)
+        except RuntimeError as error:
+            if artifact.batch is not None and artifact.size is not None:
+                raise
+            raise UserError("this detector has no graph for any image size and any batch: name them, --size H W and "
+                            f"--batch N ({str(error).strip().splitlines()[0][:200]})") from error

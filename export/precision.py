@@ -2,6 +2,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones import Backbone
@@ -37,6 +38,26 @@ class _Cast:
 
     def _cast(self, value: Any) -> Any:
         return value.to(self.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+class SameConv(nn.Conv2d):
+    """TensorFlow's "same" padding for stride 2, in sizes that cancel out: those of timm's Conv2dSame grow with every
+    layer of a graph for any image size, and tracing it takes minutes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        (rows, columns), (height, width) = self.kernel_size, x.shape[-2:]
+        top, left = (2 * ((side + 1) // 2) - side + (kernel - 3) // 2
+                     for side, kernel in ((height, rows), (width, columns)))
+        padded = F.pad(x, (left, (columns - 1) // 2, top, (rows - 1) // 2))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def simplify_padding(backbone: Backbone) -> None:
+    """Makes SameConv of the convolutions that it can stand for, in place."""
+    for module in backbone.modules():
+        if (type(module).__name__ == "Conv2dSame" and isinstance(module, nn.Conv2d) and module.stride == (2, 2)
+                and module.dilation == (1, 1) and all(side >= 3 and side % 2 for side in module.kernel_size)):
+            module.__class__ = SameConv  # with all its weights and hooks
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """What an exported file says of itself: the card of its detector, and how it is called."""
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,10 @@ from util.saved_state import is_number
 
 VERSION = 1
 DTYPES = ("float32", "float16", "bfloat16", "int8")
-SAMPLERS = ("gather", "grid_sample", "native")
+# Of the deformable attention, and how models.ops.implementation calls them.
+SAMPLERS = {"gather": "gather", "grid_sample": "torch", "native": "native"}
 LARGEST = 1 << 16  # px
+INPUTS, OUTPUTS = ("images", "orig_target_sizes"), ("labels", "boxes", "scores")  # of the graph, see export.graph
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class Artifact:
         if self.size is not None:
             return self.size
         return ResizeShorter([self.shorter_side], self.longest_side).result(width, height, self.shorter_side)
+
+    def check_names(self, names: Iterable[str], source: str) -> None:
+        """Raises UserError that names `source` if one of INPUTS and OUTPUTS is not among a graph's names."""
+        missing = sorted({*INPUTS, *OUTPUTS} - set(names))
+        if missing:
+            raise UserError(f"{source} has no {', '.join(missing)}: it was not written by tools/export.py")
 
     def to_json(self) -> str:
         how = {name: value for name, value in vars(self).items() if name != "card"}

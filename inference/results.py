@@ -3,7 +3,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert
@@ -89,7 +88,3 @@ class Detections:
             xyxy=self.boxes.numpy().astype(np.float32), confidence=self.scores.numpy().astype(np.float32),
             class_id=self.labels.numpy().astype(int), data={"class_name": np.array(self.names, dtype=str)})
 
-
-def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The detections of several parts of an image, one after the other."""
-    return {name: torch.cat([part[name] for part in parts]) for name in ("scores", "labels", "boxes")}

@@ -37,6 +37,7 @@ def add_size_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_detector_flags(parser: argparse.ArgumentParser) -> None:
     """Config, weights and options of a trained detector."""
-    parser.add_argument("--config_file", "-c", required=True)
-    parser.add_argument("--resume", required=True, metavar="FILE|URL", help="the detector's weights")
+    parser.add_argument("--config_file", "-c", help="config file, where the weights carry no config")
+    parser.add_argument("--weights", "--resume", dest="resume", required=True, metavar="NAME|FILE|URL",
+                        help="the detector's weights, or a file exported from them")
     add_options_flag(parser)

@@ -1,103 +1,179 @@
+import gc
+import os
+import resource
+import sys
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import tv_tensors
 
-from datasets.transforms import val_transforms
-from inference.predictor import Predictor, read_image
+from inference.predictor import Predictor
+from inference.sources import open_source
 from models import build_model
+from tests.inference.scenes import RectangleFinder, moving, scene, write_video
 from util.config import Config
 from util.errors import UserError
-from util.options import parse_options
 
-IMAGE = Image.linear_gradient("L").resize((120, 80)).convert("RGB")
+PICTURE = scene((200, 120), red=(20, 30, 60, 90), blue=(100, 10, 150, 50))
 
 
 @pytest.fixture
-def files(tiny_config, tmp_path):
-    """files(names, **options): config and checkpoint of a model with random weights."""
-    def write(names=None, **options):
-        config = tiny_config | options
-        Config(config).dump(tmp_path / "config.py")
-        state = {"model": build_model(config)[0].state_dict()}
-        torch.save(state | ({} if names is None else {"class_names": names}), tmp_path / "weights.pth")
-        return tmp_path / "config.py", tmp_path / "weights.pth"
-
-    return write
+def finder():
+    return RectangleFinder()
 
 
-@pytest.mark.parametrize("names, wanted", [({1: "cell"}, "cell"), (None, "person")])
-def test_names_are_the_checkpoints_or_those_of_coco(files, names, wanted):
-    predictor = Predictor.from_files(*files(names, num_classes=91, dn_labelbook_size=91))
-    assert predictor.class_names[1] == wanted
+@pytest.fixture
+def predictor(finder):
+    return Predictor(finder)
 
 
-def test_other_classes_without_names_have_none(files):
-    assert Predictor.from_files(*files()).class_names == {}
+def test_one_image_gives_one_result(predictor, tmp_path):
+    PICTURE.save(tmp_path / "a.png")
+    for source in (PICTURE, np.asarray(PICTURE), tmp_path / "a.png", str(tmp_path / "a.png")):
+        found = predictor(source)
+        assert sorted(found.names) == ["Blue thing", "red"] and found.size == (200, 120)
+        assert sorted(found.boxes.tolist()) == [[20, 30, 60, 90], [100, 10, 150, 50]]
+        assert found.path == ("" if not isinstance(source, (str, os.PathLike)) else str(tmp_path / "a.png"))
+    assert predictor.class_names == {1: "red", 2: "Blue thing"} and predictor.card.thresholds == {1: 0.95}
 
 
-def test_options_override_the_config(files):
-    assert Predictor.from_files(*files(), options=["num_select=5"]).postprocess.num_select == 5
+def test_boxes_are_in_pixels_of_the_image_whatever_the_detector_reads():
+    found = Predictor(RectangleFinder(shorter=240))(PICTURE)
+    assert sorted(found.boxes.round().tolist()) == [[20, 30, 60, 90], [100, 10, 150, 50]]
 
 
-def test_the_model_is_in_evaluation_mode(files):
-    assert not any(module.training for module in Predictor.from_files(*files()).model.modules())
+def test_several_images_give_a_list_and_a_stream_a_generator(predictor, tmp_path):
+    PICTURE.save(tmp_path / "a.png")
+    scene(red=(1, 2, 30, 40)).save(tmp_path / "b.png")
+    for source in (tmp_path, [tmp_path / "a.png", tmp_path / "b.png"], f"{tmp_path}/*.png"):
+        first, second = predictor(source)
+        assert (len(first), len(second)) == (2, 1) and second.path.endswith("b.png")
+        assert first.image is None and first.draw().size == (480, 288)  # from the file
+        streamed = predictor(source, stream=True)
+        assert iter(streamed) is streamed and np.array_equal(next(streamed).image, PICTURE)
+    assert predictor([PICTURE])[0].image is not None
 
 
-def test_files_that_are_missing_or_do_not_fit_are_named(files, tmp_path):
-    config, weights = files()
-    with pytest.raises(UserError, match="no config file .*none.py"):
-        Predictor.from_files(tmp_path / "none.py", weights)
-    with pytest.raises(UserError, match="no checkpoint file .*none.pth"):
-        Predictor.from_files(config, tmp_path / "none.pth")
-    with pytest.raises(UserError, match="does not fit the model"):
-        Predictor.from_files(config, weights, options=["num_queries=21"])
+def test_limits(predictor):
+    assert len(predictor(PICTURE, 0.9)) == 2 and len(predictor(PICTURE, 0.91)) == 0
+    assert predictor(PICTURE, {"red": 1}).names == ["Blue thing"]
+    assert predictor(PICTURE, "best").names == ["Blue thing"]  # red has 0.95, the other 0.3
 
 
-def test_an_image_is_prepared_as_in_an_evaluation(files, tiny_config):
-    prepared = Predictor.from_files(*files()).prepared(IMAGE)
-    target = {"boxes": tv_tensors.BoundingBoxes(torch.tensor([[1.0, 2, 30, 40]]), format="XYXY", canvas_size=(80, 120)),
-              "area": torch.tensor([100.0])}
-    wanted, _ = val_transforms(parse_options(tiny_config).data)(IMAGE, target)
-    assert torch.equal(prepared, wanted)
+@pytest.mark.parametrize("batch_size, wanted", [(1, [1] * 5), (2, [2, 2, 1]), (8, [5])])
+def test_images_come_in_batches_in_their_order(predictor, finder, batch_size, wanted):
+    found = predictor([scene(red=(i, 0, i + 5, 5)) for i in range(5)], batch_size=batch_size)
+    assert [result.boxes[0, 0].item() for result in found] == [0, 1, 2, 3, 4] and finder.batches == wanted
 
 
-def test_detections_are_in_pixels_of_the_image_and_in_the_order_of_their_scores(files):
-    predictor = Predictor.from_files(*files())
-    found = predictor(IMAGE)
-    assert found["boxes"].shape == (20, 4) and len(found["scores"]) == len(found["labels"]) == 20
-    assert found["scores"].equal(found["scores"].sort(descending=True).values)
-    with torch.no_grad():
-        outputs = predictor.model([predictor.prepared(IMAGE)])
-    (wanted,) = predictor.postprocess(outputs, torch.tensor([[80, 120]]))
-    order = wanted["scores"].argsort(descending=True)
-    assert torch.allclose(found["boxes"], wanted["boxes"][order], atol=1e-3)
+def test_a_broken_image_is_left_out_of_a_list(predictor, tmp_path, caplog):
+    (tmp_path / "a.png").write_text("no picture")
+    PICTURE.save(tmp_path / "b.png")
+    assert [found.path for found in predictor(tmp_path, batch_size=2)] == [str(tmp_path / "b.png")]
+    assert "a.png" in caplog.text
+    with pytest.raises(UserError, match="a.png"):
+        predictor(tmp_path / "a.png")
 
 
-def test_softmax_detections_are_ordered_too(tiny_sdetr, tmp_path):
-    """Their post-processing keeps the order of the queries."""
-    config = tiny_sdetr("sdetr_r50")
-    config.dump(tmp_path / "config.py")
-    torch.manual_seed(0)
-    torch.save({"model": build_model(config)[0].state_dict()}, tmp_path / "weights.pth")
-    scores = Predictor.from_files(tmp_path / "config.py", tmp_path / "weights.pth")(IMAGE)["scores"]
-    assert len(scores) == 10 and scores.equal(scores.sort(descending=True).values)
+def test_frames_of_a_video(predictor, tmp_path):
+    path = write_video(tmp_path / "a.mp4", moving(6), times=[0, 10, 20, 500, 600, 700])
+    found = predictor(path, batch_size=4)
+    assert [result.frame for result in found] == list(range(6)) and found[3].time == pytest.approx(0.5)
+    assert [round(result.boxes[result.labels == 1][0, 0].item()) for result in found] == [0, 4, 8, 12, 16, 20]
+    assert found[0].image is None and next(predictor(path, stream=True)).image is not None
 
 
-def test_an_image_that_its_file_calls_turned_is_upright(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    IMAGE.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").size == (80, 120)
+def test_tiles_find_what_lies_at_a_seam_once():
+    picture = scene((500, 300), red=(215, 100, 285, 160), blue=(2, 5, 480, 20))
+    small_only = RectangleFinder()
+    found = Predictor(small_only)(picture, tiles=200, batch_size=3)
+    assert sorted(found.boxes.tolist()) == [[2, 5, 480, 20], [215, 100, 285, 160]]
+    assert sum(small_only.batches) == 1 + 3 * 2 and max(small_only.batches) == 3
+    assert len(Predictor(small_only)(picture, tiles=(300, 500))) == 2  # a single one
 
 
-def test_images_of_every_mode_are_read_as_rgb(tmp_path):
-    Image.new("L", (5, 6), 90).save(tmp_path / "grey.bmp")
-    assert read_image(tmp_path / "grey.bmp").mode == "RGB"
+def test_a_picture_found_in_parts_only(predictor):
+    """One pixel of 3000 is lost when the whole image is made small; tiles see it."""
+    blind = RectangleFinder(shorter=100)
+    picture = scene((3000, 3000), red=(1500, 1500, 1506, 1506))
+    assert len(Predictor(blind)(picture)) == 0
+    (box,) = Predictor(blind)(picture, tiles=150).boxes.tolist()
+    assert box == pytest.approx([1500, 1500, 1506, 1506], abs=2)
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "notes.txt").write_text("no picture")
-    for name in ("notes.txt", "none.jpg"):
-        with pytest.raises(UserError, match=f"cannot read the image .*{name}"):
-            read_image(tmp_path / name)
+@pytest.mark.parametrize("arguments, message", [
+    ({"score": 2}, "score 2"), ({"score": {"green": 1}}, "no class 'green'"), ({"batch_size": 0}, "batch_size 0"),
+    ({"batch_size": 1.0}, "batch_size 1.0"), ({"tiles": 3}, "tiles 3"), ({"tiles": 64, "overlap": 1}, "overlap 1")])
+def test_arguments_out_of_range_are_told_before_anything_runs(predictor, finder, arguments, message):
+    for stream in (False, True):
+        with pytest.raises(UserError, match=message):
+            predictor(PICTURE, stream=stream, **arguments)
+    assert finder.batches == []
+
+
+def test_what_never_ends_must_be_a_stream(predictor, monkeypatch):
+    with pytest.raises(UserError, match="stream=True"):
+        predictor(0)
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    with pytest.raises(UserError, match="no camera 97"):
+        next(predictor(97, stream=True))
+
+
+def test_a_detector_that_contradicts_its_card_is_told(finder):
+    finder.card.config["num_classes"] = 2
+    with pytest.raises(UserError, match="category id 2.*num_classes=2"):
+        Predictor(finder)(PICTURE)
+
+
+def test_a_source_can_be_given_opened(predictor, tmp_path):
+    (tmp_path / "a.png").write_text("no picture")
+    source = open_source([tmp_path / "a.png", PICTURE])
+    source.skipped.report = lambda message: None
+    assert len(predictor(source)) == 1 and source.skipped.count == 1
+
+
+def test_weights_that_need_a_config_say_so(tiny_config, tmp_path):
+    torch.save({"model": build_model(tiny_config)[0].state_dict()}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="weights.pth carries no config.*-c CONFIG"):
+        Predictor(tmp_path / "weights.pth")
+    Config(tiny_config).dump(tmp_path / "config.py")
+    assert len(Predictor(tmp_path / "weights.pth", tmp_path / "config.py")(PICTURE, 0)) == 20
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_an_exported_file_is_there_and_follows_no_config(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    with pytest.raises(UserError, match=f"no file .*a{suffix}"):
+        Predictor(path)
+    path.touch()
+    for arguments in ({"config": "a.py"}, {"options": ["num_select=5"]}, {"amp": True}, {"compile": True}):
+        with pytest.raises(UserError, match="exported file"):
+            Predictor(path, **arguments)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_frames_of_a_stream(tmp_path):
+    """Of 3,000 frames of 320 x 240 px, whose pictures are 660 MiB."""
+    path = write_video(tmp_path / "a.mp4", [picture.resize((320, 240)) for picture in moving(16)] * 188)
+    sizes, count = [], 0
+    for found in Predictor(RectangleFinder())(path, stream=True):
+        count += 1
+        assert found.image.size == (320, 240)
+        if count in (500, 3000):
+            gc.collect()
+            sizes.append(memory())
+    assert count == 3008 and sizes[1] - sizes[0] < 15
+
+
+def memory():
+    """Of this process, MiB."""
+    if sys.platform == "linux":
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def test_a_grey_image_is_rgb(predictor):
+    assert len(predictor(np.zeros((40, 50), np.uint8))) == 0
+    assert len(predictor(Image.new("L", (40, 50)))) == 0

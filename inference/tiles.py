@@ -1,0 +1,167 @@
+"""Large images in overlapping parts, and one set of detections from those of the parts.
+
+An object is judged where it is seen whole: by a tile that it fits into, else by the whole image. n boxes.
+"""
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from inference.backends import in_order
+from util.errors import UserError
+
+NMS_IOU = 0.6  # of two whole boxes of one object
+AGREEING_IOU = 0.5  # of two boxes of one object, in the region that the parts of both show
+COVERED = 0.7  # so much of a box within another one: it is a part of that object
+SAME_PLACE = 0.5  # of the smaller of two boxes, for one from the whole image: what it shows is found already
+BORDER = 0.01  # of the side of a part: a box that ends so close to an inner border may go on behind it
+SUPPORT = 0.5  # of the least score: from here on, a box can confirm one of another part
+Window = tuple[int, int, int, int]  # left, top, right, bottom, px
+Found = dict[str, Tensor]
+
+
+def checked_tiles(tiles: int | tuple[int, int], overlap: float) -> tuple[int, int]:
+    """(height, width) in px. Raises UserError for what is none, and for an overlap that is not from 0 to 0.9."""
+    sides = tuple(tiles) if isinstance(tiles, (tuple, list)) else (tiles, tiles)
+    if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 16 for s in sides):
+        raise UserError(f"tiles {tiles!r} must be a side in px, or (height, width), of at least 16 px")
+    if not 0 <= overlap <= 0.9:
+        raise UserError(f"overlap {overlap} must be from 0 to 0.9 of a tile's side")
+    return sides[0], sides[1]
+
+
+def windows(size: tuple[int, int], tiles: tuple[int, int], overlap: float) -> list[Window]:
+    """The tiles of an image of `size` (width, height): all of tiles (height, width) px, or less where the image is
+    smaller, evenly spaced, neighbours with at least `overlap` of a side in common. In front of several, the whole
+    image."""
+    columns, rows = (_starts(side, min(tile, side), overlap) for side, tile in zip(size, tiles[::-1]))
+    height, width = (min(tile, side) for tile, side in zip(tiles, size[::-1]))
+    parts = [(left, top, left + width, top + height) for top in rows for left in columns]
+    return parts if len(parts) == 1 else [(0, 0, *size), *parts]
+
+
+def _starts(side: int, tile: int, overlap: float) -> list[int]:
+    if tile >= side:
+        return [0]
+    step = max(1, int(tile * (1 - overlap)))
+    count = 1 + -(-(side - tile) // step)
+    return [round(i * (side - tile) / (count - 1)) for i in range(count)]
+
+
+@dataclass
+class Boxes:
+    """boxes [n, 4] xyxy px of the image, scores [n], labels [n]; views [n, 4]: the part that showed each; pieced [n]:
+    whether it may be cut by an inner border of that."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    views: Tensor
+    pieced: Tensor
+
+    def __getitem__(self, index: Tensor) -> "Boxes":
+        return Boxes(*(value[index] for value in vars(self).values()))
+
+    def and_also(self, others: "Boxes") -> "Boxes":
+        return Boxes(*map(torch.cat, zip(vars(self).values(), vars(others).values())))
+
+
+def merged(parts: list[tuple[Window, Found]], size: tuple[int, int], limits: Tensor) -> Found:
+    """One set of detections, in descending order of score and in pixels of the image, from those of each part, whose
+    boxes are in pixels of the part.
+
+    limits [num_classes]: the least score of a detection. The parts' may be lower, down to SUPPORT of it: the whole box
+    of an object counts as much as the surest view of it.
+    """
+    whole, spare, partial = _by_view(parts, size)
+    objects = whole[batched_nms(whole.boxes, whole.scores, whole.labels, NMS_IOU)]
+    for i in spare.scores.argsort(descending=True, stable=True).tolist():
+        box = spare[torch.tensor([i])]
+        rival = (objects.labels == box.labels) & (objects.scores >= limits[objects.labels])
+        smaller = torch.minimum(_area(objects.boxes), _area(box.boxes))
+        if not _confirms(objects, box) and not (
+                rival & (_area(_intersection(objects.boxes, box.boxes)) >= SAME_PLACE * smaller)).any():
+            objects = objects.and_also(box)
+    for i in partial.scores.argsort(descending=True, stable=True).tolist():
+        box = partial[torch.tensor([i])]
+        if not _confirms(objects, box) and not _is_covered(objects, box, limits):
+            objects = objects.and_also(box)
+    objects = objects[objects.scores >= limits[objects.labels]]
+    return in_order(objects.scores, objects.labels, objects.boxes)
+
+
+def _by_view(parts: list[tuple[Window, Found]], size: tuple[int, int]) -> tuple[Boxes, Boxes, Boxes]:
+    """The boxes of objects that are seen whole, of those that the whole image shows although they fit into a tile,
+    which sees them better, and of those that an inner border may cut."""
+    whole_image = (0, 0, *size)
+    tiles = [window for window, _ in parts if window != whole_image]
+    found, spare = [], []
+    for window, part in parts:
+        boxes = part["boxes"] + part["boxes"].new_tensor([*window[:2], *window[:2]])
+        view = boxes.new_tensor(window)[None].expand(len(boxes), 4)
+        found.append(Boxes(boxes, part["scores"], part["labels"], view, _at_inner_border(boxes, window, size)))
+        fitting = torch.zeros(len(boxes), dtype=torch.bool)
+        for tile in tiles if window == whole_image else []:
+            fitting |= _fits(boxes, tile, size)
+        spare.append(fitting)
+    everything, second = found[0], torch.cat(spare)
+    for boxes_of_part in found[1:]:
+        everything = everything.and_also(boxes_of_part)
+    return (everything[~second & ~everything.pieced], everything[second], everything[everything.pieced])
+
+
+def _at_inner_border(boxes: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+    touching, outer = torch.zeros(len(boxes), dtype=torch.bool), (0, 0, *size)
+    for side in (side for side in range(4) if window[side] != outer[side]):
+        margin = max(2, BORDER * (window[side % 2 + 2] - window[side % 2]))
+        touching |= boxes[:, side] >= window[side] - margin if side >= 2 else boxes[:, side] <= window[side] + margin
+    return touching
+
+
+def _fits(boxes: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+    """Whether a box lies in a part without touching its inner borders. What it is beyond the image does not count."""
+    start, end = boxes[:, :2].clamp(min=0), torch.minimum(boxes[:, 2:], boxes.new_tensor(size))
+    inside = (start >= boxes.new_tensor(window[:2])).all(1) & (end <= boxes.new_tensor(window[2:])).all(1)
+    return inside & ~_at_inner_border(boxes, window, size)
+
+
+def _confirms(objects: Boxes, box: Boxes) -> bool:
+    """Whether a further box [1] shows one of the objects, seen by another part: both agree in the region that both
+    parts show. That object then has the higher of both scores and, if it was cut too, the extent of both."""
+    common = _intersection(objects.views, box.views)
+    clipped, own = _intersection(objects.boxes, common), _intersection(common, box.boxes)
+    shared = _area(_intersection(clipped, own))
+    iou = shared / (_area(clipped) + _area(own) - shared).clamp(min=1e-6)
+    iou = torch.where((objects.labels == box.labels) & (objects.views != box.views).any(1), iou, -1)
+    if not len(iou) or iou.max() < AGREEING_IOU:
+        return False
+    best = int(iou.argmax())
+    objects.scores[best] = torch.maximum(objects.scores[best], box.scores[0])
+    if objects.pieced[best]:
+        objects.boxes[best], objects.views[best] = (_union(mine[best], other[0]) for mine, other in (
+            (objects.boxes, box.boxes), (objects.views, box.views)))
+    return True
+
+
+def _is_covered(objects: Boxes, box: Boxes, limits: Tensor) -> bool:
+    """Whether a box [1] at an inner border is a part of an object that another part shows. A part's own boxes are
+    different objects."""
+    margin = max(2.0, BORDER * float((box.views[0, 2:] - box.views[0, :2]).max()))
+    around = objects.boxes + box.boxes.new_tensor([-margin, -margin, margin, margin])
+    within = _area(_intersection(around, box.boxes)) >= COVERED * _area(box.boxes)
+    others = (objects.labels == box.labels) & (objects.views != box.views).any(1)
+    return bool((within & others & (objects.scores >= limits[objects.labels])).any())
+
+
+def _intersection(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1)
+
+
+def _union(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], -1)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    """0 where there is none."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
