@@ -10,6 +10,7 @@ inference.artifact.KEY. calibration: inputs (images, orig_target_sizes) of the g
 files that it wrote, `path` first. Raises UserError for what it cannot build, never builds something else instead.
 outputs(path): the files that it would write, before anything is written.
 
-The graph computes in artifact.dtype, for int8 in float32: its format quantizes it.
+FROM_FLOAT32: the dtypes for which `graph` is in float32 and the format makes the rest of it, such as int8. In the others
+it computes in artifact.dtype.
 """
 FORMATS = {"onnx": "export.onnx", "openvino": "export.openvino", "pt2": "export.pt2"}

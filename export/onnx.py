@@ -15,6 +15,7 @@ from util.optional import require
 
 SUFFIX = ".onnx"
 DTYPES = ("float32", "float16")  # ONNX Runtime has no bfloat16 on CPUs
+FROM_FLOAT32 = ()
 SAMPLERS = ("grid_sample", "gather")
 OPSET = 20  # LayerNormalization is one node from 17 on, GridSample takes all its modes from 20 on
 LARGEST = 2**31  # bytes of one protobuf message

@@ -1,4 +1,6 @@
 """Files of OpenVINO: an .xml with its .bin."""
+import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Iterable
@@ -7,43 +9,51 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 
-from export.graph import INPUTS, OUTPUTS
-from inference.artifact import KEY, Artifact
+from export.graph import DetectionGraph, trace
+from inference.artifact import INPUTS, KEY, OUTPUTS, Artifact
 from inference.backends.openvino import new_core
-from models.ops import openvino_nodes
+from models.ops import native_available, openvino_nodes
 from util.errors import UserError
 from util.files import writing
+from util.optional import require
 
+SUFFIX = ".xml"
+# No bfloat16: OpenVINO would compute sampling locations in it too, where it is half a pixel wrong.
 DTYPES = ("float32", "float16", "int8")
+FROM_FLOAT32 = ("float16", "int8")  # made of a graph in float32
+SAMPLERS = ("native", "gather", "grid_sample")
 # Layers that stay in float32 in an int8 file: where queries sample, and what becomes coordinates and scores.
-IN_FLOAT32 = ("sampling_offsets", "attention_weights", "bbox_embed", "class_embed", "reference_points",
-              "ref_point_head")
+KEPT = ("sampling_offsets", "attention_weights", "bbox_embed", "class_embed", "enc_out_bbox_embed",
+        "enc_out_class_embed", "reference_points", "ref_point_head")
 CALIBRATION_IMAGES = 100  # at most
 
-Inputs = tuple[torch.Tensor, torch.Tensor]  # images and orig_target_sizes of one call
+
+def outputs(path: Path) -> list[Path]:
+    return [path, path.with_suffix(".bin")]
 
 
-def write_openvino(program: ExportedProgram, artifact: Artifact, path: Path, calibration: Iterable[Inputs] = ()) -> None:
-    """program: in float32, whatever the artifact's dtype. float16: weights are stored so and computed with in float32.
-    int8: convolutions and linear layers, with ranges from `calibration`, prepared images of the kind that the detector
-    is for. Raises UserError for a dtype that there is not, or a package or a build that is missing.
+def write(graph: DetectionGraph, artifact: Artifact, path: Path,
+          calibration: Iterable[tuple[Tensor, Tensor]] | None = None) -> list[Path]:
+    """See export. float16: weights are stored in it and computed with in float32. int8: convolutions and linear layers.
+    sampler native: one node of the compiled operators, which whoever reads the file needs too.
     """
-    if artifact.dtype not in DTYPES:
-        raise UserError(f"--format openvino has no {artifact.dtype}: OpenVINO would compute sampling locations in it too, "
-                        f"which needs float32. Choose one of {', '.join(DTYPES)}")
+    require("openvino", "onnx", "onnxscript", *(["nncf"] if artifact.dtype == "int8" else []))
     core = new_core()
     if artifact.sampler == "native":
-        openvino_nodes.add_nodes(core, "--format openvino --sampler native")
-    model = core.read_model(onnx_bytes(program), b"")
+        openvino_nodes.add_nodes(core, "a file with --sampler native (another: --sampler gather)")
+    model = core.read_model(as_onnx(trace(graph, artifact)), b"")
     if artifact.dtype == "int8":
-        model = quantize(model, calibration)
+        model = quantize(model, calibration or ())
     model.set_rt_info(artifact.to_json(), KEY)
-    save(model, path, artifact.dtype == "float16")
+    save(model, path, float16=artifact.dtype == "float16")
+    return outputs(path)
 
 
-def onnx_bytes(program: ExportedProgram) -> bytes:
+def as_onnx(program: ExportedProgram) -> bytes:
+    """An ONNX file, with nodes of the domain openvino_nodes.DOMAIN for the compiled operators."""
     import onnxscript
     from onnx.defs import OpSchema
     from onnxscript import opset18 as op
@@ -77,18 +87,20 @@ def onnx_bytes(program: ExportedProgram) -> bytes:
         return plain(value, attention_weights, flat(spatial_shapes), sampling_locations)
 
     ops = torch.ops.deform_attn
-    table = {ops.key_aware_deform_attn.default: key_aware_deform_attn, ops.ms_deform_attn.default: ms_deform_attn}
-    onnx = torch.onnx.export(program, dynamo=True, opset_version=18, input_names=INPUTS, output_names=OUTPUTS,
-                             custom_translation_table=table, verbose=False)
-    return onnx.model_proto.SerializeToString()
+    table: dict[Any, Any] = {}
+    if native_available("cpu"):
+        table = {ops.key_aware_deform_attn.default: key_aware_deform_attn, ops.ms_deform_attn.default: ms_deform_attn}
+    with contextlib.redirect_stdout(io.StringIO()):  # the exporter reports its progress
+        written = torch.onnx.export(program, dynamo=True, opset_version=18, input_names=list(INPUTS),
+                                    output_names=list(OUTPUTS), custom_translation_table=table, verbose=False)
+    assert written is not None
+    return written.model_proto.SerializeToString()
 
 
-def quantize(model: Any, calibration: Iterable[Inputs]) -> Any:
-    """The model with int8 convolutions and linear layers, but for those of IN_FLOAT32."""
-    try:
-        import nncf
-    except ImportError as error:
-        raise UserError(f"--dtype int8 needs NNCF: pip install nncf ({error})") from error
+def quantize(model: Any, calibration: Iterable[tuple[Tensor, Tensor]]) -> Any:
+    """The model with int8 convolutions and linear layers, but for those of KEPT."""
+    import nncf
+
     calls = [dict(zip(INPUTS, (x.numpy() for x in inputs))) for inputs in islice(calibration, CALIBRATION_IMAGES)]
     if not calls:
         raise UserError("--dtype int8 needs images to measure ranges on: name a folder with --verify DIR")
@@ -100,7 +112,7 @@ def quantize(model: Any, calibration: Iterable[Inputs]) -> Any:
 
 
 def float32_nodes(model: Any) -> list[str]:
-    """The names of the matrix products of the layers of IN_FLOAT32: the bias that is added to one has the layer's name,
+    """The names of the matrix products of the layers of KEPT: the bias that is added to one has the layer's name,
     its weights may have lost it."""
     kept = []
     for add in model.get_ops():
@@ -108,7 +120,7 @@ def float32_nodes(model: Any) -> list[str]:
             sources = [value.get_node() for value in add.input_values()]
             layers = {part for node in sources for part in node.get_friendly_name().split(".")}
             kept += [node.get_friendly_name() for node in sources
-                     if node.get_type_name() == "MatMul" and layers.intersection(IN_FLOAT32)]
+                     if node.get_type_name() == "MatMul" and layers.intersection(KEPT)]
     return kept
 
 

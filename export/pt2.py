@@ -12,6 +12,7 @@ from util.files import atomic_write
 
 SUFFIX = ".pt2"
 DTYPES = ("float32", "float16", "bfloat16")
+FROM_FLOAT32 = ()
 SAMPLERS = ("grid_sample", "native", "gather")
 
 

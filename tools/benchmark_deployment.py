@@ -18,8 +18,8 @@ from torch import Tensor
 
 from common import add_size_flag, run_tool, tool_parser
 from datasets.transforms import eval_limits
-from export.graph import DetectionGraph, trace
-from export.openvino import write_openvino
+from export.graph import DetectionGraph
+from export.openvino import write
 from inference.artifact import Artifact
 from inference.backends import Backend
 from inference.backends.openvino import open_backend
@@ -52,11 +52,11 @@ def export(detector: TorchBackend, size: tuple[int, int], dtypes: list[str], sam
     """An .xml for each dtype."""
     shorter, longest = eval_limits(detector.options.data)
     artifacts = [Artifact(detector.card, size, 1, False, dtype, sampler, shorter, longest) for dtype in dtypes]
-    program = trace(DetectionGraph(detector.model, detector.postprocess), artifacts[0])
+    graph = DetectionGraph(detector.model, detector.postprocess)
     images = [(torch.rand(1, 3, *size), torch.tensor([size[::-1]])) for _ in range(CALIBRATION)]
     paths = {artifact.dtype: folder / f"{artifact.dtype}.xml" for artifact in artifacts}
     for artifact in artifacts:
-        write_openvino(program, artifact, paths[artifact.dtype], images)
+        write(graph, artifact, paths[artifact.dtype], images)
     return paths
 
 

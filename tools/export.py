@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     for module, dtype, path in plan:
         artifact = described(detector, args, dtype, args.sampler or module.SAMPLERS[0])
         graph = DetectionGraph(detector.model, detector.postprocess,
-                               torch.float32 if dtype == "int8" else getattr(torch, dtype))
+                               torch.float32 if dtype in module.FROM_FLOAT32 else getattr(torch, dtype))
         inputs = calibration(args.verify, artifact) if dtype == "int8" else None
         files = module.write(graph, artifact, path, inputs)
         print(f"wrote {', '.join(map(str, files))}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB", flush=True)

@@ -3,6 +3,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 from PIL import Image
 
 from datasets.transforms import eval_limits
-from export.graph import DetectionGraph, trace
-from export.openvino import float32_nodes, write_openvino
+from export.graph import DetectionGraph
+from export.openvino import float32_nodes, write
 from inference.artifact import Artifact
 from inference.backends.openvino import new_core, open_backend, read_model
 from models import build_detector
@@ -71,10 +72,9 @@ def differences(graph, path):
 def test_a_file_gives_what_the_graph_gives(tiny_dino, tmp_path, sampler):
     """In float32, and from the same program with weights in float16, half as large."""
     graph, artifact = detector(tiny_dino, sampler)
-    program = trace(graph, artifact)
     full, half = tmp_path / "full.xml", tmp_path / "half.xml"
-    write_openvino(program, artifact, full)
-    write_openvino(program, Artifact(**vars(artifact) | {"dtype": "float16"}), half)
+    assert write(graph, artifact, full) == [full, full.with_suffix('.bin')]
+    write(graph, replace(artifact, dtype="float16"), half)
     score, box = differences(graph, full)
     assert score < 1e-4 and box < 1e-2
     score, box = differences(graph, half)
@@ -93,7 +93,7 @@ def test_a_file_gives_what_the_graph_gives(tiny_dino, tmp_path, sampler):
 def test_int8_quantizes_all_but_what_becomes_coordinates_and_scores(tiny_dino, tmp_path):
     graph, artifact = detector(tiny_dino, dtype="int8", enc_layers=1, num_expansion=1, dec_layers=1)
     path = tmp_path / "m.xml"
-    write_openvino(trace(graph, artifact), artifact, path, images())
+    write(graph, artifact, path, images())
     model = read_model(new_core(), path)[1]
     kept = set(float32_nodes(model))
     quantized = {node.get_friendly_name(): any(has_fake_quantize(value) for value in node.input_values())
@@ -112,33 +112,12 @@ def has_fake_quantize(value):
 
 
 @needs_packages
-@pytest.mark.parametrize("dtype, told", [("bfloat16", "no bfloat16.*float32, float16, int8"),
-                                         ("int8", "needs images.*--verify DIR")])
-def test_what_cannot_be_written_is_told(tmp_path, dtype, told, monkeypatch):
-    monkeypatch.setattr("export.openvino.onnx_bytes", lambda program: TINY_ONNX)
-    artifact = Artifact(ModelCard({"modelname": "dino", "num_classes": 2}, {}), None, None, False, dtype, "gather", 8, 9)
-    with pytest.raises(UserError, match=told):
-        write_openvino(None, artifact, tmp_path / "m.xml")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_onnx():
-    """The least that OpenVINO reads."""
-    global TINY_ONNX
-    helper = pytest.importorskip("onnx.helper")
-    value = [helper.make_tensor_value_info(name, 1, [1]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
-    TINY_ONNX = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
-
-
-@needs_packages
 def test_without_the_compiled_operators_the_file_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(openvino_nodes, "LIBRARY", tmp_path / "none.so")
     artifact = Artifact(ModelCard({"modelname": "dino", "num_classes": 2}, {}), None, None, False, "float32", "native",
                         8, 9)
     with pytest.raises(UserError, match="not built: make operators-openvino"):
-        write_openvino(None, artifact, tmp_path / "m.xml")
+        write(None, artifact, tmp_path / "m.xml")
 
 
 @needs_packages
@@ -157,7 +136,7 @@ def test_the_example_in_cpp_finds_what_the_backend_finds(tiny_dino, tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
     graph, artifact = detector(tiny_dino)
-    write_openvino(trace(graph, artifact), artifact, tmp_path / "m.xml")
+    write(graph, artifact, tmp_path / "m.xml")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8))
     picture.save(tmp_path / "image.ppm")
     done = subprocess.run([build / "detect", tmp_path / "m.xml", tmp_path / "image.ppm"], capture_output=True, text=True,
