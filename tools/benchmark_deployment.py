@@ -91,7 +91,7 @@ def report(records: list[dict], rounds: int) -> str:
     columns = ["runs in", "ms, median", "ms, best", "times PyTorch's speed", "times the speed above", "weights, MB"]
     rows = [[r["name"], *(three_digits(r[key]) for key in ("ms", "ms_best", "to_first", "to_previous")),
              "" if r["mb"] is None else three_digits(r["mb"])] for r in records]
-    return f"{table(columns, rows)}\n\n{rounds} rounds, in each of which all take a turn; ratios are medians of the rounds'.\n"
+    return f"{table(columns, rows)}\n\n{rounds} rounds, in each of which all take a turn; ratios: medians of theirs.\n"
 
 
 def main(args: argparse.Namespace) -> int:
