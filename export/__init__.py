@@ -1,1 +1,16 @@
-"""Writes a trained detector as a file that runs without this project."""
+"""Writes a trained detector as a file that runs without this project.
+
+A format is a module of this room with:
+
+SUFFIX: of its files, ".onnx". DTYPES and SAMPLERS: those that it can write, see inference.artifact.Artifact; the first
+sampler is the default, for the reason that docs/deployment.md gives.
+write(graph, artifact, path, calibration): writes `graph` (export.graph.DetectionGraph, which export.graph.trace turns
+into an ExportedProgram) to `path`, atomically, with artifact.to_json() in its metadata under the key
+inference.artifact.KEY. calibration: inputs (images, orig_target_sizes) of the graph for int8, else None. Returns the
+files that it wrote, `path` first. Raises UserError for what it cannot build, never builds something else instead.
+outputs(path): the files that it would write, before anything is written.
+
+FROM_FLOAT32: the dtypes for which `graph` is in float32 and the format makes the rest of it, such as int8. In the others
+it computes in artifact.dtype.
+"""
+FORMATS = {"onnx": "export.onnx", "openvino": "export.openvino", "pt2": "export.pt2"}

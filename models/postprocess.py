@@ -31,13 +31,17 @@ class PostProcess:
     @torch.no_grad()
     def with_queries(self, outputs: dict[str, Tensor], target_sizes: Tensor) -> list[dict[str, Tensor]]:
         """The same with "queries" [n]: the query, from 0 to Q - 1, that each detection comes from."""
+        batch = self.top_detections(outputs, target_sizes)
+        results = [dict(zip(batch, of_image)) for of_image in zip(*batch.values())]
+        return [self._nms(result) for result in results] if self.nms_iou_threshold > 0 else results
+
+    def top_detections(self, outputs: dict[str, Tensor], target_sizes: Tensor) -> dict[str, Tensor]:
+        """The same before NMS, of all images: "scores", "labels" and "queries" [B, n], "boxes" [B, n, 4]."""
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
         scores, labels, queries = self.classification.top_detections(logits, self.num_select)
         size = target_sizes.to(boxes).flip(1).repeat(1, 2)[:, None]  # width, height, width, height
         corners = box_convert(boxes, "cxcywh", "xyxy").gather(1, queries[..., None].expand(-1, -1, 4)) * size
-        results = [{"scores": s, "labels": c, "boxes": b, "queries": q}
-                   for s, c, b, q in zip(scores, labels, corners, queries)]
-        return [self._nms(result) for result in results] if self.nms_iou_threshold > 0 else results
+        return {"scores": scores, "labels": labels, "boxes": corners, "queries": queries}
 
     def _nms(self, result: dict[str, Tensor]) -> dict[str, Tensor]:
         keep = batched_nms(result["boxes"], result["scores"], result["labels"], self.nms_iou_threshold)

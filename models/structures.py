@@ -18,7 +18,7 @@ class FlatFeatures:
 
     tokens: Tensor  # [B, N, C]
     pos: Tensor  # [B, N, C] position encoding plus level embedding
-    padding: Tensor  # [B, N] True on padding
+    padding: Tensor | None  # [B, N] True on padding; None: there is none
     shapes: list[tuple[int, int]]  # (H, W) per level, on the host
     valid_ratios: Tensor  # [B, L, 2] part of each map's (width, height) that is not padding
 
@@ -54,7 +54,7 @@ class FlatFeatures:
         """The tokens of these levels, given in ascending order."""
         starts = self.level_start
         slices = [slice(starts[level], starts[level + 1]) for level in levels]
-        tokens, pos, padding = (torch.cat([x[:, level] for level in slices], 1)
+        tokens, pos, padding = (x if x is None else torch.cat([x[:, level] for level in slices], 1)
                                 for x in (self.tokens, self.pos, self.padding))
         shapes = [self.shapes[level] for level in levels]
         return FlatFeatures(tokens, pos, padding, shapes, self.valid_ratios[:, levels])

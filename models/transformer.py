@@ -141,5 +141,7 @@ def token_anchors(memory: FlatFeatures) -> tuple[Tensor, Tensor]:
     centres = memory.reference_points()[:, :, 0] / ratios[:, :1]  # undo the first level's ratio: [0, 1] is the image
     sides = torch.cat([ratios.new_full((h * w,), 0.05 * 2.0**level) for level, (h, w) in enumerate(memory.shapes)])
     anchors = torch.cat([centres, sides[None, :, None].expand(*centres.shape)], -1)
-    usable = ((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True) & ~memory.padding[..., None]
+    usable = ((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)
+    if memory.padding is not None:
+        usable = usable & ~memory.padding[..., None]
     return torch.logit(anchors).masked_fill(~usable, torch.inf), usable

@@ -1,8 +1,8 @@
 """The two operators that models/layers/deform_attn.py calls: checks, then an implementation.
 
-`native` is the compiled one (models/ops/src), `torch` the plain one (reference.py), `auto`, the default, chooses native
-where it is built for the tensors' device and supports the call. The environment variable DEFORM_ATTN_IMPL sets another
-default for the process.
+`native` is the compiled one (models/ops/src), `torch` the plain one (reference.py), `gather` one for exported files
+(gather.py); `auto`, the default, chooses native where it is built for the tensors' device and supports the call, else
+torch. The environment variable DEFORM_ATTN_IMPL sets another default for the process.
 
 B batch, Q queries, N tokens of all levels, M heads, D channels per head, L levels, P points.
 """
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from models.ops import native, reference
+from models.ops import gather, native, reference
 from util.errors import UserError
 
-IMPLEMENTATIONS = ("auto", "native", "torch")
+IMPLEMENTATIONS = ("auto", "native", "torch", "gather")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _chosen = os.environ.get("DEFORM_ATTN_IMPL", "auto")
 
 
 @contextlib.contextmanager
 def implementation(name: str) -> Iterator[None]:
-    """Inside this context the operators run as `name`: "auto", "native" or "torch". Raises UserError for any other."""
+    """Inside this context the operators run as `name`, one of IMPLEMENTATIONS. Raises UserError for any other."""
     global _chosen
     if name not in IMPLEMENTATIONS:
         raise UserError(f"there is no implementation {name!r}, only {', '.join(IMPLEMENTATIONS)}")
@@ -89,6 +89,8 @@ def _implementation_for(levels: int, *operands: Tensor) -> ModuleType:
     device_type = operands[0].device.type
     if _chosen not in IMPLEMENTATIONS:
         raise UserError(f"DEFORM_ATTN_IMPL={_chosen!r} must be one of {', '.join(IMPLEMENTATIONS)}")
+    if _chosen == "gather":
+        return gather
     if _chosen == "torch" or (_chosen == "auto" and device_type not in ("cpu", "cuda", "meta")):
         return reference
     if not native.available(device_type):

@@ -1,4 +1,4 @@
-// One call of an operator, as plain numbers and pointers: what the torch bindings hand to a processor's kernels.
+// One call of an operator, as plain numbers and pointers: what the bindings hand to a processor's kernels.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,8 @@ struct Problem {
   const void* attention_weights;  // [B, Q, M, L, P], without key_aware
 
   void* output;       // [B, Q, M, D]; the backward pass reads it
-  void* log_sum_exp;  // [B, Q, M] in base 2, accumulation type, with key_aware; the backward pass reads it
+  void* log_sum_exp;  // [B, Q, M] in base 2, accumulation type, with key_aware; the backward pass reads it;
+                      // on the CPU null where nobody does
 
   bool distinct_key() const { return key_aware && !key_is_value; }
 

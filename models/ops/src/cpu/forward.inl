@@ -106,7 +106,7 @@ struct Forward : Pass<T, A, D> {
     }
     const V log_sum_exp = totals.log_sum_exp(), normalisers = one / totals.sum;
     for (int i = 0; i < batch; ++i) {
-      static_cast<A*>(p.log_sum_exp)[first_row + int64_t(i) * p.heads] = log_sum_exp[i];
+      if (p.log_sum_exp) static_cast<A*>(p.log_sum_exp)[first_row + int64_t(i) * p.heads] = log_sum_exp[i];
       A* sum = sums + i * width;
       for (int c = 0; c < width; c += W) S::store(sum + c, S::load(sum + c) * normalisers[i]);
     }

@@ -1,14 +1,12 @@
 #include "run.h"
 
-#include <ATen/Parallel.h>
-#include <c10/util/Exception.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
 
+#include "host.h"
 #include "kernels.h"
 
 namespace deform_attn {
@@ -44,7 +42,7 @@ Path widest_path() {
   if (!limit || !*limit) return Path(path);
   for (int i = kPathPortable; i <= kPathAvx512; ++i)
     if (std::strcmp(limit, kPathNames[i]) == 0) return Path(std::min(i, path));
-  TORCH_CHECK_VALUE(false, "DEFORM_ATTN_CPU='", limit, "' must be one of avx512, avx2, portable");
+  CHECK_VALUE(false, "DEFORM_ATTN_CPU='", limit, "' must be one of avx512, avx2, portable");
 }
 
 // The fastest kernels for a problem.
@@ -80,8 +78,8 @@ struct HeadCopies {
 // Each thread takes whole heads where they come out even. Its copies then stay in its own cache.
 void forward_by_head(const Problem& p, const CpuKernels& kernels) {
   const int64_t count = p.batch * p.heads;
-  if (count % at::get_num_threads() == 0) {
-    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+  if (count % num_threads() == 0) {
+    parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       const HeadCopies copies{p, kernels};
       for (int64_t i = begin; i < end; ++i) {
         copies.fill(i / p.heads, i % p.heads, 0, p.tokens);
@@ -93,8 +91,8 @@ void forward_by_head(const Problem& p, const CpuKernels& kernels) {
   const HeadCopies copies{p, kernels};
   for (int64_t i = 0; i < count; ++i) {
     const int64_t image = i / p.heads, head = i % p.heads;
-    at::parallel_for(0, p.tokens, kGrain, [&](int64_t begin, int64_t end) { copies.fill(image, head, begin, end); });
-    at::parallel_for(0, p.queries, kGrain,
+    parallel_for(0, p.tokens, kGrain, [&](int64_t begin, int64_t end) { copies.fill(image, head, begin, end); });
+    parallel_for(0, p.queries, kGrain,
                      [&](int64_t begin, int64_t end) { copies.forward(image, head, begin, end); });
   }
 }
@@ -106,7 +104,7 @@ const char* cpu_kernels() { return kPathNames[widest_path()]; }
 void forward_cpu(const Problem& problem) {
   const CpuKernels& kernels = kernels_for(problem);
   if (repays_copy(problem)) return forward_by_head(problem, kernels);
-  at::parallel_for(0, problem.batch * problem.queries, kGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, problem.batch * problem.queries, kGrain, [&](int64_t begin, int64_t end) {
     const Block scratch = allocate(kernels.forward_scratch(problem));
     while (begin < end) {
       const int64_t image = begin / problem.queries, first = begin % problem.queries;
@@ -119,7 +117,7 @@ void forward_cpu(const Problem& problem) {
 
 void backward_cpu(const Problem& problem, const Gradients& gradients) {
   const CpuKernels& kernels = kernels_for(problem);
-  at::parallel_for(0, problem.batch * problem.heads, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, problem.batch * problem.heads, 1, [&](int64_t begin, int64_t end) {
     const Block scratch = allocate(kernels.backward_scratch(problem, gradients));
     for (int64_t i = begin; i < end; ++i)
       kernels.backward(problem, gradients, i / problem.heads, i % problem.heads, scratch.get());

@@ -1,4 +1,4 @@
-// The operators on a CPU, on torch's threads.
+// The operators on a CPU, on the threads of the program that they run in (host.h).
 #pragma once
 
 #include "../problem.h"
@@ -6,7 +6,7 @@
 namespace deform_attn {
 
 // The widest vectors that this processor has and the environment variable DEFORM_ATTN_CPU allows: "avx512", "avx2" or
-// "portable". An error of torch's if the variable is none of these.
+// "portable". An error of the program's if the variable is none of these.
 const char* cpu_kernels();
 
 void forward_cpu(const Problem& problem);

@@ -1,0 +1,135 @@
+"""Files of OpenVINO: an .xml with its .bin."""
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from export.graph import DetectionGraph, trace
+from inference.artifact import INPUTS, KEY, OUTPUTS, Artifact
+from inference.backends.openvino import new_core
+from models.ops import native_available, openvino_nodes
+from util.errors import UserError
+from util.files import writing
+from util.optional import require
+
+SUFFIX = ".xml"
+# No bfloat16: OpenVINO would compute sampling locations in it too, where it is half a pixel wrong.
+DTYPES = ("float32", "float16", "int8")
+FROM_FLOAT32 = ("float16", "int8")  # made of a graph in float32
+SAMPLERS = ("native", "gather", "grid_sample")
+# Layers that stay in float32 in an int8 file: where queries sample, and what becomes coordinates and scores.
+KEPT = ("sampling_offsets", "attention_weights", "bbox_embed", "class_embed", "enc_out_bbox_embed",
+        "enc_out_class_embed", "reference_points", "ref_point_head")
+CALIBRATION_IMAGES = 100  # at most
+
+
+def outputs(path: Path) -> list[Path]:
+    return [path, path.with_suffix(".bin")]
+
+
+def write(graph: DetectionGraph, artifact: Artifact, path: Path,
+          calibration: Iterable[tuple[Tensor, Tensor]] | None = None) -> list[Path]:
+    """See export. float16: weights are stored in it and computed with in float32. int8: convolutions and linear layers.
+    sampler native: one node of the compiled operators, which whoever reads the file needs too.
+    """
+    require("openvino", "onnx", "onnxscript", *(["nncf"] if artifact.dtype == "int8" else []))
+    core = new_core()
+    if artifact.sampler == "native":
+        openvino_nodes.add_nodes(core, "a file with --sampler native (another: --sampler gather)")
+    model = core.read_model(as_onnx(trace(graph, artifact)), b"")
+    if artifact.dtype == "int8":
+        model = quantize(model, calibration or ())
+    model.set_rt_info(artifact.to_json(), KEY)
+    save(model, path, float16=artifact.dtype == "float16")
+    return outputs(path)
+
+
+def as_onnx(program: ExportedProgram) -> bytes:
+    """An ONNX file, with nodes of the domain openvino_nodes.DOMAIN for the compiled operators."""
+    import onnxscript
+    from onnx.defs import OpSchema
+    from onnxscript import opset18 as op
+
+    domain = onnxscript.values.Opset(openvino_nodes.DOMAIN, 1)
+
+    def node(name: str, inputs: list[str]) -> Any:
+        kinds = {"spatial_shapes": "tensor(int64)"}
+        formal = [OpSchema.FormalParameter(i, kinds.get(i, "tensor(float)"),
+                  param_option=OpSchema.FormalParameterOption.Single) for i in inputs]
+        schema = OpSchema(name, openvino_nodes.DOMAIN, 1, inputs=formal,
+                          outputs=[OpSchema.FormalParameter("output", "tensor(float)")])
+        return onnxscript.values.Op(domain, name, schema)
+
+    def flat(shapes: Any) -> Any:
+        sides = [op.Constant(value_ints=[s]) if isinstance(s, int) else op.Reshape(s, op.Constant(value_ints=[1]))
+                 for s in shapes]
+        return op.Concat(*sides, axis=0)
+
+    tied = node("KeyAwareDeformAttn", ["query", "value", "spatial_shapes", "sampling_locations"])
+    keyed = node("KeyAwareDeformAttn", ["query", "value", "key", "spatial_shapes", "sampling_locations"])
+    plain = node("MSDeformAttn", ["value", "attention_weights", "spatial_shapes", "sampling_locations"])
+
+    def key_aware_deform_attn(query, key, value, spatial_shapes, sampling_locations):
+        shapes = flat(spatial_shapes)
+        output = (tied(query, value, shapes, sampling_locations) if key is None
+                  else keyed(query, value, key, shapes, sampling_locations))
+        return output, op.Constant(value_float=0.0)
+
+    def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights):
+        return plain(value, attention_weights, flat(spatial_shapes), sampling_locations)
+
+    ops = torch.ops.deform_attn
+    table: dict[Any, Any] = {}
+    if native_available("cpu"):
+        table = {ops.key_aware_deform_attn.default: key_aware_deform_attn, ops.ms_deform_attn.default: ms_deform_attn}
+    with contextlib.redirect_stdout(io.StringIO()):  # the exporter reports its progress
+        written = torch.onnx.export(program, dynamo=True, opset_version=18, input_names=list(INPUTS),
+                                    output_names=list(OUTPUTS), custom_translation_table=table, verbose=False)
+    assert written is not None
+    return written.model_proto.SerializeToString()
+
+
+def quantize(model: Any, calibration: Iterable[tuple[Tensor, Tensor]]) -> Any:
+    """The model with int8 convolutions and linear layers, but for those of KEPT."""
+    import nncf
+
+    calls = [dict(zip(INPUTS, (x.numpy() for x in inputs))) for inputs in islice(calibration, CALIBRATION_IMAGES)]
+    if not calls:
+        raise UserError("--dtype int8 needs images to measure ranges on: name a folder with --verify DIR")
+    # Processors without VNNI add two products in 16 bits: weights of 7 bits keep that sum from overflowing.
+    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
+    return nncf.quantize(model, nncf.Dataset(calls), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calls),
+                         ignored_scope=nncf.IgnoredScope(names=float32_nodes(model), validate=False),
+                         advanced_parameters=advanced)
+
+
+def float32_nodes(model: Any) -> list[str]:
+    """The names of the matrix products of the layers of KEPT: the bias that is added to one has the layer's name,
+    its weights may have lost it."""
+    kept = []
+    for add in model.get_ops():
+        if add.get_type_name() == "Add":
+            sources = [value.get_node() for value in add.input_values()]
+            layers = {part for node in sources for part in node.get_friendly_name().split(".")}
+            kept += [node.get_friendly_name() for node in sources
+                     if node.get_type_name() == "MatMul" and layers.intersection(KEPT)]
+    return kept
+
+
+def save(model: Any, path: Path, float16: bool) -> None:
+    """Writes both files, complete or not at all."""
+    import openvino
+
+    with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+        temporary = Path(folder) / path.name
+        openvino.save_model(model, temporary, compress_to_fp16=float16)
+        for suffix in (".bin", ".xml"):
+            os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))

@@ -1,0 +1,94 @@
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+
+from export.verify import Comparison, calibration, compare, open_data, verify
+from inference.backends.torch_model import open_backend
+from models import build_model
+from tests.inference.test_artifact import CARD, artifact
+from util.errors import UserError
+
+CLASSLESS = dataclasses.replace(CARD, class_names={}, thresholds={})
+
+
+def found(*rows):
+    """Detections (label, score, x) of 10 x 10 px at (x, 0)."""
+    labels, scores, x = (torch.tensor(column) for column in zip(*rows)) if rows else (torch.zeros(0),) * 3
+    zero = torch.zeros(len(rows))
+    return {"labels": labels, "scores": scores, "boxes": torch.stack([x, zero, x + 10, zero + 10], 1).float()}
+
+
+def compared(a, b, side=100):
+    result = Comparison(1, {"AP": 0.001, "score": 0.01, "box": 0.005}, {"file": 0.5, "pytorch": 0.5})
+    compare(result, a, b, side)
+    return result
+
+
+def test_the_largest_differences_of_matched_detections_are_found():
+    result = compared(found((1, 0.9, 0), (2, 0.8, 50)), found((1, 0.89, 0), (2, 0.8, 52)))
+    assert (result.score, result.box) == pytest.approx((0.01, 0.02))
+    assert (result.compared, result.only_one) == (2, 0)
+    assert result.exceeded == ["box"]
+
+
+def test_the_order_of_equal_scores_means_nothing():
+    rows = [(1, 0.5, 0), (1, 0.5, 30), (2, 0.5, 60)]
+    result = compared(found(*rows), found(*rows[::-1]))
+    assert (result.score, result.box, result.only_one, result.exceeded) == (0, 0, 0, [])
+
+
+@pytest.mark.parametrize("other", [[], [(2, 0.9, 0)], [(1, 0.9, 90)]])
+def test_a_detection_that_only_one_has_is_counted(other):
+    result = compared(found((1, 0.9, 0)), found(*other))
+    assert result.only_one == 1 + len(other) and result.compared == 0
+    assert result.exceeded == ["detections"]
+
+
+def test_uncertain_detections_do_not_count():
+    result = compared(found((1, 0.05, 0)), found((1, 0.09, 40)))
+    assert (result.only_one, result.compared, result.exceeded) == (0, 0, [])
+
+
+def test_half_precision_is_judged_by_its_ap():
+    result = compared(found((1, 0.9, 0)), found())
+    half = dataclasses.replace(result, tolerance={"AP": 0.005})
+    assert half.exceeded == []
+    half.AP["file"] = 0.49
+    assert half.exceeded == ["AP"]
+    assert "over the tolerance (AP 0.005): AP" in str(dataclasses.replace(half, ms={"file": 1, "pytorch": 2}))
+
+
+@pytest.fixture
+def backend(tiny_config, tmp_path):
+    torch.save({"model": build_model(tiny_config)[0].state_dict()}, tmp_path / "weights.pth")
+    return open_backend(tmp_path / "weights.pth", config=tiny_config)
+
+
+def test_a_detector_agrees_with_itself_on_the_first_images(backend, coco_root):
+    result = verify(backend, backend, "float32", open_data(coco_root, backend.card), 3)
+    assert result.images == 3 and result.exceeded == []
+    assert result.AP["file"] == result.AP["pytorch"] and min(result.ms.values()) > 0
+    assert json.loads(json.dumps(result.to_dict()))["exceeded"] == []
+
+
+def test_data_of_other_classes_are_refused(backend, coco_root):
+    card = dataclasses.replace(backend.card, class_names={i: f"thing {i}" for i in range(7)})
+    with pytest.raises(UserError, match="the val set of .* and the detector give category ids other class names"):
+        open_data(coco_root, card)
+
+
+@pytest.mark.parametrize("uint8, batch, dtype", [(True, 2, torch.uint8), (False, None, torch.float32)])
+def test_calibration_gives_inputs_of_the_graph(coco_root, uint8, batch, dtype):
+    how = artifact(card=CLASSLESS, uint8=uint8, batch=batch, size=(32, 48))
+    images, sizes = next(calibration(coco_root, how))
+    assert images.dtype == dtype and images.shape == (batch or 1, 3, 32, 48) and images.float().std() > 0
+    assert sizes.shape == (batch or 1, 2) and sizes.dtype == torch.int64
+
+
+def test_calibration_takes_val_where_there_is_nothing_else(coco_root, tmp_path):
+    for name in ("val2017", "annotations"):
+        shutil.copytree(coco_root / name, tmp_path / name)
+    assert len(list(calibration(tmp_path, artifact(card=CLASSLESS, size=(8, 8))))) == 8
