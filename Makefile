@@ -4,6 +4,7 @@
 # make coverage   runs what make test runs, and says which lines of the project it reached
 # make lint       checks style and types
 # make env        makes the environment in .venv and builds the operators of models/ops into it
+# make operators-openvino   builds them as nodes of OpenVINO, too; needs cmake
 # The others begin with that too. To use another environment, which has them already: make test PYTHON=/path/to/python
 
 VENV := .venv
@@ -39,7 +40,7 @@ style: $(ENVIRONMENT)
 types: $(ENVIRONMENT)
 	$(PYTHON) -m mypy
 
-$(VENV)/bin/python: requirements.txt requirements-dev.txt
+$(VENV)/bin/python: requirements.txt requirements-deploy.txt requirements-dev.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --upgrade pip
 	$(VENV)/bin/pip install -r requirements-dev.txt
@@ -48,6 +49,15 @@ $(VENV)/bin/python: requirements.txt requirements-dev.txt
 $(OPERATORS): $(VENV)/bin/python models/ops/setup.py $(shell find models/ops/src -type f)
 	$(VENV)/bin/pip install --no-build-isolation --no-deps --force-reinstall ./models/ops
 	touch $(OPERATORS)
+
+NODES := models/ops/build/openvino
+.PHONY: operators-openvino
+operators-openvino: $(NODES)/lite_detr_openvino.so
+
+$(NODES)/lite_detr_openvino.so: $(shell find models/ops/src -type f -not -path '*/cuda/*') | $(ENVIRONMENT)
+	cmake -S models/ops/src/openvino -B $(NODES) \
+		-DOpenVINO_DIR="$$($(PYTHON) -c 'from openvino.utils import get_cmake_path; print(get_cmake_path())')"
+	cmake --build $(NODES) --parallel 2
 
 # make docs   makes the pages of docs/ a site, site/index.html, and checks their links. $(PYTHON) gets requirements-docs.txt
 .PHONY: docs

@@ -1,4 +1,4 @@
-"""The eight lines of the README run, and find what the README shows."""
+"""The lines of the README's example run, and find what the README shows."""
 import ast
 import re
 import shutil
