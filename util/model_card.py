@@ -6,7 +6,7 @@ from typing import Any
 
 from util.class_names import ClassNames
 from util.errors import UserError
-from util.saved_state import is_class_names, is_number, is_plain
+from util.saved_state import MOST_CLASSES, is_class_names, is_number, is_plain
 
 FORMAT = 1
 KEY = "lite_detr"  # of the card in the metadata of a weights file or an exported file
@@ -61,7 +61,7 @@ class ModelCard:
         if self.class_names and not is_class_names(self.class_names):
             return "class_names must be names of category ids"
         num_classes = self.config.get("num_classes")
-        if not isinstance(num_classes, int) or num_classes < 1:
+        if not (isinstance(num_classes, int) and 0 < num_classes <= MOST_CLASSES):
             return f"num_classes is {num_classes!r}"
         beyond = [i for i in (*self.class_names, *self.thresholds) if not 0 <= i < num_classes]
         if beyond:
