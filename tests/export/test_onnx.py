@@ -35,6 +35,7 @@ def test_the_file_is_the_graph_and_carries_its_artifact(exported, tiny_backend):
     assert "ReduceMean" not in nodes(path)
 
 
+@pytest.mark.slow
 def test_the_gather_form_has_standard_operators_only(gathered, tiny_backend):
     assert_same(run(gathered), expected(tiny_backend))
     assert "GridSample" not in nodes(gathered)
