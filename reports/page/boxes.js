@@ -2,7 +2,7 @@
 
 const SVG = 'http://www.w3.org/2000/svg';
 const OUTCOME_TEXTS = {classification: 'wrong class', localization: 'poor box', both: 'wrong class and poor box',
-  duplicate: 'duplicate', background: 'nothing annotated', missed: 'missed', found: 'found', ignored: 'on a crowd'};
+  duplicate: 'duplicate', background: 'background', missed: 'missed', found: 'found', ignored: 'on a crowd'};
 
 /** A new element with attributes; children are elements or texts, never markup. */
 function element(tag, attributes = {}, ...children) {

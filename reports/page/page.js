@@ -4,8 +4,13 @@ const report = unpackReport(JSON.parse(document.getElementById('report').textCon
 const at = id => document.getElementById(id);
 const state = {threshold: report.score, label: -1, size: -1, kind: -1, cell: null, search: '', truth: true,
   sort: 'cost'};
-const READABLE_CLASSES = 12;  // of the confusion matrix
+const READABLE_CLASSES = 10;  // of the confusion matrix
 const CURVE_POINTS = 400;
+const MEANINGS = {missed: 'an annotated object without a detection near',
+  classification: 'IoU of at least 0.5 with an object of another class',
+  localization: 'IoU of 0.1 to 0.5 with an object of its class',
+  both: 'IoU of 0.1 to 0.5 with an object of another class', background: 'detected where nothing is annotated',
+  duplicate: 'a further detection of an object that is found', found: 'IoU of at least 0.5 with an object of its class'};
 const openedFiles = new Map();  // addresses of the originals, by file name, once the user has opened their folder
 let view, emphasised, order = [];
 
@@ -50,7 +55,8 @@ function showKinds() {
   const {outcome} = report, kinds = ['missed', 'classification', 'localization', 'both', 'background', 'duplicate'];
   const button = (text, kind, count) => {
     const pressed = state.kind === kind && !state.cell;
-    const node = element('button', {type: 'button', 'aria-pressed': pressed, 'data-kind': kind},
+    const node = element('button', {type: 'button', 'aria-pressed': pressed, 'data-kind': kind,
+      title: MEANINGS[report.outcomes[kind]] ?? 'without a choice of what went wrong'},
       text, ...(count === null ? [] : [element('b', {}, count.toLocaleString('en'))]));
     node.addEventListener('click', () => choose({kind, cell: null}));
     return node;
@@ -120,12 +126,15 @@ function showMatrix() {
   const table = element('table', {class: chosen.length > 5 ? 'matrix many' : 'matrix'},
     element('thead', {}, element('tr', {}, element('th', {}), ...rows.map(i =>
       element('th', {scope: 'col'}, element('span', {title: title(i, 'not found')}, shortened(title(i, 'not found'), 16)))))));
+  const largest = [0, 0];  // wrong, right
+  for (const row of rows) for (const column of rows) {
+    largest[Number(row === column)] = Math.max(largest[Number(row === column)], matrix[row * side + column]);
+  }
   const body = element('tbody');
   for (const row of rows) {
-    const total = rows.reduce((sum, column) => sum + matrix[row * side + column], 0);
-    body.append(element('tr', {}, element('th', {scope: 'row', title: title(row, 'nothing annotated')},
-      shortened(title(row, 'nothing annotated'), 16)),
-    ...rows.map(column => matrixCell(row, column, matrix[row * side + column], total, side))));
+    body.append(element('tr', {}, element('th', {scope: 'row', title: title(row, 'background')},
+      shortened(title(row, 'background'), 16)),
+    ...rows.map(column => matrixCell(row, column, matrix[row * side + column], side, largest[Number(row === column)]))));
   }
   table.append(body);
   at('matrix').replaceChildren(table);
@@ -143,16 +152,16 @@ function matrixClasses(matrix, side) {
   return classes.sort((a, b) => confused[b] - confused[a] || a - b).slice(0, READABLE_CLASSES).sort((a, b) => a - b);
 }
 
-function matrixCell(row, column, count, total, side) {
+function matrixCell(row, column, count, side, largest) {
   if (row === side - 1 && column === side - 1) return element('td');
   const pressed = state.cell !== null && state.cell[0] === row && state.cell[1] === column;
   const text = row === side - 1 ? `${count} detected as ${className(column)} where nothing is annotated`
     : `${count} ${className(row)} ${column === side - 1 ? 'not found' : `detected as ${className(column)}`}`;
   const button = element('button', {type: 'button', 'aria-pressed': pressed, 'aria-label': text, title: text,
-    'data-cell': `${row},${column}`}, `${count}`);
+    'data-cell': `${row},${column}`, class: count ? '' : 'none'}, `${count}`);
   button.addEventListener('click', () => choose({cell: pressed ? null : [row, column], kind: -1}));
   const cell = element('td', {class: row === column ? 'right' : 'wrong'}, button);
-  cell.style.setProperty('--share', total ? count / total : 0);
+  cell.style.setProperty('--share', largest ? Math.sqrt(count / largest) : 0);
   return cell;
 }
 

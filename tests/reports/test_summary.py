@@ -64,6 +64,8 @@ def test_the_summary_of_perfect_detections(coco, coco_root, tmp_path):
     assert all(row[1 + i] == rows[i][7] and set(row[1:]) == {"0", rows[i][7]} for i, row in enumerate(matrix))
     assert background == ["**background**", *["0"] * 6, ""]
     assert console.startswith("AP 100.0, AP50 100.0") and "summary.md" in console and len(console.splitlines()) < 6
+    assert "](report.html)" in text and "report.html" in console
+    assert "square" in (tmp_path / "new/report.html").read_text(encoding="utf-8")
     assert "curves.png" not in text
     assert "](background.png)" not in text and not (tmp_path / "new/background.png").exists()
     for name in set(PICTURES) - {"curves.png", "background.png"}:
