@@ -22,7 +22,7 @@ class Detection(NamedTuple):
     box: tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """boxes [n, 4] xyxy in pixels of the image, scores [n] in [0, 1], descending, labels [n] category ids; on the CPU.
 
@@ -38,7 +38,7 @@ class Detections:
     path: str = ""
     frame: int | None = None
     time: float | None = None
-    image: Image.Image | None = field(default=None, repr=False, compare=False)
+    image: Image.Image | None = field(default=None, repr=False)
 
     @property
     def names(self) -> list[str]:

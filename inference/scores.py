@@ -1,6 +1,7 @@
 """From what a user says of scores to a limit for each category id."""
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +68,7 @@ def parse_score(words: list[str]) -> Score:
 
 
 def _checked(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value <= 1:
         raise UserError(f"score {value!r}{f' of {name}' if name else ''} must be from 0 to 1"
                         + ("" if name else ", 'best', or a dict by class name"))
     return float(value)

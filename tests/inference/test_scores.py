@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from inference.scores import parse_score, score_limits
@@ -9,7 +10,7 @@ CARD = ModelCard({"modelname": "dino", "num_classes": 4}, {1: "red cell", 2: "Wh
 
 
 @pytest.mark.parametrize("score, wanted", [
-    (0, [0, 0, 0, 0]), (0.5, [0.5] * 4), (1, [1] * 4), ({}, [0.3] * 4),
+    (0, [0, 0, 0, 0]), (np.float32(0.25), [0.25] * 4), (0.5, [0.5] * 4), (1, [1] * 4), ({}, [0.3] * 4),
     ({"red cell": 0.7}, [0.3, 0.7, 0.3, 0.3]), ({"white_cell": 1, "*": 0.1}, [0.1, 0.1, 1, 0.1]),
     ("best", [0.3, 0.6, 0.3, 0.2])])
 def test_limits_of_the_category_ids(score, wanted):
