@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-# No sandbox: containers and root have none. The next keep Chromium from asking for anything beyond the page; the last
-# give it a camera, which shows a test picture.
+# No sandbox: containers and root have none. The rest keeps Chromium from asking for anything beyond the page.
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
-             "--mute-audio", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+             "--mute-audio"]
 
 
 @dataclass

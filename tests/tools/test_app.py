@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from inference.video import video_writer
+from tests.browser import ARGUMENTS, chromium
 from tests.inference.detectors import save_detector
 from tests.inference.page.conftest import BAD_NAME
 from tools.app import main, parse_args
@@ -65,6 +66,16 @@ def address(tiny_dino, tmp_path_factory, folder):
             program.kill()
     assert not list(temporary.glob("lite_detr_page_*"))
     assert {path.name for path in folder.iterdir()} == {"gradient.png", "turned.tif", "broken.jpg", "clip.mp4"}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """With a camera, which shows a test picture."""
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.browser.ARGUMENTS", [*ARGUMENTS, *camera])
+        with chromium() as browser:
+            yield browser
 
 
 @pytest.fixture
