@@ -35,8 +35,8 @@ class DetectionGraph(nn.Module):
             to_half(self.model, dtype)
         self.postprocess = replace(postprocess, nms_iou_threshold=-1)
         self.dtype = dtype
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+        self.register_buffer("image_mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("image_std", torch.tensor(STD)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor, orig_target_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """images [B, 3, H, W] RGB, uint8 or float in [0, 1]; orig_target_sizes [B, 2] the (width, height) of each image
@@ -46,7 +46,7 @@ class DetectionGraph(nn.Module):
         """
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        normalised = ((images - self.mean) / self.std).to(self.dtype)
+        normalised = ((images - self.image_mean) / self.image_std).to(self.dtype)
         mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
         features = self.model.features(NestedTensor(normalised, mask))
         features = replace(features, pos=features.pos.to(self.dtype), padding=None,

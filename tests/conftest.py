@@ -1,6 +1,7 @@
 """What many tests share: a tiny synthetic set, and a Lite-DINO that is small enough to train in seconds."""
 import contextlib
 import functools
+import importlib
 import signal
 
 import pytest
@@ -8,6 +9,11 @@ import torch
 
 import main as program
 from datasets.synthetic import generate
+from export import FORMATS
+from export.graph import DetectionGraph
+from inference.artifact import Artifact
+from inference.backends.torch_model import open_backend
+from models import build_model
 from util.config import load_config
 
 torch.set_num_threads(1)  # the models are tiny, and several test processes share the cores
@@ -106,3 +112,40 @@ def train_once(config_file, coco_root, tmp_path_factory):
 def trained(train_once):
     """The folder of a training of two epochs, for tests that only read it."""
     return train_once()
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_dino, tmp_path_factory):
+    """Config file and weights of a tiny Lite-DINO with random weights and class names."""
+    folder = tmp_path_factory.mktemp("weights")
+    config = tiny_dino(return_interm_indices=[1], num_feature_levels=2, nms_iou_threshold=0.8)
+    config.dump(folder / "tiny.py")
+    torch.manual_seed(0)
+    names = {i: f"thing {i}" for i in range(7)}
+    torch.save({"model": build_model(config)[0].state_dict(), "class_names": names}, folder / "tiny.pth")
+    return folder / "tiny.py", folder / "tiny.pth"
+
+
+@pytest.fixture(scope="session")
+def tiny_backend(tiny_weights):
+    """That detector in PyTorch."""
+    config, weights = tiny_weights
+    return open_backend(weights, config=config)
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_backend, tmp_path_factory):
+    """exported(format, **changes): the path of that detector as a file, for tests that only read it. changes: of
+    the Artifact's fields."""
+    @functools.cache
+    def exported(format, **changes):
+        module = importlib.import_module(FORMATS[format])
+        path = tmp_path_factory.mktemp("exported") / f"tiny{module.SUFFIX}"
+        how = {"size": (64, 96), "batch": 1, "uint8": False, "dtype": "float32", "sampler": module.SAMPLERS[0],
+               "shorter_side": 64, "longest_side": 128, "nms_iou_threshold": 0.8}
+        artifact = Artifact(tiny_backend.card, **how | changes)
+        graph = DetectionGraph(tiny_backend.model, tiny_backend.postprocess, getattr(torch, artifact.dtype))
+        module.write(graph, artifact, path, None)
+        return path
+
+    return exported

@@ -1,0 +1,93 @@
+import dataclasses
+
+import pytest
+import torch
+
+from datasets.transforms import MEAN, STD
+from export.graph import DetectionGraph, example_inputs
+from models import build_model
+from tests.inference.test_artifact import artifact
+from util.config import load_config
+
+IMAGES = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(3))
+SIZES = torch.tensor([[640, 480], [300, 200]])
+
+
+def build(config):
+    """A detector in evaluation mode and its post-processor; its batch norms are the identity."""
+    torch.manual_seed(0)
+    model, _, postprocessors = build_model(config)
+    return model.eval(), postprocessors["bbox"]
+
+
+def detections(model, postprocess, images=IMAGES):
+    """As an evaluation makes them, for images in [0, 1]."""
+    normalised = (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    with torch.no_grad():
+        return postprocess(model(normalised), SIZES.flip(1))
+
+
+def assert_same(graph, wanted, images=IMAGES, tolerance=1e-3):
+    with torch.no_grad():
+        labels, boxes, scores = graph(images, SIZES)
+    assert labels.dtype == torch.int64 and boxes.shape == (*scores.shape, 4)
+    for i, expected in enumerate(wanted):
+        torch.testing.assert_close(scores[i], expected["scores"], rtol=0, atol=1e-5)
+        sure = expected["scores"].diff().abs() > 1e-5  # the order of others may change
+        sure = torch.cat([sure, sure[:1]]) & torch.cat([sure[:1], sure])
+        assert torch.equal(labels[i][sure], expected["labels"][sure])
+        torch.testing.assert_close(boxes[i][sure], expected["boxes"][sure], rtol=0, atol=tolerance * 640)
+
+
+CONFIGS = {
+    "lite_dino": lambda dino, sdetr: dino(), "dino": lambda dino, sdetr: dino(num_expansion=None),
+    "msda": lambda dino, sdetr: dino(key_aware=False),
+    "h_detr": lambda dino, sdetr: load_config("config/DeformableDETR/h_r50_two_stage.py", {
+        "pretrained_backbone": False, "backbone": "resnet18", "num_classes": 7, "num_queries": 20, "num_select": 20,
+        "enc_layers": 2, "dec_layers": 2, "hidden_dim": 32, "nheads": 2, "dim_feedforward": 64}),
+    "deformable_detr": lambda dino, sdetr: load_config("config/DeformableDETR/r50.py", {
+        "pretrained_backbone": False, "backbone": "resnet18", "num_classes": 7, "num_queries": 20, "num_select": 20,
+        "enc_layers": 2, "dec_layers": 2, "hidden_dim": 32, "nheads": 2, "dim_feedforward": 64}),
+    "detr": lambda dino, sdetr: sdetr("detr_r50"), "sdetr": lambda dino, sdetr: sdetr("sdetr_r50"),
+    "lite_sdetr": lambda dino, sdetr: sdetr("lite_sdetr_r50"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_graph_is_the_detector_with_what_is_around_it(tiny_dino, tiny_sdetr, name):
+    model, postprocess = build(CONFIGS[name](tiny_dino, tiny_sdetr))
+    assert_same(DetectionGraph(model, postprocess), detections(model, postprocess))
+
+
+def test_images_of_8_bits_are_the_same_images(tiny_config):
+    model, postprocess = build(tiny_config)
+    pixels = (IMAGES * 255).to(torch.uint8)
+    assert_same(DetectionGraph(model, postprocess), detections(model, postprocess, pixels / 255), pixels)
+
+
+def test_nms_is_left_to_the_reader_and_the_model_as_it_was(tiny_config):
+    model, postprocess = build(tiny_config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    graph = DetectionGraph(model, dataclasses.replace(postprocess, nms_iou_threshold=0.1), torch.float16)
+    assert graph(IMAGES, SIZES)[2].shape == (2, 20)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, dtype", [("lite_dino", torch.float16), ("deformable_detr", torch.bfloat16),
+                                         ("h_detr", torch.bfloat16), ("lite_sdetr", torch.bfloat16)])
+def test_half_precision_finds_nearly_the_same_scores(tiny_dino, tiny_sdetr, name, dtype):
+    model, postprocess = build(CONFIGS[name](tiny_dino, tiny_sdetr))
+    wanted = detections(model, postprocess)
+    with torch.no_grad():
+        labels, boxes, scores = DetectionGraph(model, postprocess, dtype)(IMAGES, SIZES)
+    assert boxes.dtype == scores.dtype == torch.float32
+    for i, expected in enumerate(wanted):
+        torch.testing.assert_close(scores[i].sort().values, expected["scores"].sort().values, rtol=0, atol=0.03)
+
+
+def test_examples_are_what_the_artifact_takes():
+    images, sizes = example_inputs(artifact(size=(32, 48), batch=3, uint8=True))
+    assert images.shape == (3, 3, 32, 48) and images.dtype == torch.uint8 and sizes.shape == (3, 2)
+    images, sizes = example_inputs(artifact(batch=None))
+    assert images.shape[2] != images.shape[3] and len(images) == len(sizes) > 1 and images.dtype == torch.float32

@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from inference.artifact import KEY
+from inference.backends.onnx import open_backend
+from tests.export.test_verify import compared
+from util.errors import UserError
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+GENERATOR = torch.Generator().manual_seed(7)
+IMAGES = [torch.randint(0, 256, (3, 64, 96), generator=GENERATOR, dtype=torch.uint8) for _ in range(3)]
+SIZES = [(96, 64), (960, 640), (300, 200)]
+
+
+def assert_same(backend, tiny_backend):
+    """As PyTorch finds it, with NMS, in images of one file and in several calls."""
+    for found, wanted, size in zip(backend.detect(IMAGES, SIZES), tiny_backend.detect(IMAGES, SIZES), SIZES):
+        assert (found["scores"].diff() <= 0).all()
+        result = compared(found, wanted, max(size))
+        assert result.score < 1e-4 and result.box < 1e-3 and len(found["scores"]) == len(wanted["scores"])
+
+
+@pytest.mark.slow
+def test_it_finds_what_pytorch_finds(exported, tiny_backend):
+    backend = open_backend(exported("onnx", sampler="gather"))
+    assert backend.card == tiny_backend.card and backend.input_size(500, 300) == (64, 96)
+    assert_same(backend, tiny_backend)
+
+
+def damaged(exported, tmp_path, change):
+    model = onnx.load(exported("onnx", sampler="gather"))
+    change(model)
+    onnx.save(model, tmp_path / "a.onnx")
+    return tmp_path / "a.onnx"
+
+
+def set_metadata(text):
+    return lambda model: onnx.helper.set_model_props(model, {KEY: text})
+
+
+def rename_output(model):
+    names = {"boxes": "corners"}
+    for node in model.graph.node:
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for output in model.graph.output:
+        output.name = names.get(output.name, output.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change, message", [
+    (lambda model: model.ClearField("metadata_props"), "a.onnx carries no metadata under 'lite_detr'"),
+    (set_metadata("{"), "a.onnx: its metadata are no JSON"),
+    (set_metadata('{"format": 99}'), "a.onnx: its metadata are of format 99"),
+    (rename_output, "a.onnx has no boxes: it was not written by tools/export.py"),
+], ids=["none", "broken", "other version", "other graph"])
+def test_files_that_are_not_ours_are_refused(exported, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        open_backend(damaged(exported, tmp_path, change))
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", b"PK\x03\x04"])
+def test_what_is_no_onnx_file_is_refused(tmp_path, content):
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(UserError, match="a.onnx: ONNX Runtime does not run it"):
+        open_backend(tmp_path / "a.onnx")
+
+
+@pytest.mark.slow
+def test_a_truncated_file_is_refused(exported, tmp_path):
+    content = exported("onnx", sampler="gather").read_bytes()
+    (tmp_path / "a.onnx").write_bytes(content[:len(content) // 2])
+    with pytest.raises(UserError, match="a.onnx: ONNX Runtime does not run it"):
+        open_backend(tmp_path / "a.onnx")
+
+
+def test_a_device_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="ONNX Runtime does not run on tpu"):
+        open_backend(tmp_path / "a.onnx", "tpu")
