@@ -10,7 +10,7 @@ inference.artifact.KEY. calibration: inputs (images, orig_target_sizes) of the g
 files that it wrote, `path` first. Raises UserError for what it cannot build, never builds something else instead.
 outputs(path): the files that it would write, before anything is written.
 
-FROM_FLOAT32: the dtypes for which `graph` is in float32 and the format makes the rest of it, such as int8. In the others
-it computes in artifact.dtype.
+FROM_FLOAT32: the dtypes for which `graph` is in float32, and the format makes the rest of it; in the others it computes
+in artifact.dtype.
 """
 FORMATS = {"onnx": "export.onnx", "openvino": "export.openvino", "pt2": "export.pt2"}
