@@ -94,12 +94,12 @@ def test_tiles_find_what_lies_at_a_seam_once():
 
 
 def test_a_picture_found_in_parts_only(predictor):
-    """One pixel of 3000 is lost when the whole image is made small; tiles see it."""
+    """Six pixels of 1500 are lost when the whole image is made small; tiles see it."""
     blind = RectangleFinder(shorter=100)
-    picture = scene((3000, 3000), red=(1500, 1500, 1506, 1506))
+    picture = scene((1500, 1500), red=(750, 750, 756, 756))
     assert len(Predictor(blind)(picture)) == 0
     (box,) = Predictor(blind)(picture, tiles=150).boxes.tolist()
-    assert box == pytest.approx([1500, 1500, 1506, 1506], abs=2)
+    assert box == pytest.approx([750, 750, 756, 756], abs=2)
 
 
 @pytest.mark.parametrize("arguments, message", [
