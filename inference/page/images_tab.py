@@ -138,7 +138,7 @@ def build_images_tab(detector: SharedDetector, score: float) -> None:
     looked = [seen, classes, messages, *shown]
     files.upload(add, [files, strip, threshold], [strip, gallery, files, *looked])
     camera.change(add, [camera, strip, threshold], [strip, gallery, files, *looked])
-    gallery.select(select_image, [strip, threshold], looked)
+    gallery.select(select_image, [strip, threshold], looked, trigger_mode="always_last")
     at_once: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
     threshold.change(filter_boxes, [seen, threshold, classes, chosen], shown, **at_once)
     classes.input(filter_boxes, [seen, threshold, classes, chosen], shown, **at_once)
