@@ -34,7 +34,8 @@ class PostProcess:
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
         scores, labels, queries = self.classification.top_detections(logits, self.num_select)
         size = target_sizes.to(boxes).flip(1).repeat(1, 2)[:, None]  # width, height, width, height
-        return scores, labels, box_convert(boxes, "cxcywh", "xyxy").gather(1, queries[..., None].expand(-1, -1, 4)) * size
+        corners = box_convert(boxes, "cxcywh", "xyxy").gather(1, queries[..., None].expand(-1, -1, 4)) * size
+        return scores, labels, corners
 
     def _nms(self, result: dict[str, Tensor]) -> dict[str, Tensor]:
         keep = batched_nms(result["boxes"], result["scores"], result["labels"], self.nms_iou_threshold)
