@@ -21,7 +21,6 @@ from util.errors import UserError
 from util.nested_tensor import NestedTensor
 
 
-
 class DetectionGraph(nn.Module):
     """A detector with what is before and after it, in RT-DETR's convention, for images without padding."""
 

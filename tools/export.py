@@ -43,7 +43,8 @@ def main(args: argparse.Namespace) -> int:
                                torch.float32 if dtype in module.FROM_FLOAT32 else getattr(torch, dtype))
         inputs = calibration(args.verify, artifact) if dtype == "int8" else None
         files = module.write(graph, artifact, path, inputs)
-        print(f"wrote {', '.join(map(str, files))}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB", flush=True)
+        size = sum(file.stat().st_size for file in files)
+        print(f"wrote {', '.join(map(str, files))}: {size / 1e6:.1f} MB", flush=True)
         if data is not None:
             result = verify(open_backend(path), detector, dtype, data, args.verify_images)
             good = good and not report(result, path)

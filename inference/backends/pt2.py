@@ -33,7 +33,8 @@ def open_backend(path: Path, device: str = "cpu") -> Pt2Backend:
     try:
         program = torch.export.load(path, extra_files=extra)
     except Exception as error:  # of many kinds, by what is wrong with the file
-        advice = f" ({native.missing('cpu')})" if not native.available("cpu") else ""  # a node of the file may be theirs
+        # A node of the file may be one of the compiled operators.
+        advice = "" if native.available("cpu") else f" ({native.missing('cpu')})"
         raise UserError(f"{path}: PyTorch does not read it: {str(error).strip()[:300]}{advice}") from error
     artifact = Artifact.from_json(extra[KEY] or None, str(path))
     return Pt2Backend(artifact, program.module(), target)

@@ -64,7 +64,8 @@ def test_padding_is_that_of_timm(kernel, size):
 def test_other_convolutions_stay():
     conv2d_same = pytest.importorskip("timm.layers.conv2d_same")
     convs = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), conv2d_same.Conv2dSame(3, 3, 2, stride=2),
-                          conv2d_same.Conv2dSame(3, 3, 3, stride=3), conv2d_same.Conv2dSame(3, 3, 3, stride=2, dilation=2))
+                          conv2d_same.Conv2dSame(3, 3, 3, stride=3),
+                          conv2d_same.Conv2dSame(3, 3, 3, stride=2, dilation=2))
     kinds = [type(conv) for conv in convs]
     simplify_padding(convs)
     assert [type(conv) for conv in convs] == kinds

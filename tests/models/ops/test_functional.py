@@ -412,7 +412,8 @@ def test_the_choice_ends_with_its_context():
         assert functional._chosen == "native"
         raise KeyError
     assert functional._chosen == before
-    with pytest.raises(UserError, match="no implementation 'natve', only auto, native, torch, gather"), implementation("natve"):
+    message = "no implementation 'natve', only auto, native, torch, gather"
+    with pytest.raises(UserError, match=message), implementation("natve"):
         pass
     assert functional._chosen == before
 
