@@ -82,12 +82,11 @@ class Predictor:
         """Of frames that are prepared already, or are prepared here."""
         images = (frame if isinstance(frame, Prepared) else prepared(self.backend, frame, search) for frame in frames)
         while batch := list(itertools.islice(images, search.batch_size)):
-            inputs = [part for image in batch for part in image.inputs]
-            sizes = [(right - left, bottom - top) for image in batch for left, top, right, bottom in image.parts]
+            inputs = (part for image in batch for part in image.inputs)
+            sizes = ((right - left, bottom - top) for image in batch for left, top, right, bottom in image.parts)
             found: list[dict[str, Tensor]] = []
-            for first in range(0, len(inputs), search.batch_size):
-                chosen = slice(first, first + search.batch_size)
-                found += self.backend.detect(inputs[chosen], sizes[chosen])
+            while chosen := list(itertools.islice(inputs, search.batch_size)):
+                found += self.backend.detect(chosen, list(itertools.islice(sizes, len(chosen))))
             for image in batch:
                 own, found = found[:len(image.parts)], found[len(image.parts):]
                 yield self._result(image, own, search)
@@ -113,32 +112,34 @@ class Search:
     overlap: float = 0.2
 
     def above_limits(self, found: dict[str, Tensor], factor: float = 1.0) -> dict[str, Tensor]:
-        """The detections of at least the least score, times a factor."""
+        """The detections of at least the least score, times a factor. A box that is no number is none."""
         labels = found["labels"]
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.limits):
             raise UserError(f"the detector found the category id {int(labels.max())}, but its metadata say "
                             f"num_classes={len(self.limits)}")
-        keep = found["scores"] >= factor * self.limits[labels]
+        keep = (found["scores"] >= factor * self.limits[labels]) & found["boxes"].isfinite().all(1)
         return {name: value[keep] for name, value in found.items()}
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A frame, its parts, and each of them resized for the detector, uint8 [3, h, w]."""
+    """A frame, its parts, and each of them resized for the detector, uint8 [3, h, w]; of several only when its turn
+    comes: many tiles at once would not fit into memory."""
 
     frame: Frame
     parts: list[Window]
-    inputs: list[Tensor]
+    inputs: Iterable[Tensor]
 
 
 def prepared(backend: Backend, frame: Frame, search: Search) -> Prepared:
     size = frame.image.size
     parts = [(0, 0, *size)] if search.tiles is None else windows(size, search.tiles, search.overlap)
-    inputs = []
-    for left, top, right, bottom in parts:
-        part = frame.image if (right - left, bottom - top) == size else frame.image.crop((left, top, right, bottom))
-        inputs.append(F.pil_to_tensor(F.resize(part, backend.input_size(*part.size))))
-    return Prepared(frame, parts, inputs)
+
+    def resized(part: Window) -> Tensor:
+        image = frame.image if part == (0, 0, *size) else frame.image.crop(part)
+        return F.pil_to_tensor(F.resize(image, backend.input_size(*image.size)))
+
+    return Prepared(frame, parts, map(resized, parts) if len(parts) > 1 else [resized(parts[0])])
 
 
 def prefetched_inputs(backend: Backend, frames: Iterable[Frame], search: Search, live: bool) -> Iterator[Prepared]:

@@ -131,8 +131,10 @@ def _files(name: str) -> list[Path]:
         if not found:
             raise UserError(f"no image or video in the folder {path}")
         return found
-    if path.exists():
+    if path.is_file():
         return [path]
+    if path.exists():
+        raise UserError(f"{path} is neither a file nor a folder")  # opening a pipe would wait for ever
     if glob.has_magic(name):
         found = sorted(Path(match) for match in glob.glob(name, recursive=True))
         found = [path for path in found if path.is_file()]

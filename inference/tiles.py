@@ -16,6 +16,7 @@ AGREEING_IOU = 0.5  # of two boxes of one object, in the region that the parts o
 COVERED = 0.7  # so much of a box within another one: it is a part of that object
 SAME_PLACE = 0.5  # of the smaller of two boxes, for one from the whole image: what it shows is found already
 BORDER = 0.01  # of the side of a part: a box that ends so close to an inner border may go on behind it
+MOST_TILES = 1000  # of an image: merging takes minutes with more, and nobody wants as many
 SUPPORT = 0.5  # of the least score: from here on, a box can confirm one of another part
 Window = tuple[int, int, int, int]  # left, top, right, bottom, px
 Found = dict[str, Tensor]
@@ -26,17 +27,20 @@ def checked_tiles(tiles: int | tuple[int, int], overlap: float) -> tuple[int, in
     sides = tuple(tiles) if isinstance(tiles, (tuple, list)) else (tiles, tiles)
     if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 16 for s in sides):
         raise UserError(f"tiles {tiles!r} must be a side in px, or (height, width), of at least 16 px")
-    if not 0 <= overlap <= 0.9:
-        raise UserError(f"overlap {overlap} must be from 0 to 0.9 of a tile's side")
+    if isinstance(overlap, bool) or not isinstance(overlap, (int, float)) or not 0 <= overlap <= 0.9:
+        raise UserError(f"overlap {overlap!r} must be from 0 to 0.9 of a tile's side")
     return sides[0], sides[1]
 
 
 def windows(size: tuple[int, int], tiles: tuple[int, int], overlap: float) -> list[Window]:
     """The tiles of an image of `size` (width, height): all of tiles (height, width) px, or less where the image is
     smaller, evenly spaced, neighbours with at least `overlap` of a side in common. In front of several, the whole
-    image."""
+    image. Raises UserError for more than MOST_TILES."""
     columns, rows = (_starts(side, min(tile, side), overlap) for side, tile in zip(size, tiles[::-1]))
     height, width = (min(tile, side) for tile, side in zip(tiles, size[::-1]))
+    if len(rows) * len(columns) > MOST_TILES:
+        raise UserError(f"an image of {size[0]}x{size[1]} px has {len(rows) * len(columns):,} tiles of {width}x{height} px "
+                        f"with an overlap of {overlap}: choose larger ones, or less overlap, for at most {MOST_TILES:,}")
     parts = [(left, top, left + width, top + height) for top in rows for left in columns]
     return parts if len(parts) == 1 else [(0, 0, *size), *parts]
 

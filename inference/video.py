@@ -142,6 +142,8 @@ def _kinds(container: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):  # PyAV reads the texts in a container
+        return "it is damaged"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

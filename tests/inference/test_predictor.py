@@ -126,6 +126,22 @@ def test_a_detector_that_contradicts_its_card_is_told(finder):
         Predictor(finder)(PICTURE)
 
 
+def test_tiles_are_cut_when_their_turn_comes(finder, monkeypatch):
+    cut, detect = [], finder.detect
+    monkeypatch.setattr(Image.Image, "crop", lambda image, box: cut.append(box) or image.copy().resize((50, 50)))
+    monkeypatch.setattr(finder, "detect", lambda images, sizes: cut.append(len(images)) or detect(images, sizes))
+    Predictor(finder)(scene((200, 100)), tiles=50, overlap=0, batch_size=4)
+    assert [entry for entry in cut if isinstance(entry, int)] == [4, 4, 1]
+    assert cut[:5] == [(0, 0, 50, 50), (50, 0, 100, 50), (100, 0, 150, 50), 4, (150, 0, 200, 50)]
+
+
+def test_boxes_that_are_no_numbers_are_none(finder, monkeypatch):
+    boxes = torch.tensor([[1.0, 2, 3, 4], [1, float("nan"), 3, 4], [1, 2, float("inf"), 4]])
+    found = {"boxes": boxes, "scores": torch.full((3,), 0.9), "labels": torch.ones(3, dtype=torch.int64)}
+    monkeypatch.setattr(finder, "detect", lambda images, sizes: [found] * len(images))
+    assert Predictor(finder)(PICTURE).boxes.tolist() == [[1, 2, 3, 4]]
+
+
 def test_a_source_can_be_given_opened(predictor, tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     source = open_source([tmp_path / "a.png", PICTURE])

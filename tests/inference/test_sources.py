@@ -1,3 +1,4 @@
+import os
 import numpy as np
 import pytest
 import torch
@@ -87,6 +88,12 @@ def test_an_image_that_pillow_has_not_read_yet_may_be_broken(folder):
 def test_what_is_no_source_is_told(source, message):
     with pytest.raises(UserError, match=message):
         open_source(source)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(UserError, match="a.mp4 is neither a file nor a folder"):
+        open_source(tmp_path / "a.mp4")
 
 
 def test_an_empty_folder_is_told(tmp_path):

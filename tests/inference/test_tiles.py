@@ -143,6 +143,12 @@ def test_tiles_that_are_none_are_told(tiles):
 
 def test_sides_and_overlap():
     assert checked_tiles(640, 0) == (640, 640) and checked_tiles([480, 640], 0.9) == (480, 640)
-    for overlap in (-0.1, 0.95, float("nan")):
+    for overlap in (-0.1, 0.95, float("nan"), "a", None, True):
         with pytest.raises(UserError, match="overlap"):
             checked_tiles(640, overlap)
+
+
+def test_an_image_of_too_many_tiles_is_told():
+    assert len(windows((8000, 6000), (640, 640), 0.5)) < 1000
+    with pytest.raises(UserError, match="8000x6000 px has 10,266 tiles of 640x640 px"):
+        windows((8000, 6000), (640, 640), 0.9)

@@ -82,9 +82,11 @@ def damaged(folder):
     (folder / "list.mp4").write_text("ffconcat version 1.0\nfile whole.mp4\n")
     write_sound(folder / "sound.mp4")
     (folder / "folder.mp4").mkdir()
+    (folder / "name.mp4").write_bytes(whole.replace(b"VideoHandler", b"Video\xcbandler"))
     return {"text.mp4": "cannot open the video .*text.mp4", "empty.mp4": "it is an empty file",
             "pointer.mp4": "Git LFS", "cut.mp4": "cannot open the video .*cut.mp4", "none.mp4": "none.mp4",
             "sound.mp4": "no picture in it, only audio", "folder.mp4": "folder.mp4",
+            "name.mp4": "name.mp4: it is damaged",
             "list.mp4": "list.mp4: it is a list of other files"}
 
 
