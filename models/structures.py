@@ -54,10 +54,13 @@ class FlatFeatures:
         """The tokens of these levels, given in ascending order."""
         starts = self.level_start
         slices = [slice(starts[level], starts[level + 1]) for level in levels]
-        tokens, pos, padding = (x if x is None else torch.cat([x[:, level] for level in slices], 1)
-                                for x in (self.tokens, self.pos, self.padding))
+
+        def chosen(x: Tensor) -> Tensor:
+            return torch.cat([x[:, level] for level in slices], 1)
+
+        padding = None if self.padding is None else chosen(self.padding)
         shapes = [self.shapes[level] for level in levels]
-        return FlatFeatures(tokens, pos, padding, shapes, self.valid_ratios[:, levels])
+        return FlatFeatures(chosen(self.tokens), chosen(self.pos), padding, shapes, self.valid_ratios[:, levels])
 
     def with_tokens(self, tokens: Tensor) -> "FlatFeatures":
         return replace(self, tokens=tokens)
