@@ -15,7 +15,7 @@ DTYPES = ("float32", "float16", "bfloat16", "int8")
 # Of the deformable attention, and how models.ops.implementation calls them.
 SAMPLERS = {"gather": "gather", "grid_sample": "torch", "native": "native"}
 LARGEST = 1 << 16  # px
-INPUTS, OUTPUTS = ("images", "orig_target_sizes"), ("labels", "boxes", "scores")  # of the graph, see export.graph
+INPUTS, OUTPUTS = ("images", "orig_target_sizes"), ("labels", "boxes", "scores")  # of the graph, see deploy.graph
 
 
 @dataclass(frozen=True)

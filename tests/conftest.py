@@ -9,8 +9,8 @@ import torch
 
 import main as program
 from datasets.synthetic import generate
-from export import FORMATS
-from export.graph import DetectionGraph
+from deploy import FORMATS
+from deploy.graph import DetectionGraph
 from inference.artifact import Artifact
 from inference.backends.torch_model import open_backend
 from models import build_model

@@ -13,10 +13,10 @@ BELOW = {"util", "datasets", "models"}
 ARROWS = {
     "util": set(), "datasets": {"util"}, "models": {"util"},
     "measure": BELOW, "reports": BELOW, "inference": BELOW | {"reports"}, "engine": BELOW,
-    "export": BELOW | {"inference"}, "hubconf": BELOW | {"inference"},
+    "deploy": BELOW | {"inference"}, "hubconf": BELOW | {"inference"},
     "trainer": BELOW | {"measure", "reports", "engine"},
     "main": BELOW | {"measure", "reports", "engine", "trainer"},
-    "tools": BELOW | {"measure", "reports", "inference", "export", "engine"},
+    "tools": BELOW | {"measure", "reports", "inference", "deploy", "engine"},
     "run_with_submitit": {"util"}, "weights": set(),
 }
 

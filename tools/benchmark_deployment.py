@@ -18,8 +18,8 @@ from torch import Tensor
 
 from common import add_size_flag, run_tool, tool_parser
 from datasets.transforms import eval_limits
-from export.graph import DetectionGraph
-from export.openvino import write
+from deploy.graph import DetectionGraph
+from deploy.openvino import write
 from inference.artifact import Artifact
 from inference.backends import Backend
 from inference.backends.openvino import open_backend

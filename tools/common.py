@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # even if it is there, behind this folder, whose export.py is not the room export
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
 
 from util.console import escape_unknown_letters  # noqa: E402 - the lines above make it importable
 from util.program import run_program as run_tool  # noqa: E402, F401

@@ -16,9 +16,9 @@ import torch
 
 from common import run_tool, tool_parser
 from datasets.transforms import eval_limits
-from export import FORMATS
-from export.graph import DetectionGraph
-from export.verify import Comparison, calibration, open_data, verify
+from deploy import FORMATS
+from deploy.graph import DetectionGraph
+from deploy.verify import Comparison, calibration, open_data, verify
 from inference.artifact import DTYPES, LARGEST, SAMPLERS, Artifact
 from inference.backends.torch_model import TorchBackend
 from inference.backends.torch_model import open_backend as open_weights

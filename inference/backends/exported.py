@@ -21,7 +21,7 @@ class ExportedBackend(Backend):
 
     @abstractmethod
     def run(self, images: Tensor, orig_target_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The file's graph, see export.graph.DetectionGraph: labels [B, n], boxes [B, n, 4], scores [B, n]."""
+        """The file's graph, see deploy.graph.DetectionGraph: labels [B, n], boxes [B, n, 4], scores [B, n]."""
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
         return self.artifact.input_size(width, height)

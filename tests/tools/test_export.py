@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from export import FORMATS
+from deploy import FORMATS
 from tools.export import main, parse_args
 from util.errors import UserError
 
@@ -67,6 +67,6 @@ def test_a_file_is_written_and_verified(export, coco_root, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_file_that_differs_is_an_error(export, coco_root, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("export.verify.TOLERANCES", {"float32": {"AP": 0.001, "box": -1}})
+    monkeypatch.setattr("deploy.verify.TOLERANCES", {"float32": {"AP": 0.001, "box": -1}})
     assert export("--format", "pt2", "--size", 64, 96, "--verify", coco_root, "--verify_images", 2) == 1
     assert "over the tolerance (AP 0.001, box -1): box" in capsys.readouterr().out

@@ -3,7 +3,7 @@ import torch
 
 from inference.artifact import KEY
 from inference.backends.onnx import open_backend
-from tests.export.test_verify import compared
+from tests.deploy.test_verify import compared
 from util.errors import UserError
 
 onnx = pytest.importorskip("onnx")

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from datasets.transforms import eval_limits
-from export.graph import DetectionGraph
-from export.openvino import float32_nodes, quantize, save, write
+from deploy.graph import DetectionGraph
+from deploy.openvino import float32_nodes, quantize, save, write
 from inference.artifact import KEY, Artifact
 from inference.backends.openvino import new_core, open_backend, read_model
 from models import build_detector

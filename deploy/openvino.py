@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from export.graph import DetectionGraph, trace
+from deploy.graph import DetectionGraph, trace
 from inference.artifact import INPUTS, KEY, OUTPUTS, Artifact
 from inference.backends.openvino import new_core
 from models.ops import native_available, openvino_nodes
@@ -37,7 +37,7 @@ def outputs(path: Path) -> list[Path]:
 
 def write(graph: DetectionGraph, artifact: Artifact, path: Path,
           calibration: Iterable[tuple[Tensor, Tensor]] | None = None) -> list[Path]:
-    """See export. float16: weights are stored in it and computed with in float32. int8: convolutions and linear layers.
+    """See deploy. float16: weights are stored in it and computed with in float32. int8: convolutions and linear layers.
     sampler native: one node of the compiled operators, which whoever reads the file needs too.
     """
     require("openvino", "onnx", "onnxscript", *(["nncf"] if artifact.dtype == "int8" else []))

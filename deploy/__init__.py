@@ -4,7 +4,7 @@ A format is a module of this room with:
 
 SUFFIX: of its files, ".onnx". DTYPES and SAMPLERS: those that it can write, see inference.artifact.Artifact; the first
 sampler is the default, for the reason that docs/deployment.md gives.
-write(graph, artifact, path, calibration): writes `graph` (export.graph.DetectionGraph, which export.graph.trace turns
+write(graph, artifact, path, calibration): writes `graph` (deploy.graph.DetectionGraph, which deploy.graph.trace turns
 into an ExportedProgram) to `path`, atomically, with artifact.to_json() in its metadata under the key
 inference.artifact.KEY. calibration: inputs (images, orig_target_sizes) of the graph for int8, else None. Returns the
 files that it wrote, `path` first. Raises UserError for what it cannot build, never builds something else instead.
@@ -13,4 +13,4 @@ outputs(path): the files that it would write, before anything is written.
 FROM_FLOAT32: the dtypes for which `graph` is in float32, and the format makes the rest of it; in the others it computes
 in artifact.dtype.
 """
-FORMATS = {"onnx": "export.onnx", "openvino": "export.openvino", "pt2": "export.pt2"}
+FORMATS = {"onnx": "deploy.onnx", "openvino": "deploy.openvino", "pt2": "deploy.pt2"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from datasets.transforms import MEAN, STD
-from export.graph import DetectionGraph, example_inputs
+from deploy.graph import DetectionGraph, example_inputs
 from models import build_model
 from tests.inference.test_artifact import artifact
 from util.config import load_config

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from export.graph import DetectionGraph, trace
+from deploy.graph import DetectionGraph, trace
 from inference.artifact import KEY, Artifact
 from util.files import atomic_write
 
@@ -22,7 +22,7 @@ def outputs(path: Path) -> list[Path]:
 
 def write(graph: DetectionGraph, artifact: Artifact, path: Path,
           calibration: Iterable[tuple[Tensor, Tensor]] | None = None) -> list[Path]:
-    """See export."""
+    """See deploy."""
     buffer = io.BytesIO()
     torch.export.save(trace(graph, artifact), buffer, extra_files={KEY: artifact.to_json()})
     with atomic_write(path) as temporary:

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from export.graph import DetectionGraph
-from export.pt2 import outputs, write
+from deploy.graph import DetectionGraph
+from deploy.pt2 import outputs, write
 from inference.artifact import Artifact
 from models.ops import native_available
-from tests.export.test_verify import compared
+from tests.deploy.test_verify import compared
 from tests.inference.test_artifact import artifact
 from util.errors import UserError
 
@@ -66,7 +66,7 @@ def test_it_writes_one_file(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_an_error_and_leaves_nothing(tiny_backend, tmp_path, monkeypatch):
-    monkeypatch.setattr("export.pt2.trace", lambda graph, artifact: torch.export.export(torch.nn.Identity(), (IMAGES,)))
+    monkeypatch.setattr("deploy.pt2.trace", lambda graph, artifact: torch.export.export(torch.nn.Identity(), (IMAGES,)))
     graph = DetectionGraph(tiny_backend.model, tiny_backend.postprocess)
     with pytest.raises(UserError, match="there is no folder"):
         write(graph, artifact(), tmp_path / "gone" / "a.pt2")

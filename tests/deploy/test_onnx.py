@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from export.onnx import DTYPES, outputs
-from tests.export.test_pt2 import IMAGES, SIZES, assert_same, expected
+from deploy.onnx import DTYPES, outputs
+from tests.deploy.test_pt2 import IMAGES, SIZES, assert_same, expected
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from export.verify import Comparison, calibration, compare, open_data, verify
+from deploy.verify import Comparison, calibration, compare, open_data, verify
 from inference.backends.torch_model import open_backend
 from models import build_model
 from tests.inference.test_artifact import CARD, artifact

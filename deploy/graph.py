@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from datasets.transforms import MEAN, STD
-from export.precision import fold_batch_norms, simplify_padding, to_half
+from deploy.precision import fold_batch_norms, simplify_padding, to_half
 from inference.artifact import INPUTS as INPUTS
 from inference.artifact import OUTPUTS as OUTPUTS
 from inference.artifact import SAMPLERS, Artifact

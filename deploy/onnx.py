@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from export.graph import INPUTS, OUTPUTS, DetectionGraph, trace
+from deploy.graph import INPUTS, OUTPUTS, DetectionGraph, trace
 from inference.artifact import KEY, Artifact
 from util.errors import UserError
 from util.files import atomic_write
@@ -27,7 +27,7 @@ def outputs(path: Path) -> list[Path]:
 
 def write(graph: DetectionGraph, artifact: Artifact, path: Path,
           calibration: Iterable[tuple[Tensor, Tensor]] | None = None) -> list[Path]:
-    """See export. Raises UserError for a detector whose file would exceed 2 GB."""
+    """See deploy. Raises UserError for a detector whose file would exceed 2 GB."""
     require("onnx", "onnxscript")
     import onnx
 

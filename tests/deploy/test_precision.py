@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from export.precision import SameConv, fold_batch_norms, simplify_padding, to_half
+from deploy.precision import SameConv, fold_batch_norms, simplify_padding, to_half
 from models import build_model
 from models.backbones import Backbone
 from models.layers.frozen_batch_norm import FrozenBatchNorm2d
