@@ -24,6 +24,9 @@ from util.nested_tensor import NestedTensor
 class DetectionGraph(nn.Module):
     """A detector with what is before and after it, in RT-DETR's convention, for images without padding."""
 
+    image_mean: Tensor
+    image_std: Tensor
+
     def __init__(self, model: Detector, postprocess: PostProcess, dtype: torch.dtype = torch.float32):
         """model: on the CPU in float32; it is not changed."""
         super().__init__()

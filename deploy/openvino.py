@@ -56,8 +56,9 @@ def as_onnx(program: ExportedProgram) -> bytes:
     """An ONNX file, with nodes of the domain openvino_nodes.DOMAIN for the compiled operators."""
     import onnxscript
     from onnx.defs import OpSchema
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18  # its types know no tensors of run time
     domain = onnxscript.values.Opset(openvino_nodes.DOMAIN, 1)
 
     def node(name: str, inputs: list[str]) -> Any:

@@ -38,9 +38,10 @@ def windows(size: tuple[int, int], tiles: tuple[int, int], overlap: float) -> li
     image. Raises UserError for more than MOST_TILES."""
     columns, rows = (_starts(side, min(tile, side), overlap) for side, tile in zip(size, tiles[::-1]))
     height, width = (min(tile, side) for tile, side in zip(tiles, size[::-1]))
-    if len(rows) * len(columns) > MOST_TILES:
-        raise UserError(f"an image of {size[0]}x{size[1]} px has {len(rows) * len(columns):,} tiles of {width}x{height} px "
-                        f"with an overlap of {overlap}: choose larger ones, or less overlap, for at most {MOST_TILES:,}")
+    count = len(rows) * len(columns)
+    if count > MOST_TILES:
+        raise UserError(f"an image of {size[0]}x{size[1]} px has {count:,} tiles of {width}x{height} px with an overlap of "
+                        f"{overlap}: choose larger ones, or less overlap, for at most {MOST_TILES:,}")
     parts = [(left, top, left + width, top + height) for top in rows for left in columns]
     return parts if len(parts) == 1 else [(0, 0, *size), *parts]
 

@@ -31,6 +31,11 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
     """torchvision's in one kernel, in the map's dtype. `after` follows it: the norm layers of some backbones hold their
     activation."""
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, num_features: int, eps: float = 1e-5, after: nn.Module | None = None):
         super().__init__(num_features, eps)
         self.after = after
