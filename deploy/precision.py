@@ -64,7 +64,8 @@ def simplify_padding(backbone: Backbone) -> None:
 def fold_batch_norms(backbone: Backbone) -> None:
     """Moves each frozen batch norm whose input is a convolution's output into that convolution, in place."""
     made: dict[int, nn.Conv2d] = {}
-    kept, pairs, hooks = [], [], []  # kept: the ids of tensors that are gone may come again
+    kept, hooks = [], []  # kept: the ids of tensors that are gone may come again
+    pairs: list[tuple[nn.Conv2d, FrozenBatchNorm2d]] = []
 
     def note_output(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         assert isinstance(module, nn.Conv2d)
@@ -72,6 +73,7 @@ def fold_batch_norms(backbone: Backbone) -> None:
         kept.append(output)
 
     def note_input(module: nn.Module, inputs: tuple) -> None:
+        assert isinstance(module, FrozenBatchNorm2d)
         if id(inputs[0]) in made:
             pairs.append((made.pop(id(inputs[0])), module))
 
