@@ -40,8 +40,8 @@ def windows(size: tuple[int, int], tiles: tuple[int, int], overlap: float) -> li
     height, width = (min(tile, side) for tile, side in zip(tiles, size[::-1]))
     count = len(rows) * len(columns)
     if count > MOST_TILES:
-        raise UserError(f"an image of {size[0]}x{size[1]} px has {count:,} tiles of {width}x{height} px with an overlap "
-                        f"of {overlap}: choose larger ones, or less overlap, for at most {MOST_TILES:,}")
+        raise UserError(f"an image of {size[0]}x{size[1]} px has {count:,} tiles of {width}x{height} px with an "
+                        f"overlap of {overlap}: choose larger ones, or less overlap, for at most {MOST_TILES:,}")
     parts = [(left, top, left + width, top + height) for top in rows for left in columns]
     return parts if len(parts) == 1 else [(0, 0, *size), *parts]
 
