@@ -133,7 +133,10 @@ class Prepared:
 
 def prepared(backend: Backend, frame: Frame, search: Search) -> Prepared:
     size = frame.image.size
-    parts = [(0, 0, *size)] if search.tiles is None else windows(size, search.tiles, search.overlap)
+    try:
+        parts = [(0, 0, *size)] if search.tiles is None else windows(size, search.tiles, search.overlap)
+    except UserError as error:
+        raise UserError(f"{frame.path or 'an image in memory'}: {error}") from error
 
     def resized(part: Window) -> Tensor:
         image = frame.image if part == (0, 0, *size) else frame.image.crop(part)

@@ -54,7 +54,8 @@ class Detections:
 
     def __getitem__(self, index: Any) -> "Detections":
         """Those of a slice, of a list of places or of a mask; of a single place, a Detections of length 1."""
-        if isinstance(index, int):
+        if isinstance(index, int) or getattr(index, "ndim", None) == 0:  # such as scores.argmax()
+            index = int(index)
             if not -len(self) <= index < len(self):
                 raise IndexError(f"no detection {index} of {len(self)}")
             index = [index]

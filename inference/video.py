@@ -72,18 +72,20 @@ def read_video(source: str | os.PathLike | int, skipped: Skipped) -> Iterator[Fr
     with _opened(av, opening) as container:
         stream = container.streams.video[0]
         stream.thread_type = "SLICE" if opening.live else "AUTO"  # threads over frames would delay a live picture
-        number, start, rate = 0, None, stream.average_rate or Fraction(25)
+        before, read, start, rate = skipped.count, 0, None, stream.average_rate or Fraction(25)
         for picture in _decoded(av, container, stream, opening.name, skipped):
+            number = read + skipped.count - before  # those that were skipped have their places, too
             rgb = picture.to_image()
             turn = UPRIGHT.get(round(picture.rotation) % 360)
             time = float(number / rate) if picture.time is None else picture.time
             start = time if start is None else start
             yield Frame(rgb if turn is None else rgb.transpose(turn), opening.name, number, time - start)
-            number += 1
-        if not number:
+            read += 1
+        if not read:
             raise UserError(f"{opening.name}: no frame of it can be read")
-        if stream.frames > number + skipped.count:
-            skipped.add(opening.name, f"{opening.name}: it ends after {number} of {stream.frames} frames")
+        places = read + skipped.count - before
+        if stream.frames > places:
+            skipped.add(opening.name, f"{opening.name}: it ends after {places} of {stream.frames} frames")
 
 
 def frame_count(source: str | os.PathLike | int) -> int | None:

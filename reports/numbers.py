@@ -84,7 +84,10 @@ def read_numbers(path: Path, weights: str) -> Measured:
         thresholds = {int(i): entry["threshold"] for i, entry in content["classes"].items()}
         if not is_whole(content["images"], 0):
             raise ValueError("images is no number of images")
-        return Measured(_known(thresholds), _known(content["stats"]), content["images"], dict(content["facts"]))
+        facts = dict(content["facts"])
+        if not all(isinstance(text, str) for pair in facts.items() for text in pair):
+            raise ValueError("facts are no texts")
+        return Measured(_known(thresholds), _known(content["stats"]), content["images"], facts)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from error
 

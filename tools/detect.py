@@ -138,10 +138,7 @@ class Output:
         tqdm.write(f"{found.path}: {listed or 'nothing'}")
 
     def _add_frame(self, found: Detections, picture: Image.Image | None, place: str) -> None:
-        if self._line_file is None and self.lines is not None:
-            with writing(self.lines):
-                self.lines.unlink(missing_ok=True)  # where it is a link, what that leads to stays
-                self._line_file = self._open_files.enter_context(self.lines.open("x", encoding="utf-8"))
+        self._open_lines()
         if picture is not None and found.time is not None:
             if self._video is None or self._video[0] != place:
                 self._open_video.close()  # the one before is complete
@@ -154,11 +151,19 @@ class Output:
                 self._line_file.write(f"{line}\n")
                 self._line_file.flush()
 
+    def _open_lines(self) -> None:
+        if self._line_file is None and self.lines is not None:
+            with writing(self.lines):
+                self.lines.unlink(missing_ok=True)  # where it is a link, what that leads to stays
+                self._line_file = self._open_files.enter_context(self.lines.open("x", encoding="utf-8"))
+
     def __enter__(self) -> "Output":
         return self
 
     def __exit__(self, *error: object) -> None:
         with self._open_files, self._open_video:
+            if error[0] is None:
+                self._open_lines()  # those of an earlier run go, even if no frame has come
             if self.listing is not None and error[0] is None:
                 write_text(self.listing, json.dumps(self._records, indent=1) + "\n")
             self._open_video.__exit__(*error)  # type: ignore[arg-type]

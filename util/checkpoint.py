@@ -94,7 +94,7 @@ def _local_file(source: str) -> tuple[Path, zoo.Entry | None]:
     if source.startswith("https://"):
         return cached(source), None
     path = Path(source)
-    entry = None if path.exists() else zoo.find(source)
+    entry = None if path.is_file() else zoo.find(source)
     if entry is not None:
         path = zoo.weights_path(entry)
     if not path.is_file():

@@ -1,6 +1,5 @@
 """What travels with a detector's weights, as JSON: enough to build and to use it. Read as data, never executed."""
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +76,6 @@ class ModelCard:
 
 def _by_id(entries: Any, name: str, source: str) -> dict[int, Any]:
     try:
-        return {int(i): value for i, value in entries.items()} if isinstance(entries, Mapping) else dict(entries)
-    except (ValueError, TypeError) as error:
+        return {int(i): value for i, value in entries.items()}
+    except (ValueError, AttributeError) as error:
         raise UserError(f"{source}: its metadata are damaged: {name} must be an object of category ids") from error

@@ -13,6 +13,7 @@ from util.errors import UserError
 Check = Callable[[Any], bool]
 LARGEST = 2**53  # of whole numbers: floats count exactly up to here
 MOST_CLASSES = 100_000
+MOST_NESTED = 20  # lists and dicts of a config in each other
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's tensors of a parameter
 
 
@@ -55,12 +56,13 @@ def is_class_names(value: Any) -> bool:
         is_whole(i, 0) and i < MOST_CLASSES and isinstance(name, str) for i, name in value.items())
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: Any, most_nested: int = MOST_NESTED) -> bool:
     """Whether a value is one that a config can hold."""
     if isinstance(value, (list, tuple)):
-        return all(map(is_plain, value))
+        return most_nested > 0 and all(is_plain(item, most_nested - 1) for item in value)
     if isinstance(value, dict):
-        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
+        return most_nested > 0 and all(isinstance(key, str) and is_plain(item, most_nested - 1)
+                                       for key, item in value.items())
     return value is None or isinstance(value, (bool, str, float)) or is_whole(value, -LARGEST)
 
 

@@ -12,6 +12,11 @@ const MEANINGS = {missed: 'an annotated object without a detection near',
   both: 'IoU of 0.1 to 0.5 with an object of another class', background: 'detected where nothing is annotated',
   duplicate: 'a further detection of an object that is found', found: 'IoU of at least 0.5 with an object of its class'};
 const openedFiles = new Map();  // addresses of the originals, by file name, once the user has opened their folder
+const withSlashes = name => name.replaceAll('\\', '/'), withoutFolders = name => withSlashes(name).split('/').pop();
+const namesakes = new Map();  // how many images have a name, without its folders
+for (const name of report.names) {
+  namesakes.set(withoutFolders(name), (namesakes.get(withoutFolders(name)) ?? 0) + 1);
+}
 let view, emphasised, order = [];
 
 const percent = value => (value === null ? '–' : `${(100 * value).toFixed(1)}`);
@@ -242,8 +247,9 @@ function summaryOf(items) {
 }
 
 function pictureOf(image) {
-  const name = report.names[image].replaceAll('\\', '/'), small = report.pictures[image];
-  return openedFiles.get(name) ?? openedFiles.get(name.split('/').pop()) ?? (small && `data:image/jpeg;base64,${small}`);
+  const name = withSlashes(report.names[image]), small = report.pictures[image], inside = withoutFolders(name);
+  const opened = openedFiles.get(name) ?? (namesakes.get(inside) === 1 ? openedFiles.get(inside) : undefined);
+  return opened ?? (small && `data:image/jpeg;base64,${small}`);
 }
 
 function openFolder(files) {

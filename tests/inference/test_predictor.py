@@ -135,6 +135,12 @@ def test_tiles_are_cut_when_their_turn_comes(finder, monkeypatch):
     assert cut[:5] == [(0, 0, 50, 50), (50, 0, 100, 50), (100, 0, 150, 50), 4, (150, 0, 200, 50)]
 
 
+def test_an_image_of_too_many_tiles_is_named(predictor, tmp_path):
+    Image.new("L", (700, 700)).save(tmp_path / "large.png")
+    with pytest.raises(UserError, match="large.png: an image of 700x700 px has 1,936 tiles"):
+        predictor([PICTURE, tmp_path / "large.png"], tiles=16, overlap=0)
+
+
 def test_boxes_that_are_no_numbers_are_none(finder, monkeypatch):
     boxes = torch.tensor([[1.0, 2, 3, 4], [1, float("nan"), 3, 4], [1, 2, float("inf"), 4]])
     found = {"boxes": boxes, "scores": torch.full((3,), 0.9), "labels": torch.ones(3, dtype=torch.int64)}

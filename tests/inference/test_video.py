@@ -62,6 +62,8 @@ def test_broken_frames_are_skipped_and_counted(tmp_path):
     frames = list(read_video(path, skipped))
     assert 40 < len(frames) < 60 and skipped.count >= 1 and frames[-1].time == pytest.approx(5.9)
     assert all("a.mp4" in message and "broken" in message for message in messages)
+    numbers = [frame.number for frame in frames]  # places in the video: those after the damage stay what they were
+    assert numbers[:20] == list(range(20)) and numbers[-20:] == list(range(40, 60)) and numbers == sorted(set(numbers))
 
 
 def test_a_truncated_video_gives_its_beginning_and_says_so(tmp_path):
@@ -70,6 +72,9 @@ def test_a_truncated_video_gives_its_beginning_and_says_so(tmp_path):
     messages = []
     frames = list(read_video(path, Skipped(messages.append)))
     assert 10 < len(frames) < 50 and "a.mp4: it ends after" in messages[-1]
+    list(read_video(path, Skipped(messages.append, count=100)))  # what was skipped of others does not count
+    list(read_video(path, skipped := Skipped(messages.append, count=15)))
+    assert skipped.count == 16 and len(messages) == 2
 
 
 def damaged(folder):

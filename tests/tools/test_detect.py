@@ -205,6 +205,8 @@ def test_broken_videos_are_named(model, images, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert "error: " in errors and "noise.mp4" in errors and "skipped" in errors and "sound.mp4" in errors
     assert 5 < len(lines(tmp_path / "out/detections.jsonl")) < 20
+    assert detect(tmp_path / "sound.mp4", images / "green.jpg", *model, "--no_pictures") == 1
+    assert lines(tmp_path / "out/detections.jsonl") == []  # and not those of the run before
 
 
 def test_nothing_is_written_over_a_video(model, tmp_path):

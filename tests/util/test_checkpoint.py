@@ -161,6 +161,9 @@ def test_weights_are_read_by_their_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = read_checkpoint("bccd_lite_dino")
     assert content["class_names"] == {1: "RBC", 2: "WBC", 3: "Platelets"} == content["card"].class_names
+    (tmp_path / "detr_r50").mkdir()
+    monkeypatch.setattr(zoo, "weights_path", lambda entry: Path(f"{entry.name}.pth"))
+    assert refusal(read_checkpoint, "detr_r50") == "no checkpoint file detr_r50.pth"  # no folder does
     torch.save({"epoch": 3}, "bccd_lite_dino")
     assert read_checkpoint("bccd_lite_dino") == {"epoch": 3}  # a file comes first
     assert "Did you mean 'bccd_lite_dino'?" in refusal(read_checkpoint, "bccd_lite_din")

@@ -29,12 +29,13 @@ def test_unknown_entries_are_left_out():
 @pytest.mark.parametrize("broken, message", [
     ("{", "no JSON"), ("[" * 100_000, "no JSON"), ("[]", "format None"), (text(format=2), "format 2"),
     (text(config=3), "not one of a detector"), (text(config={"num_classes": 4}), "not one of a detector"),
+    (text().replace("null", "[" * 700 + "]" * 700), "not one of a detector"),
     (text(config={"modelname": "dino", "num_classes": "auto"}), "num_classes is 'auto'"),
     (text(config={"modelname": "dino", "num_classes": 10**9}), "num_classes is 1000000000"),
     (text(class_names=[1]), "class_names must be"), (text(class_names={"a": "b"}), "class_names must be"),
     (text(class_names={"1": 5}), "class_names must be"), (text(class_names={"4": "WBC"}), "category id 4"),
     (text(class_names={"-1": "WBC"}), "class_names must be"), (text(thresholds={"9": 0.3}), "category id 9"),
-    (text(thresholds={"1": 1.5}), "thresholds"), (text(thresholds={"1": "0.3"}), "thresholds"),
+    (text(thresholds=[["1", 0.5]]), "thresholds must be an object"), (text(thresholds={"1": 1.5}), "thresholds"), (text(thresholds={"1": "0.3"}), "thresholds"),
     (text(measured={"AP": "high"}), "measured"), (text(measured={"AP": float("nan")}), "measured"),
     (text(measured_on=3), "texts"), (text(commit=None), "texts"),
 ])

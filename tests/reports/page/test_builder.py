@@ -261,6 +261,22 @@ def test_the_users_own_folder_shows_the_images_in_full(browser_page, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_users_own_folder_shows_no_namesakes(browser_page, tmp_path):
+    """Which folder was opened, the browser does not tell."""
+    coco, detections = scene(images=3)
+    for image, name in zip(coco.imgs.values(), ("a/1.png", "b/1.png", "b/2.png")):
+        image["file_name"] = name
+    path, _ = write_report(tmp_path, coco, detections, pictures=False)
+    browser_page.page.goto(path.as_uri())
+    (tmp_path / "b").mkdir()
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (400, 300), "red").save(tmp_path / "b" / name)
+    browser_page.page.set_input_files("#folder", tmp_path / "b")
+    absent = browser_page.page.evaluate("report.names.filter((_, i) => pictureOf(i) === undefined)")
+    assert absent == ["a/1.png", "b/1.png"]
+
+
+@pytest.mark.slow
 def test_hostile_names_are_texts(browser_page, tmp_path):
     coco, detections = scene(images=3)
     for image in coco.imgs.values():
