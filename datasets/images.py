@@ -150,7 +150,10 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as it is stored, in RGB; see read_image."""
+    """The picture as it is stored, in RGB; see read_image. Raises ValueError for PostScript, whatever its file's name:
+    Pillow would run it in Ghostscript, and it is a program."""
+    if image.format == "EPS":
+        raise ValueError("it is PostScript, which is a program and is not run: save the picture as a PNG")
     return (_in_8_bits(image) if _is_deep(image.mode) else image).convert("RGB")
 
 

@@ -152,6 +152,6 @@ def _is_many(source: Any) -> bool:
 
 
 def _is_readable(path: Path) -> bool:
-    """By its name. Pillow knows MPEG's, but not its pictures."""
-    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    """By its name. Pillow knows MPEG's, but not its pictures; PostScript is not read, see datasets.images.to_rgb."""
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind != "EPS"}
     return path.is_file() and not path.name.startswith(".") and (path.suffix.lower() in known or is_video(path))

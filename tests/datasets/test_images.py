@@ -214,3 +214,11 @@ def test_the_parent_of_a_link_is_the_folder_that_holds_the_link(tmp_path):
     (folder / "link").symlink_to(elsewhere)
     assert inside(folder, "link/../a.jpg") == folder / "a.jpg"
     assert find_files(folder, ["link/../a.jpg"]) == ({}, ["link/../a.jpg"])
+
+
+def test_a_picture_that_is_a_program_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args: pytest.fail("runs Ghostscript"))
+    Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match="cannot read the image .*a.jpg: it is PostScript"):
+        read_image(tmp_path / "a.jpg")

@@ -22,7 +22,8 @@ def test_they_iterate_with_names():
 
 
 @pytest.mark.parametrize("index, wanted", [
-    (0, ["cell"]), (-1, ["class 7"]), (torch.tensor(1), ["plate"]), (np.int64(2), ["class 7"]), (slice(1, None), ["plate", "class 7"]), ([2, 0], ["class 7", "cell"]),
+    (0, ["cell"]), (-1, ["class 7"]), (torch.tensor(1), ["plate"]),
+    (np.int64(2), ["class 7"]), (slice(1, None), ["plate", "class 7"]), ([2, 0], ["class 7", "cell"]),
     (torch.tensor([True, False, True]), ["cell", "class 7"])])
 def test_a_part_of_them_is_of_their_kind(index, wanted):
     some = detections(path="a.jpg", frame=3)[index]

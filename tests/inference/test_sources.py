@@ -20,6 +20,7 @@ def folder(tmp_path):
     PICTURE.save(root / "b.png")
     PICTURE.save(root / "a.JPG")
     PICTURE.save(root / ".hidden.png")
+    PICTURE.save(root / "print.eps")
     PICTURE.save(root / "deeper/c.png")
     write_video(root / "c.mp4", moving(3))
     (root / "notes.txt").write_text("no picture")

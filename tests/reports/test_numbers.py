@@ -53,7 +53,8 @@ def test_a_threshold_keeps_the_detection_it_was_measured_with():
 @pytest.mark.parametrize("change, fault", [
     ({"weights": "other"}, "other weights"), ({"format": 2}, "this version"), ({"stats": {"AP": 1.5}}, "damaged.* 1"),
     ({"stats": {"AP": "high"}}, "damaged"), ({"classes": {"1": {}}}, "damaged"), ({"classes": []}, "damaged"),
-    ({"classes": {"one": {"threshold": 0.5}}}, "damaged"), ({"facts": None}, "damaged"), ({"facts": {"data": 5}}, "damaged.*no texts"), ({"images": None}, "damaged")])
+    ({"classes": {"one": {"threshold": 0.5}}}, "damaged"), ({"facts": None}, "damaged"),
+    ({"facts": {"data": 5}}, "damaged.*no texts"), ({"images": None}, "damaged")])
 def test_a_wrong_file_is_refused_by_name(written, change, fault):
     path = written[0]
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")

@@ -35,7 +35,8 @@ def test_unknown_entries_are_left_out():
     (text(class_names=[1]), "class_names must be"), (text(class_names={"a": "b"}), "class_names must be"),
     (text(class_names={"1": 5}), "class_names must be"), (text(class_names={"4": "WBC"}), "category id 4"),
     (text(class_names={"-1": "WBC"}), "class_names must be"), (text(thresholds={"9": 0.3}), "category id 9"),
-    (text(thresholds=[["1", 0.5]]), "thresholds must be an object"), (text(thresholds={"1": 1.5}), "thresholds"), (text(thresholds={"1": "0.3"}), "thresholds"),
+    (text(thresholds=[["1", 0.5]]), "thresholds must be an object"),
+    (text(thresholds={"1": 1.5}), "thresholds"), (text(thresholds={"1": "0.3"}), "thresholds"),
     (text(measured={"AP": "high"}), "measured"), (text(measured={"AP": float("nan")}), "measured"),
     (text(measured_on=3), "texts"), (text(commit=None), "texts"),
 ])
