@@ -49,10 +49,8 @@ class DetectionGraph(nn.Module):
         if images.dtype == torch.uint8:
             images = images.float() / 255
         normalised = ((images - self.image_mean) / self.image_std).to(self.dtype)
-        mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
-        features = self.model.features(NestedTensor(normalised, mask))
-        features = replace(features, pos=features.pos.to(self.dtype), padding=None,
-                           valid_ratios=torch.ones_like(features.valid_ratios, dtype=torch.float32))
+        features = self.model.features(NestedTensor(normalised, None))
+        features = replace(features, pos=features.pos.to(self.dtype), valid_ratios=features.valid_ratios.float())
         outputs = self.model.detect(features, None)
         outputs = {name: outputs[name].float() for name in ("pred_logits", "pred_boxes")}
         found = self.postprocess.top_detections(outputs, orig_target_sizes.flip(1))

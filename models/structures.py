@@ -34,12 +34,14 @@ class FlatFeatures:
         pos = [tokens(p) for p in positions]
         if level_embed is not None:
             pos = [p + e for p, e in zip(pos, level_embed)]
+        masks = [m.mask for m in maps if m.mask is not None] or None  # all maps have one, or none
         return cls(
             tokens=torch.cat([tokens(m.tensors) for m in maps], 1),
             pos=torch.cat(pos, 1),
-            padding=torch.cat([m.mask.flatten(1) for m in maps], 1),
+            padding=None if masks is None else torch.cat([mask.flatten(1) for mask in masks], 1),
             shapes=[(m.tensors.shape[-2], m.tensors.shape[-1]) for m in maps],
-            valid_ratios=torch.stack([_valid_ratio(m.mask) for m in maps], 1).to(pos[0].dtype),
+            valid_ratios=(torch.ones_like(pos[0][:, :1, :1]).expand(-1, len(maps), 2) if masks is None else
+                          torch.stack([_valid_ratio(mask) for mask in masks], 1).to(pos[0].dtype)),
         )
 
     @property
@@ -69,7 +71,8 @@ class FlatFeatures:
         """Centre of every token in units of the unpadded image, seen from every level: [B, N, L, 2] as (x, y)."""
         centres = []
         for level, (height, width) in enumerate(self.shapes):
-            rows, columns = (torch.arange(0.5, side, dtype=self.valid_ratios.dtype, device=self.valid_ratios.device)
+            # Not from 0.5: a length that follows from floats makes tracing for any image size take minutes.
+            rows, columns = (torch.arange(side, dtype=self.valid_ratios.dtype, device=self.valid_ratios.device) + 0.5
                              for side in (height, width))
             y = rows[:, None] / (self.valid_ratios[:, None, None, level, 1] * height)
             x = columns[None, :] / (self.valid_ratios[:, None, None, level, 0] * width)

@@ -9,10 +9,11 @@ from util.integers import round_up
 
 @dataclass
 class NestedTensor:
-    """tensors [B, C, H, W] zero-padded at the right and bottom; mask [B, H, W], True on padding."""
+    """tensors [B, C, H, W] zero-padded at the right and bottom; mask [B, H, W], True on padding, or None where there is
+    no padding."""
 
     tensors: Tensor
-    mask: Tensor
+    mask: Tensor | None
 
     @classmethod
     def from_list(cls, images: list[Tensor] | Tensor, multiple: int = 1) -> "NestedTensor":
@@ -27,15 +28,17 @@ class NestedTensor:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "NestedTensor":
         return NestedTensor(self.tensors.to(device, non_blocking=non_blocking),
-                            self.mask.to(device, non_blocking=non_blocking))
+                            None if self.mask is None else self.mask.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "NestedTensor":
-        return NestedTensor(self.tensors.pin_memory(), self.mask.pin_memory())
+        return NestedTensor(self.tensors.pin_memory(), None if self.mask is None else self.mask.pin_memory())
 
 
 Images = NestedTensor | list[Tensor] | Tensor  # of any size each, or [B, C, H, W]
 
 
-def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Padding mask [B, H, W] at the resolution of a feature map (H', W'), by nearest neighbour."""
+def resize_mask(mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+    """Padding mask [B, H, W] at the resolution of a feature map (H', W'), by nearest neighbour. None stays None."""
+    if mask is None:
+        return None
     return torch.nn.functional.interpolate(mask[:, None].float(), size=size)[:, 0].bool()

@@ -21,7 +21,7 @@ class PositionEmbeddingSine(nn.Module):
         self.shift = 0.5 if centres else 0.0
 
     def forward(self, x: NestedTensor) -> Tensor:
-        valid = ~x.mask
+        valid = torch.ones_like(x.tensors[:, 0], dtype=torch.bool) if x.mask is None else ~x.mask
         dtype = torch.promote_types(x.tensors.dtype, torch.float32)  # half precision cannot count to W
         encoded = []
         for axis, temperature in ((1, self.temperature_h), (2, self.temperature_w)):
@@ -45,8 +45,8 @@ class PositionEmbeddingLearned(nn.Module):
     def forward(self, x: NestedTensor) -> Tensor:
         batch, _, height, width = x.tensors.shape
         last = self.row_embed.num_embeddings - 1
-        rows = self.row_embed(torch.arange(height, device=x.mask.device).clamp(max=last))
-        cols = self.col_embed(torch.arange(width, device=x.mask.device).clamp(max=last))
+        rows = self.row_embed(torch.arange(height, device=x.tensors.device).clamp(max=last))
+        cols = self.col_embed(torch.arange(width, device=x.tensors.device).clamp(max=last))
         grid = torch.cat([cols[None].expand(height, -1, -1), rows[:, None].expand(-1, width, -1)], -1)
         return grid.permute(2, 0, 1)[None].expand(batch, -1, -1, -1)
 
