@@ -41,15 +41,15 @@ class _Cast:
 
 
 class SameConv(nn.Conv2d):
-    """TensorFlow's "same" padding for stride 2, in sizes that cancel out: those of timm's Conv2dSame grow with every
-    layer of a graph for any image size, and tracing it takes minutes."""
+    """TensorFlow's "same" padding for stride 2: it begins one pixel further left and above where the side is odd. A
+    graph for any image size must not decide on that, as timm's Conv2dSame does: the padding here is always the same,
+    and where the image begins in it follows from the size."""
 
     def forward(self, x: Tensor) -> Tensor:
         (rows, columns), (height, width) = self.kernel_size, x.shape[-2:]
-        top, left = (2 * ((side + 1) // 2) - side + (kernel - 3) // 2
-                     for side, kernel in ((height, rows), (width, columns)))
-        padded = F.pad(x, (left, (columns - 1) // 2, top, (rows - 1) // 2))
-        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        padded = F.pad(x, ((columns - 1) // 2, (columns + 1) // 2, (rows - 1) // 2, (rows + 1) // 2))
+        window = padded.narrow(2, 1 - height % 2, height + rows - 1).narrow(3, 1 - width % 2, width + columns - 1)
+        return F.conv2d(window, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 def simplify_padding(backbone: Backbone) -> None:
