@@ -20,6 +20,7 @@ def assert_same(backend, tiny_backend):
     for found, wanted, size in zip(backend.detect(IMAGES, SIZES), tiny_backend.detect(IMAGES, SIZES), SIZES):
         assert (found["scores"].diff() <= 0).all()
         result = compared(found, wanted, max(size))
+        assert result.compared > 0 == result.only_one
         assert result.score < 1e-4 and result.box < 1e-3 and len(found["scores"]) == len(wanted["scores"])
 
 
