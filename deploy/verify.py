@@ -23,9 +23,10 @@ from util.logger import Progress
 from util.model_card import ModelCard
 
 COMPARED = 0.1  # least score of a detection that the other must have too
+# A proposal of nearly the same score may take another's place among the queries, which moves the others a little.
 # By what computes. AP in [0, 1]; score; box as a share of the image's longer side. Half precision and int8 move single
 # detections, which is why only their AP is judged.
-TOLERANCES = {"float32": {"AP": 0.001, "score": 0.01, "box": 0.005}, "float16": {"AP": 0.005},
+TOLERANCES = {"float32": {"AP": 0.001, "score": 0.03, "box": 0.005}, "float16": {"AP": 0.005},
               "bfloat16": {"AP": 0.005}, "int8": {"AP": 0.01}}
 
 
@@ -48,7 +49,7 @@ class Comparison:
     def exceeded(self) -> list[str]:
         """Which tolerances are exceeded."""
         found = {"AP": abs(self.AP["file"] - self.AP["pytorch"]), "score": self.score, "box": self.box}
-        over = [name for name, most in self.tolerance.items() if found[name] > most]
+        over = [name for name, most in self.tolerance.items() if not found[name] <= most]  # NaN too
         return over + (["detections"] if "score" in self.tolerance and self.only_one else [])
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,23 +65,26 @@ class Comparison:
                    else f"within the tolerance ({limits})"))
 
 
-def verify(file: Backend, pytorch: Backend, dtype: str, data: CocoDetection, most: int | None = None) -> Comparison:
-    """Both run on the same resized images, one at a time, the first `most` of the data."""
+def verify(file: Backend, pytorch: Backend, dtype: str, data: CocoDetection, most: int | None = None,
+           batch: int = 1) -> Comparison:
+    """Both run on the same resized images, `batch` at a time, the first `most` of the data."""
     ids = data.ids[:most]
     result = Comparison(len(ids), TOLERANCES[dtype])
     backends = {"file": file, "pytorch": pytorch}
     found: dict[str, Detections] = {name: {} for name in backends}
     seconds: dict[str, list[float]] = {name: [] for name in backends}
-    for image_id in Progress("verify", len(ids))(ids):
-        image = read_image(data.files[image_id])
-        prepared = prepare(file, image)
+    batches = [ids[start:start + batch] for start in range(0, len(ids), batch)]
+    for chosen in Progress("verify", len(batches))(batches):
+        images = [read_image(data.files[image_id]) for image_id in chosen]
+        prepared, sizes = [prepare(file, image) for image in images], [image.size for image in images]
         rows = {}
         for name, backend in backends.items():
             start = time.perf_counter()
-            (rows[name],) = backend.detect([prepared], [image.size])
-            seconds[name].append(time.perf_counter() - start)
-            found[name] |= coco_results([image_id], [rows[name]], data.coco.cats)
-        compare(result, rows["file"], rows["pytorch"], max(image.size))
+            rows[name] = backend.detect(prepared, sizes)
+            seconds[name].append((time.perf_counter() - start) / len(chosen))
+            found[name] |= coco_results(chosen, rows[name], data.coco.cats)
+        for of_file, of_pytorch, size in zip(rows["file"], rows["pytorch"], sizes):
+            compare(result, of_file, of_pytorch, max(size))
     for name in backends:
         result.AP[name] = summarize(data.coco, found[name]).stats[0]
         result.ms[name] = 1000 * median(seconds[name][1:] or seconds[name])  # the first call is slower
@@ -90,9 +94,9 @@ def verify(file: Backend, pytorch: Backend, dtype: str, data: CocoDetection, mos
 def compare(result: Comparison, a: dict[str, Tensor], b: dict[str, Tensor], side: int) -> None:
     """Adds the differences between the detections of one image whose longer side is `side` px. Detections are matched
     by label, box and score: their order means nothing where scores are equal."""
-    cost = torch.cdist(a["boxes"].double(), b["boxes"].double(), p=float("inf")) / side
+    cost = (a["boxes"].double()[:, None] - b["boxes"].double()).abs().amax(-1) / side  # cdist overlooks NaN
     cost = cost + (a["scores"].double()[:, None] - b["scores"].double()).abs()
-    cost = cost.masked_fill(a["labels"][:, None] != b["labels"], 10)
+    cost = cost.masked_fill(~cost.isfinite() | (a["labels"][:, None] != b["labels"]), 10)
     rows, columns = (torch.as_tensor(index) for index in linear_sum_assignment(cost))
     matched = cost[rows, columns] < 0.5
     rows, columns = rows[matched], columns[matched]

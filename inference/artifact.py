@@ -22,9 +22,9 @@ INPUTS, OUTPUTS = ("images", "orig_target_sizes"), ("labels", "boxes", "scores")
 class Artifact:
     """size: (height, width) to which every image is resized, whatever its aspect ratio; None: any size, then the
     shorter side becomes `shorter_side`, or less where the longer one would exceed `longest_side`, px. batch: images of
-    one call; None: any number. uint8: images are uint8 in [0, 255], else float32 in [0, 1]. dtype: that computes.
-    sampler: the form of the deformable attention. nms_iou_threshold: of the class-wise NMS that the reader applies to
-    the outputs, which have none; none where it is not above 0.
+    one call; None: any number. uint8: images are uint8 in [0, 255], else float32 in [0, 1]. dtype: that computes; an
+    OpenVINO file of float16 only stores in it. sampler: the form of the deformable attention. nms_iou_threshold: of the
+    class-wise NMS that the reader applies to the outputs, which have none; none where it is not above 0.
     """
 
     card: ModelCard
@@ -49,6 +49,14 @@ class Artifact:
         if missing:
             raise UserError(f"{source} has no {', '.join(missing)}: it was not written by tools/export.py")
 
+    def check_images(self, shape: Iterable[int | None], uint8: bool, source: str) -> None:
+        """Raises UserError that names `source` if a graph's input `images`, of this shape (None: any number) and type,
+        is another than this says: some runtimes would compute something in any case."""
+        found, wanted = tuple(shape), (self.batch, 3, *(self.size or (None, None)))
+        if found != wanted or uint8 != self.uint8:
+            raise UserError(f"{source}: its metadata are damaged: they say that images are "
+                            f"{_words(wanted, self.uint8)}, but its graph takes {_words(found, uint8)}")
+
     def to_json(self) -> str:
         how = {name: value for name, value in vars(self).items() if name != "card"}
         return json.dumps({**self.card.to_dict(), "artifact": {"version": VERSION, **how}})
@@ -69,6 +77,10 @@ class Artifact:
                 raise UserError(f"{source}: its metadata are damaged: {name} must be {wanted}, not {how.get(name)!r}")
         values = {name: how[name] for name in _FIELDS}
         return cls(card, **values | {"size": values["size"] and tuple(values["size"])})
+
+
+def _words(shape: Iterable[int | None], uint8: bool) -> str:
+    return f"{'uint8' if uint8 else 'float32'} [{', '.join('any' if n is None else str(n) for n in shape)}]"
 
 
 def _is_side(value: Any) -> bool:

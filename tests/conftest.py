@@ -15,6 +15,7 @@ from inference.artifact import Artifact
 from inference.backends.torch_model import open_backend
 from models import build_model
 from tests.browser import BrowserPage, chromium
+from tests.inference.detectors import spread_scores
 from util.config import load_config
 
 torch.set_num_threads(1)  # the models are tiny, and several test processes share the cores
@@ -140,7 +141,9 @@ def tiny_weights(tiny_dino, tmp_path_factory):
     config.dump(folder / "tiny.py")
     torch.manual_seed(0)
     names = {i: f"thing {i}" for i in range(7)}
-    torch.save({"model": build_model(config)[0].state_dict(), "class_names": names}, folder / "tiny.pth")
+    model = build_model(config)[0]
+    spread_scores(model)
+    torch.save({"model": model.state_dict(), "class_names": names}, folder / "tiny.pth")
     return folder / "tiny.py", folder / "tiny.pth"
 
 

@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
         size = sum(file.stat().st_size for file in files)
         print(f"wrote {', '.join(map(str, files))}: {size / 1e6:.1f} MB", flush=True)
         if data is not None:
-            result = verify(open_backend(path), detector, dtype, data, args.verify_images)
+            result = verify(open_backend(path), detector, dtype, data, args.verify_images, artifact.batch or 1)
             good = good and not report(result, path)
     return 0 if good else 1
 

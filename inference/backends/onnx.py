@@ -40,7 +40,13 @@ def open_backend(path: Path, device: str = "cpu") -> OnnxBackend:
         session = onnxruntime.InferenceSession(path.read_bytes(), options, [provider])
     except Exception as error:  # of many kinds, by what is wrong with the file
         raise UserError(f"{path}: ONNX Runtime does not run it: {str(error).strip()[:300]}") from error
+    if provider not in session.get_providers():
+        raise UserError(f"{path}: ONNX Runtime cannot use {device} here, it would run on the CPU: see its messages "
+                        "about CUDA's libraries, or use --device cpu")
     artifact = Artifact.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
     names = {value.name for value in (*session.get_inputs(), *session.get_outputs())}
     artifact.check_names(names, str(path))
+    images = next(value for value in session.get_inputs() if value.name == INPUTS[0])
+    artifact.check_images([n if isinstance(n, int) else None for n in images.shape], images.type == "tensor(uint8)",
+                          str(path))
     return OnnxBackend(artifact, session)

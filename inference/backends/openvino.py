@@ -70,4 +70,7 @@ def read_model(core: Any, path: Path) -> tuple[Artifact, Any]:
     info = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
     artifact = Artifact.from_json(info, str(path))
     artifact.check_names({name for port in (*model.inputs, *model.outputs) for name in port.names}, str(path))
+    images = model.input(INPUTS[0])
+    artifact.check_images([n.get_length() if n.is_static else None for n in images.partial_shape],
+                          images.element_type.get_type_name() == "u8", str(path))
     return artifact, model

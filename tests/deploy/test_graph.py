@@ -7,6 +7,7 @@ from datasets.transforms import MEAN, STD
 from deploy.graph import DetectionGraph, example_inputs
 from models import build_model
 from tests.inference.test_artifact import artifact
+from tests.inference.detectors import spread_scores
 from util.config import load_config
 
 IMAGES = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(3))
@@ -17,6 +18,7 @@ def build(config):
     """A detector in evaluation mode and its post-processor; its batch norms are the identity."""
     torch.manual_seed(0)
     model, _, postprocessors = build_model(config)
+    spread_scores(model)
     return model.eval(), postprocessors["bbox"]
 
 

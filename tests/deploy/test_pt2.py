@@ -20,6 +20,7 @@ def as_rows(outputs):
 
 def assert_same(found, expected):
     result = compared(as_rows(found), as_rows(expected), 960)
+    assert result.compared > 0 == result.only_one
     assert result.score < 1e-4 and result.box < 1e-3
     torch.testing.assert_close(found[2].sort().values, expected[2].sort().values, rtol=0, atol=1e-5)
 

@@ -52,6 +52,12 @@ def test_uncertain_detections_do_not_count():
     assert (result.only_one, result.compared, result.exceeded) == (0, 0, [])
 
 
+def test_what_is_no_number_is_over_the_tolerance():
+    result = compared(found((1, 0.9, float("nan")), (2, 0.8, 0)), found((1, 0.9, 0), (2, 0.8, 0)))
+    assert result.only_one == 2 and result.exceeded == ["detections"]
+    assert dataclasses.replace(result, only_one=0, score=float("nan")).exceeded == ["score"]
+
+
 def test_half_precision_is_judged_by_its_ap():
     result = compared(found((1, 0.9, 0)), found())
     half = dataclasses.replace(result, tolerance={"AP": 0.005})
@@ -72,6 +78,23 @@ def test_a_detector_agrees_with_itself_on_the_first_images(backend, coco_root):
     assert result.images == 3 and result.exceeded == []
     assert result.AP["file"] == result.AP["pytorch"] and min(result.ms.values()) > 0
     assert json.loads(json.dumps(result.to_dict()))["exceeded"] == []
+
+
+class Batches:
+    """Counts the images of each call of a backend."""
+
+    def __init__(self, backend):
+        self.backend, self.counts, self.input_size = backend, [], backend.input_size
+
+    def detect(self, images, sizes):
+        self.counts.append(len(images))
+        return self.backend.detect(images, sizes)
+
+
+def test_a_file_of_a_fixed_batch_gets_whole_batches(backend, coco_root):
+    file = Batches(backend)
+    result = verify(file, backend, "float32", open_data(coco_root, backend.card), 5, batch=2)
+    assert file.counts == [2, 2, 1] and result.images == 5 and result.exceeded == []
 
 
 def test_data_of_other_classes_are_refused(backend, coco_root):

@@ -5,16 +5,21 @@ from models import build_model
 from util.config import Config
 
 
+@torch.no_grad()
+def spread_scores(model):
+    """Scores around 0.5, a tenth of them above 0.6; those of fresh heads are too low to count as detections."""
+    for name, parameter in model.named_parameters():
+        if "class_embed" in name:
+            parameter.copy_(torch.randn_like(parameter) * 0.06 if parameter.dim() > 1 else torch.zeros(()))
+        elif "sampling_offsets.weight" in name or "attention_weights.weight" in name:
+            parameter.copy_(torch.randn_like(parameter) * 0.1)  # or all queries sample alike
+
+
 def save_detector(config, folder, names=None):
-    """The paths of weights and config. Scores are spread around 0.5, a tenth of them above 0.6."""
+    """The paths of weights and config, see spread_scores."""
     torch.manual_seed(0)
     model = build_model(config)[0]
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "class_embed" in name:
-                parameter.copy_(torch.randn_like(parameter) * 0.06 if parameter.dim() > 1 else torch.zeros(()))
-            elif "sampling_offsets.weight" in name or "attention_weights.weight" in name:
-                parameter.copy_(torch.randn_like(parameter) * 0.1)  # or all queries sample alike
+    spread_scores(model)
     folder.mkdir(exist_ok=True)
     Config(config).dump(folder / "config.py")
     names = {i: f"thing {i}" for i in range(config["num_classes"])} if names is None else names

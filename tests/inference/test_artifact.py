@@ -69,6 +69,19 @@ def test_what_is_no_card_is_refused(text):
         Artifact.from_json(text, "a.onnx")
 
 
+@pytest.mark.parametrize("changes, shape, uint8", [
+    ({}, [1, 3, None, None], False), ({"batch": None, "uint8": True}, [None, 3, None, None], True),
+    ({"batch": 2, "size": (32, 48)}, [2, 3, 32, 48], False)])
+def test_a_graph_takes_the_images_that_its_metadata_say(changes, shape, uint8):
+    how = artifact(**changes)
+    how.check_images(shape, uint8, "a.onnx")
+    for other in ([5, *shape[1:]], [*shape[:2], 9, 9], shape[:3]):
+        with pytest.raises(UserError, match="a.onnx: its metadata are damaged: they say that images are"):
+            how.check_images(other, uint8, "a.onnx")
+    with pytest.raises(UserError, match="they say that images are .*(float32|uint8).*takes (?!\\1)"):
+        how.check_images(shape, not uint8, "a.onnx")
+
+
 def test_a_missing_field_is_named():
     content = json.loads(artifact().to_json())
     del content["artifact"]["batch"]

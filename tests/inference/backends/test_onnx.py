@@ -4,6 +4,7 @@ import torch
 from inference.artifact import KEY
 from inference.backends.onnx import open_backend
 from tests.deploy.test_verify import compared
+from tests.inference.test_artifact import artifact
 from util.errors import UserError
 
 onnx = pytest.importorskip("onnx")
@@ -19,6 +20,7 @@ def assert_same(backend, tiny_backend):
     for found, wanted, size in zip(backend.detect(IMAGES, SIZES), tiny_backend.detect(IMAGES, SIZES), SIZES):
         assert (found["scores"].diff() <= 0).all()
         result = compared(found, wanted, max(size))
+        assert result.compared > 0 == result.only_one
         assert result.score < 1e-4 and result.box < 1e-3 and len(found["scores"]) == len(wanted["scores"])
 
 
@@ -73,6 +75,41 @@ def test_a_truncated_file_is_refused(exported, tmp_path):
     (tmp_path / "a.onnx").write_bytes(content[:len(content) // 2])
     with pytest.raises(UserError, match="a.onnx: ONNX Runtime does not run it"):
         open_backend(tmp_path / "a.onnx")
+
+
+def identity(path, how, kind=onnx.TensorProto.FLOAT, shape=(1, 3, "h", "w")):
+    """A file of ours, but for its graph, which detects nothing."""
+    helper = onnx.helper
+    inputs = [helper.make_tensor_value_info("images", kind, shape),
+              helper.make_tensor_value_info("orig_target_sizes", onnx.TensorProto.INT64, [1, 2])]
+    nodes = [helper.make_node("Identity", ["orig_target_sizes"], [name]) for name in ("labels", "boxes", "scores")]
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [1, 2])
+               for name in ("labels", "boxes", "scores")]
+    model = helper.make_model(helper.make_graph(nodes, "g", inputs, outputs), ir_version=10,
+                              opset_imports=[helper.make_opsetid("", 18)])
+    helper.set_model_props(model, {KEY: how.to_json()})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("says, is_so", [
+    ({"uint8": True}, {}), ({}, {"kind": onnx.TensorProto.UINT8}), ({"batch": 1 << 16}, {}),
+    ({"batch": None}, {}), ({"size": (4, 6)}, {}), ({}, {"shape": (1, 3, 4, 6)})])
+def test_metadata_that_lie_about_images_are_refused(tmp_path, says, is_so):
+    with pytest.raises(UserError, match="a.onnx: its metadata are damaged: they say that images are"):
+        open_backend(identity(tmp_path / "a.onnx", artifact(**says), **is_so))
+    open_backend(identity(tmp_path / "b.onnx", artifact()))
+
+
+def test_a_gpu_that_onnx_runtime_cannot_use_is_an_error(tmp_path, monkeypatch):
+    """It would run on the CPU without a word."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is installed")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(UserError, match="a.onnx: ONNX Runtime cannot use cuda here"):
+        open_backend(identity(tmp_path / "a.onnx", artifact()), "cuda")
 
 
 def test_a_device_that_is_not_there_is_an_error(tmp_path):

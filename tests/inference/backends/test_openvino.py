@@ -17,18 +17,19 @@ def artifact(**changes):
                        "sampler": "gather", "shorter_side": 32, "longest_side": 64} | changes)
 
 
-def write(path, about, outputs=("labels", "boxes", "scores"), uint8=False, batch=-1):
+def write(path, about, outputs=("labels", "boxes", "scores"), uint8=False, batch=-1,
+          size=(-1, -1), classes=(2, 1)):
     """Two detections an image: the scores are its mean brightness and a half of it, the first box is the image."""
     from openvino import opset13 as op
 
-    images = op.parameter([batch, 3, -1, -1], openvino.Type.u8 if uint8 else openvino.Type.f32, name="images")
+    images = op.parameter([batch, 3, *size], openvino.Type.u8 if uint8 else openvino.Type.f32, name="images")
     sizes = op.parameter([batch, 2], openvino.Type.i64, name="orig_target_sizes")
     mean = op.reduce_mean(op.convert(images, "f32"), [1, 2, 3])
     scores = op.concat([op.unsqueeze(op.multiply(mean, np.float32(factor)), [1]) for factor in (0.5, 1.0)], 1)
     side = op.convert(op.unsqueeze(sizes, [1]), "f32")
     one = op.concat([op.multiply(side, np.float32(0)), side], 2)
     boxes = op.concat([op.multiply(one, np.float32(0.9)), one], 1)
-    labels = op.add(op.convert(op.multiply(scores, np.float32(0)), "i64"), np.array([2, 1]))
+    labels = op.add(op.convert(op.multiply(scores, np.float32(0)), "i64"), np.array(classes))
     results = []
     for name, node in zip(outputs, (labels, boxes, scores)):
         node.output(0).set_names({name})
@@ -57,14 +58,26 @@ def test_images_of_several_sizes(tmp_path, uint8, batch):
         assert [0, 0, 10 + i, 20] in detections["boxes"].tolist()
 
 
-def test_nms_is_the_readers(tmp_path):
-    path = write(tmp_path / "m.xml", artifact(nms_iou_threshold=0.7).to_json())
+@pytest.mark.parametrize("threshold, classes, left", [(0.7, (2, 1), 2), (0.7, (1, 1), 1), (0.9, (1, 1), 2),
+                                                      (-1, (1, 1), 2)])
+def test_nms_is_the_readers(tmp_path, threshold, classes, left):
+    """The boxes overlap by 0.81; those of two classes do not compete."""
+    path = write(tmp_path / "m.xml", artifact(nms_iou_threshold=threshold).to_json(), classes=classes)
     found, = open_backend(path).detect([torch.full((3, 4, 4), 100, dtype=torch.uint8)], [(10, 10)])
-    assert len(found["scores"]) == 2  # of two classes: they overlap, but do not compete
+    assert len(found["scores"]) == left
+
+
+@pytest.mark.parametrize("says, is_so", [({"uint8": True}, {}), ({}, {"uint8": True}), ({"batch": 1}, {}),
+                                         ({}, {"batch": 2}), ({"size": (4, 4)}, {}), ({}, {"size": (4, 4)})])
+def test_metadata_that_lie_about_images_are_refused(tmp_path, says, is_so):
+    """OpenVINO would turn a brightness of 0.4 into 0 without a word."""
+    path = write(tmp_path / "m.xml", artifact(**says).to_json(), **is_so)
+    with pytest.raises(UserError, match="m.xml: its metadata are damaged: they say that images are"):
+        open_backend(path)
 
 
 def test_what_a_file_says_of_itself_is_known(tmp_path):
-    backend = open_backend(write(tmp_path / "m.xml", artifact(size=(48, 64)).to_json()))
+    backend = open_backend(write(tmp_path / "m.xml", artifact(size=(48, 64)).to_json(), size=(48, 64)))
     assert backend.card.class_names == {1: "cell", 2: "platelet"} and backend.input_size(100, 30) == (48, 64)
 
 

@@ -1,4 +1,7 @@
 """The operators as nodes of OpenVINO, against the plain ones in float64."""
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +81,13 @@ def test_each_set_of_instructions(form, path, monkeypatch):
 
 
 @built
+def test_instructions_that_are_none_are_told_before_a_model_runs(monkeypatch):
+    monkeypatch.setenv("DEFORM_ATTN_CPU", "sse")
+    with pytest.raises(UserError, match="'sse' must be one of avx512, avx2, portable"):
+        core()
+
+
+@built
 @each_form
 @pytest.mark.parametrize("far", [9.0, -1e9, float("inf"), float("nan")])
 def test_locations_far_away_count_as_outside(form, far):
@@ -113,7 +123,8 @@ def test_results_are_the_same_on_any_number_of_threads():
 @built
 @pytest.mark.parametrize("name, misfit, told", [
     ("shapes", lambda x: x[:1], "spatial_shapes"), ("shapes", lambda x: x + 1, "tokens"),
-    ("shapes", lambda x: -x, "negative"), ("locations", lambda x: x[..., :1], "sampling_locations"),
+    ("shapes", lambda x: -x, "negative"),
+    ("shapes", lambda x: x * 0 + (1 << 16), "2.31 tokens"), ("locations", lambda x: x[..., :1], "sampling_locations"),
     ("locations", lambda x: x[:, :, :1], "sampling_locations"), ("query", lambda x: x[:, :2], "query"),
     ("query", lambda x: x[..., :2], "query"), ("key", lambda x: x[:, :3], "key")])
 def test_what_does_not_fit_is_an_error(name, misfit, told):
@@ -137,6 +148,13 @@ def test_a_model_with_the_node_is_written_and_read(tmp_path):
     again = run(core().compile_model(tmp_path / "m.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), "kda", x,
                 CASES[0].shapes)
     assert torch.equal(first, again)
+
+
+@built
+def test_the_library_that_is_there_does_not_keep_make_from_building_it_for_another_openvino():
+    command = ["make", "-n", "operators-openvino", f"PYTHON={sys.executable}"]
+    printed = subprocess.run(command, cwd=openvino_nodes.LIBRARY.parents[4], capture_output=True, text=True, check=True)
+    assert "cmake --build" in printed.stdout
 
 
 def test_without_the_library_an_error_says_how_to_build(tmp_path, monkeypatch):

@@ -61,10 +61,12 @@ class DeformAttn : public ov::op::Op {
     for (size_t level = 0; level < points[3]; ++level) {
       const int64_t height = integer(shapes, 2 * level), width = integer(shapes, 2 * level + 1);
       OPENVINO_ASSERT(height >= 0 && width >= 0, "spatial_shapes must not be negative");
+      OPENVINO_ASSERT(height <= kMost && width <= kMost, "spatial_shapes must be below 2^31");
       problem.add_level(height, width);
+      OPENVINO_ASSERT(problem.tokens <= kMost, "spatial_shapes have 2^31 tokens or more");  // before the sum overflows
     }
-    OPENVINO_ASSERT(int64_t(tokens[1]) == problem.tokens && problem.tokens <= std::numeric_limits<int32_t>::max(),
-                    "value has ", tokens[1], " tokens, spatial_shapes ", problem.tokens);
+    OPENVINO_ASSERT(int64_t(tokens[1]) == problem.tokens, "value has ", tokens[1], " tokens, spatial_shapes ",
+                    problem.tokens);
     problem.dtype = DType::Float32;
     problem.key = problem.value = value.data<const float>();
     problem.key_is_value = true;
@@ -81,6 +83,8 @@ class DeformAttn : public ov::op::Op {
   }
 
  private:
+  static constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+
   // The CPU plugin turns 64 bits into 32.
   static int64_t integer(const ov::Tensor& x, size_t index) {
     return x.get_element_type() == ov::element::i64 ? x.data<const int64_t>()[index] : x.data<const int32_t>()[index];
@@ -159,12 +163,13 @@ ov::Extension::Ptr from_onnx() {
                                                                    convert);
 }
 
+std::vector<ov::Extension::Ptr> nodes() {
+  cpu_kernels();  // a bad DEFORM_ATTN_CPU is an error here: OpenVINO swallows those of nodes of dynamic size
+  return {std::make_shared<ov::OpExtension<KeyAwareDeformAttn>>(), std::make_shared<ov::OpExtension<MSDeformAttn>>(),
+          from_onnx<KeyAwareDeformAttn>(), from_onnx<MSDeformAttn>()};
+}
+
 }  // namespace
 }  // namespace deform_attn
 
-OPENVINO_CREATE_EXTENSIONS((std::vector<ov::Extension::Ptr>{
-    std::make_shared<ov::OpExtension<deform_attn::KeyAwareDeformAttn>>(),
-    std::make_shared<ov::OpExtension<deform_attn::MSDeformAttn>>(),
-    deform_attn::from_onnx<deform_attn::KeyAwareDeformAttn>(),
-    deform_attn::from_onnx<deform_attn::MSDeformAttn>(),
-}));
+OPENVINO_CREATE_EXTENSIONS(deform_attn::nodes());
