@@ -6,8 +6,8 @@ import torch
 from datasets.transforms import MEAN, STD
 from deploy.graph import DetectionGraph, example_inputs
 from models import build_model
-from tests.inference.test_artifact import artifact
 from tests.inference.detectors import spread_scores
+from tests.inference.test_artifact import artifact
 from util.config import load_config
 
 IMAGES = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(3))
