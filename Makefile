@@ -13,6 +13,10 @@ OPERATORS := $(VENV)/operators-built
 ENVIRONMENT := $(if $(filter $(VENV)/%,$(PYTHON)),$(OPERATORS))
 
 PYTEST := $(PYTHON) -m pytest -q -n 2 --dist worksteal
+# In processes of their own: after the compiled operators have run as nodes of OpenVINO, a training in the same process can
+# abort in a semaphore, for a reason that is not known yet.
+APART := $(shell find tests -name 'test_openvino*.py') tests/tools/test_benchmark_deployment.py
+TOGETHER := $(addprefix --ignore=,$(APART)) tests
 
 .PHONY: demo env test test-slow test-all coverage lint style types
 demo: $(ENVIRONMENT)
@@ -21,16 +25,20 @@ demo: $(ENVIRONMENT)
 env: $(OPERATORS)
 
 test: $(ENVIRONMENT)
-	$(PYTEST) -m "not slow" tests
+	$(PYTEST) -m "not slow" $(TOGETHER)
+	$(PYTEST) -m "not slow" $(APART)
 
 test-slow: $(ENVIRONMENT)
-	$(PYTEST) -m slow tests
+	$(PYTEST) -m slow $(TOGETHER)
+	$(PYTEST) -m slow $(APART)
 
 test-all: $(ENVIRONMENT)
-	$(PYTEST) tests
+	$(PYTEST) $(TOGETHER)
+	$(PYTEST) $(APART)
 
 coverage: $(ENVIRONMENT)
-	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered tests
+	$(PYTEST) -m "not slow" --cov --cov-report= $(TOGETHER)
+	$(PYTEST) -m "not slow" --cov --cov-append --cov-report=term:skip-covered $(APART)
 
 lint: style types
 

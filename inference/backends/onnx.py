@@ -32,7 +32,8 @@ def open_backend(path: Path, device: str = "cpu") -> OnnxBackend:
 
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(str(device))
     if provider not in onnxruntime.get_available_providers():
-        raise UserError(f"ONNX Runtime does not run on {device} here: for a GPU, pip install onnxruntime-gpu")
+        raise UserError(f"{path}: ONNX Runtime does not run on {device} here: use --device cpu, or for a GPU pip "
+                        "install onnxruntime-gpu")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # what matters is raised
