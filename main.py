@@ -141,7 +141,7 @@ def main(args: argparse.Namespace) -> int:
     checkpoint = read_checkpoint(start.checkpoint) if start.checkpoint and start.kind is StartKind.WEIGHTS else None
     if args.config_file is None:
         run = run.with_config_of(checkpoint or {})
-        logger.info("no -c: the config is %s", f"that of {run.config_file}" if run.config else run.config_file)
+        logger.info("no -c: the config is %s", f"that of {run.config_file}" if run.config else DEFAULT_CONFIG)
     if run.coco_path:
         keep_inputs([run.folder], [Path(run.coco_path) / folder for folder, _ in SPLITS.values()])
     data = CocoFolder(run.coco_path) if run.coco_path else None

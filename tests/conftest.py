@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import main as program
-from datasets.synthetic import generate
+from datasets.synthetic import CLASSES, generate
 from deploy import FORMATS
 from deploy.graph import DetectionGraph
 from inference.artifact import Artifact
@@ -140,7 +140,7 @@ def tiny_weights(tiny_dino, tmp_path_factory):
     config = tiny_dino(return_interm_indices=[1], num_feature_levels=2, nms_iou_threshold=0.8)
     config.dump(folder / "tiny.py")
     torch.manual_seed(0)
-    names = {i: f"thing {i}" for i in range(7)}
+    names = dict(enumerate(CLASSES, 1))
     model = build_model(config)[0]
     spread_scores(model)
     torch.save({"model": model.state_dict(), "class_names": names}, folder / "tiny.pth")
