@@ -111,8 +111,8 @@ class Download:
             logger.warning("%s has changed: its sha256 was %s and is now %s", address, before["sha256"],
                            known["sha256"])
         else:
-            logger.warning("%s: no sha256 is published for it; recorded %s, with which the next use is compared", address,
-                           known["sha256"])
+            logger.warning("%s: no sha256 is published for it; recorded %s, with which the next use is compared",
+                           address, known["sha256"])
 
     def _fetch(self, path: Path, address: str, sha256: str, size: int | None) -> bool:
         """Completes the partial file. Returns whether some of it is of an earlier connection."""
