@@ -38,7 +38,8 @@ def export(source: Path, target: Path, summary: Path | None = None) -> None:
     for path in (target, config):
         if path.exists():
             raise UserError(f"{path} exists already")
-    card = ModelCard(checkpoint["config"], checkpoint["class_names"], commit=git_hash())
+    # Weights that were exported before keep what their card says was measured.
+    card = checkpoint.get("card") or ModelCard(checkpoint["config"], checkpoint["class_names"], commit=git_hash())
     measured = measured_numbers(source, checkpoint, summary)
     if measured is not None:
         card = replace(card, thresholds=measured.thresholds, measured=measured.stats,
@@ -63,7 +64,8 @@ def measured_numbers(source: Path, checkpoint: dict[str, Any], summary: Path | N
     except UserError as error:
         if summary is not None:
             raise
-        print(f"without AP and best scores: {error}")
+        if "card" not in checkpoint:
+            print(f"without AP and best scores: {error}")
         return None
 
 

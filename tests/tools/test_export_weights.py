@@ -84,6 +84,15 @@ def test_a_summary_of_other_weights_is_left_out_or_refused_if_it_was_named(check
     assert not (card.thresholds or card.measured or card.measured_on)
 
 
+def test_weights_that_were_exported_keep_their_card(checkpoint, tmp_path, capsys):
+    export(checkpoint, tmp_path / "x.safetensors")
+    (tmp_path / "again").mkdir()
+    capsys.readouterr()
+    export(tmp_path / "x.safetensors", tmp_path / "again/y.safetensors")
+    first, again = (read_checkpoint(tmp_path / name)["card"] for name in ("x.safetensors", "again/y.safetensors"))
+    assert first == again and again.thresholds == {1: 0.25} and "without" not in capsys.readouterr().out
+
+
 def test_a_summary_elsewhere_is_used(checkpoint, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     summary = (tmp_path / "summary.json").rename(tmp_path / "elsewhere/summary.json")
