@@ -3,7 +3,7 @@
 A format is a module of this room with:
 
 SUFFIX: of its files, ".onnx". DTYPES and SAMPLERS: those that it can write, see inference.artifact.Artifact; the first
-sampler is the default, for the reason that docs/deployment.md gives.
+sampler is the default.
 write(graph, artifact, path, calibration): writes `graph` (deploy.graph.DetectionGraph, which deploy.graph.trace turns
 into an ExportedProgram) to `path`, atomically, with artifact.to_json() in its metadata under the key
 inference.artifact.KEY. calibration: inputs (images, orig_target_sizes) of the graph for int8, else None. Returns the
