@@ -13,11 +13,8 @@ OPERATORS := $(VENV)/operators-built
 ENVIRONMENT := $(if $(filter $(VENV)/%,$(PYTHON)),$(OPERATORS))
 
 PYTEST := $(PYTHON) -m pytest -q -n 2 --dist worksteal
-# In processes of their own: after the compiled operators have run as nodes of OpenVINO, a training in the same process can
-# abort in a semaphore, for a reason that is not known yet.
-APART := $(shell find tests -name 'test_openvino*.py') tests/tools/test_benchmark_deployment.py
-FORKING := $(wildcard tests/tools/test_soak*.py)  # a fork of a process in which PyTorch has threads cannot train
-TOGETHER := $(addprefix --ignore=,$(APART) $(FORKING)) tests
+FORKING := $(wildcard tests/tools/test_soak*.py)  # in a process of their own: a fork of a process in which PyTorch has threads cannot train
+TOGETHER := $(addprefix --ignore=,$(FORKING)) tests
 
 .PHONY: demo env test test-slow test-all coverage lint style types
 demo: $(ENVIRONMENT)
@@ -27,22 +24,19 @@ env: $(OPERATORS)
 
 test: $(ENVIRONMENT)
 	$(PYTEST) -m "not slow" $(TOGETHER)
-	$(PYTEST) -m "not slow" $(APART)
 	$(PYTEST) -m "not slow" $(FORKING)
 
 test-slow: $(ENVIRONMENT)
 	$(PYTEST) -m slow $(TOGETHER)
-	$(PYTEST) -m slow $(APART)
 	$(PYTEST) -m slow $(FORKING)
 
 test-all: $(ENVIRONMENT)
 	$(PYTEST) $(TOGETHER)
-	$(PYTEST) $(APART)
 	$(PYTEST) $(FORKING)
 
 coverage: $(ENVIRONMENT)
 	$(PYTEST) -m "not slow" --cov --cov-report= $(TOGETHER)
-	$(PYTEST) -m "not slow" --cov --cov-append --cov-report=term:skip-covered $(APART) $(FORKING)
+	$(PYTEST) -m "not slow" --cov --cov-append --cov-report=term:skip-covered $(FORKING)
 
 lint: style types
 

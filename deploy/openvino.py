@@ -14,7 +14,6 @@ from torch.export import ExportedProgram
 
 from deploy.graph import DetectionGraph, trace
 from inference.artifact import INPUTS, KEY, OUTPUTS, Artifact
-from inference.backends.openvino import new_core
 from models.ops import native_available, openvino_nodes
 from util.errors import UserError
 from util.files import writing
@@ -41,7 +40,7 @@ def write(graph: DetectionGraph, artifact: Artifact, path: Path,
     sampler native: one node of the compiled operators, which whoever reads the file needs too.
     """
     require("openvino", "onnx", "onnxscript", *(["nncf"] if artifact.dtype == "int8" else []))
-    core = new_core()
+    core = openvino_nodes.shared_core()
     if artifact.sampler == "native":
         openvino_nodes.add_nodes(core, "a file with --sampler native (another: --sampler gather)")
     model = core.read_model(as_onnx(trace(graph, artifact)), b"")

@@ -9,7 +9,6 @@ from inference.artifact import INPUTS, KEY, OUTPUTS, Artifact
 from inference.backends.exported import ExportedBackend
 from models.ops import openvino_nodes
 from util.errors import UserError
-from util.optional import require
 
 # Of all that is not int8, weights in float16 too. Left alone, OpenVINO takes half precision on some processors, which
 # is too coarse for sampling locations and box logits.
@@ -37,19 +36,11 @@ def open_backend(path: Path, device: str = "cpu") -> OpenVINOBackend:
     """
     if torch.device(device).type != "cpu":
         raise UserError(f"{path} runs on a CPU, not on {device}: use --device cpu")
-    core = new_core()
+    core = openvino_nodes.shared_core()
     artifact, model = read_model(core, path)
     return OpenVINOBackend(artifact, core.compile_model(model, "CPU", {
         "INFERENCE_PRECISION_HINT": PRECISION, "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads()}))
-
-
-def new_core() -> Any:
-    """An openvino.Core."""
-    require("openvino")
-    import openvino
-
-    return openvino.Core()
 
 
 def read_model(core: Any, path: Path) -> tuple[Artifact, Any]:

@@ -14,7 +14,7 @@ from datasets.transforms import eval_limits
 from deploy.graph import DetectionGraph
 from deploy.openvino import float32_nodes, quantize, save, write
 from inference.artifact import KEY, Artifact
-from inference.backends.openvino import new_core, open_backend, read_model
+from inference.backends.openvino import open_backend, read_model
 from models import build_detector
 from models.ops import native_available, openvino_nodes
 from util.errors import UserError
@@ -53,7 +53,7 @@ def images(count=3):
 
 def differences(graph, path):
     """Of scores, all of them, and of boxes in px where both have one label in one place."""
-    core = new_core()
+    core = openvino_nodes.shared_core()
     _, model = read_model(core, path)
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
     of_scores, of_boxes = [], []
@@ -71,7 +71,7 @@ def test_a_file_gives_what_the_graph_gives(exported):
     graph, artifact, path = exported
     scores, boxes = differences(graph, path)
     assert scores.max() < 1e-4 and boxes.median() < 1e-2  # boxes of equal scores change places
-    assert read_model(new_core(), path)[0] == artifact
+    assert read_model(openvino_nodes.shared_core(), path)[0] == artifact
     assert ('type="KeyAwareDeformAttn"' in path.read_text(encoding="utf-8")) == (SAMPLER == "native")
     assert sorted(file.name for file in path.parent.iterdir()) == ["full.bin", "full.xml"]
 
@@ -80,7 +80,7 @@ def test_a_file_gives_what_the_graph_gives(exported):
 @pytest.mark.slow
 def test_float16_is_half_as_large(exported, tmp_path):
     graph, _, full = exported
-    save(read_model(new_core(), full)[1], tmp_path / "half.xml", float16=True)
+    save(read_model(openvino_nodes.shared_core(), full)[1], tmp_path / "half.xml", float16=True)
     scores, _ = differences(graph, tmp_path / "half.xml")
     assert scores.median() < 1e-2  # with random weights the last of the selected queries change
     assert (tmp_path / "half.bin").stat().st_size < 0.6 * full.with_suffix(".bin").stat().st_size
@@ -91,7 +91,7 @@ def test_float16_is_half_as_large(exported, tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="needs nncf")
 def test_int8_quantizes_all_but_what_becomes_coordinates_and_scores(exported, tmp_path):
     graph, artifact, full = exported
-    model = quantize(read_model(new_core(), full)[1], images())
+    model = quantize(read_model(openvino_nodes.shared_core(), full)[1], images())
     kept = set(float32_nodes(model))
     quantized = {node.get_friendly_name(): any(has_fake_quantize(value) for value in node.input_values())
                  for node in model.get_ops() if node.get_type_name() in ("MatMul", "Convolution")}
