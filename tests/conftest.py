@@ -1,11 +1,14 @@
 """What many tests share: a tiny synthetic set, and a Lite-DINO that is small enough to train in seconds."""
 import contextlib
 import functools
+import hashlib
 import importlib
+import os
 import signal
 
 import pytest
 import torch
+from filelock import FileLock
 
 import main as program
 from datasets.synthetic import CLASSES, generate
@@ -157,16 +160,21 @@ def tiny_backend(tiny_weights):
 @pytest.fixture(scope="session")
 def exported(tiny_backend, tmp_path_factory):
     """exported(format, **changes): the path of that detector as a file, for tests that only read it. changes: of
-    the Artifact's fields."""
-    @functools.cache
+    the Artifact's fields. All processes of a test run share the files: tracing takes long."""
+    processes = "PYTEST_XDIST_WORKER" in os.environ  # each has a folder of its own in that of the run
+    folder = tmp_path_factory.getbasetemp().parent if processes else tmp_path_factory.getbasetemp()
+
     def exported(format, **changes):
         module = importlib.import_module(FORMATS[format])
-        path = tmp_path_factory.mktemp("exported") / f"tiny{module.SUFFIX}"
         how = {"size": (64, 96), "batch": 1, "uint8": False, "dtype": "float32", "sampler": module.SAMPLERS[0],
                "shorter_side": 64, "longest_side": 128, "nms_iou_threshold": 0.8}
         artifact = Artifact(tiny_backend.card, **how | changes)
-        graph = DetectionGraph(tiny_backend.model, tiny_backend.postprocess, getattr(torch, artifact.dtype))
-        module.write(graph, artifact, path, None)
+        name = hashlib.sha256(artifact.to_json().encode()).hexdigest()
+        path = folder / f"exported-{name}{module.SUFFIX}"
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                graph = DetectionGraph(tiny_backend.model, tiny_backend.postprocess, getattr(torch, artifact.dtype))
+                module.write(graph, artifact, path, None)
         return path
 
     return exported

@@ -24,10 +24,11 @@ def test_the_example_is_short():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"size": None, "uint8": True}], ids=["fixed size", "any size"])
+@pytest.mark.parametrize("changes", [{"sampler": "gather"}, {"uint8": True}, {"size": None, "batch": None}],
+                         ids=["fixed size", "bytes", "any size"])
 def test_the_example_finds_what_pytorch_finds(exported, tiny_backend, tmp_path, changes):
     pytest.importorskip("onnxruntime")
-    path = exported("onnx", sampler="gather", **changes)
+    path = exported("onnx", **changes)
     image = Image.effect_noise((160, 120), 60).convert("RGB")
     image.save(tmp_path / "image.png")
     (tmp_path / "detect.py").write_text(example().replace("0.3", "0"), encoding="utf-8")

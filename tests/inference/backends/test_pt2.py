@@ -15,7 +15,7 @@ def test_it_finds_what_pytorch_finds(exported, tiny_backend):
 
 @pytest.mark.slow
 def test_a_file_for_any_size_and_batch_takes_one_image_but_no_sliver(exported, tiny_backend):
-    backend = open_backend(exported("pt2", size=None, batch=None))
+    backend = open_backend(exported("pt2", size=None, batch=None, sampler="gather"))
     assert_same(backend, tiny_backend)
     one = [IMAGES[0]], [SIZES[0]]
     assert len(backend.detect(*one)[0]["scores"]) == len(tiny_backend.detect(*one)[0]["scores"])
