@@ -4,7 +4,6 @@ import io
 import os
 import tempfile
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from deploy.graph import DetectionGraph, trace
+from deploy.int8 import quantize
 from inference.artifact import INPUTS, KEY, OUTPUTS, Artifact
 from models.ops import native_available, openvino_nodes
-from util.errors import UserError
 from util.files import writing
 from util.optional import require
 
@@ -24,10 +23,6 @@ SUFFIX = ".xml"
 DTYPES = ("float32", "float16", "int8")
 FROM_FLOAT32 = ("float16", "int8")  # made of a graph in float32
 SAMPLERS = ("native", "gather", "grid_sample")
-# Layers that stay in float32 in an int8 file: where queries sample, and what becomes coordinates and scores.
-KEPT = ("sampling_offsets", "attention_weights", "bbox_embed", "class_embed", "enc_out_bbox_embed",
-        "enc_out_class_embed", "reference_points", "ref_point_head")
-CALIBRATION_IMAGES = 100  # at most
 
 
 def outputs(path: Path) -> list[Path]:
@@ -95,33 +90,6 @@ def as_onnx(program: ExportedProgram) -> bytes:
                                     output_names=list(OUTPUTS), custom_translation_table=table, verbose=False)
     assert written is not None
     return written.model_proto.SerializeToString()
-
-
-def quantize(model: Any, calibration: Iterable[tuple[Tensor, Tensor]]) -> Any:
-    """The model with int8 convolutions and linear layers, but for those of KEPT."""
-    import nncf
-
-    calls = [dict(zip(INPUTS, (x.numpy() for x in inputs))) for inputs in islice(calibration, CALIBRATION_IMAGES)]
-    if not calls:
-        raise UserError("--dtype int8 needs images to measure ranges on: name a folder with --verify DIR")
-    # Processors without VNNI add two products in 16 bits: weights of 7 bits keep that sum from overflowing.
-    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
-    return nncf.quantize(model, nncf.Dataset(calls), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calls),
-                         ignored_scope=nncf.IgnoredScope(names=float32_nodes(model), validate=False),
-                         advanced_parameters=advanced)
-
-
-def float32_nodes(model: Any) -> list[str]:
-    """The names of the matrix products of the layers of KEPT: the bias that is added to one has the layer's name,
-    its weights may have lost it."""
-    kept = []
-    for add in model.get_ops():
-        if add.get_type_name() == "Add":
-            sources = [value.get_node() for value in add.input_values()]
-            layers = {part for node in sources for part in node.get_friendly_name().split(".")}
-            kept += [node.get_friendly_name() for node in sources
-                     if node.get_type_name() == "MatMul" and layers.intersection(KEPT)]
-    return kept
 
 
 def save(model: Any, path: Path, float16: bool) -> None:
