@@ -68,7 +68,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--num_workers", type=int, default=min(8, available_cpus()), help="number of data-loading processes")
 
     add = parser.add_argument_group("run").add_argument
-    add("--output_dir", help="default: outputs/<config name>")
+    add("--output_dir", help="default: outputs/<config name>; without -c, or with the config.py of a run, that of the "
+                             "weights to evaluate, after their folder's for a checkpoint")
     add("--note", default="", help="a remark, saved in run.json")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:N or cpu")
     add("--seed", type=int, default=42)
