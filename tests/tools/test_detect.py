@@ -29,6 +29,22 @@ def own_signals():
         signal.signal(number, handler)
 
 
+def test_the_default_device_follows_the_detector(tmp_path, monkeypatch):
+    asked = []
+
+    def predictor(weights, *rest, device, **more):
+        asked.append(device)
+        raise UserError("enough")
+
+    monkeypatch.setattr("tools.detect.Predictor", predictor)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    (tmp_path / "a.png").touch()
+    for flags in (["a.pth"], ["a.xml"], ["a.xml", "--device", "cuda"], ["a.pth", "--device", "cpu"]):
+        with pytest.raises(UserError, match="enough"):
+            main(parse_args([str(tmp_path / "a.png"), "--weights", *flags]))
+    assert asked == ["cuda", "cpu", "cuda", "cpu"]
+
+
 def detect(*arguments):
     return main(parse_args([*map(str, arguments), "--device", "cpu"]))
 
