@@ -54,12 +54,12 @@ def main(args: argparse.Namespace) -> int:
     stop, start = StopRequest(), time.monotonic()
     unit = " images" if output.lines is None else " frames"
     with output, tqdm(total=source.frame_count(), unit=unit, dynamic_ncols=True, leave=False, disable=None) as progress:
-        for found in results:
+        for found in stop.until(results):
             picture = output.add(found)
             if window is not None:
                 window.show(picture or found.draw())
             progress.update()
-            if stop.requested or window is not None and window.closed:
+            if window is not None and window.closed:
                 break
         results.close()
     rate = output.count / (time.monotonic() - start)

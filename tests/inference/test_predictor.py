@@ -1,7 +1,10 @@
 import gc
 import os
 import resource
+import signal
+import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -224,3 +227,34 @@ def test_a_device_that_was_asked_for_is_used_or_refused(tmp_path, monkeypatch, n
     (tmp_path / name).touch()
     with pytest.raises(UserError, match="on a CPU|for a CPU"):
         open_backend(tmp_path / name, device="cuda")
+
+
+BLOCKED = """
+import os
+
+import inference.sources
+from inference.predictor import Predictor
+from tests.inference.scenes import RectangleFinder
+
+def camera(source, skipped):
+    print("blocked", flush=True)
+    os.read(os.pipe()[0], 1)
+    yield
+
+inference.sources.read_video = camera
+next(Predictor(RectangleFinder())(0, stream=True))
+"""
+
+
+def test_ctrl_c_ends_a_program_that_waits_for_a_camera():
+    """Neither the reader of results nor the thread that waits for pictures keeps it alive."""
+    with subprocess.Popen([sys.executable, "-c", BLOCKED], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
+        try:
+            assert process.stdout.readline() == "blocked\n", process.stderr.read()
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode != 0 and errors.rstrip().endswith("KeyboardInterrupt")

@@ -256,6 +256,45 @@ def test_an_interrupted_video_is_playable_and_its_lines_are_complete(model, tmp_
     assert sorted(path.name for path in listing.parent.iterdir()) == ["detections.jsonl", "long.mp4"]
 
 
+BLOCKED = """
+import os
+import sys
+
+from PIL import Image
+
+sys.path.append("tools")
+import inference.sources
+from inference.frames import Frame
+from tools.detect import main, parse_args
+from util.program import run_program
+
+def camera(source, skipped):
+    for i in range(int(sys.argv[1])):
+        yield Frame(Image.new("RGB", (96, 64)), "camera", i, i / 10)
+    print("blocked", flush=True)
+    os.read(os.pipe()[0], 1)
+
+inference.sources.read_video = camera
+run_program(main, parse_args(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_ctrl_c_ends_the_wait_for_a_camera_that_sends_nothing(model, tmp_path, count):
+    command = [sys.executable, "-c", BLOCKED, str(count), "--camera", "0", *map(str, model), "--device", "cpu"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "blocked\n", process.stderr.read()
+            time.sleep(2)  # until the frames before that are done
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130 and "stopped" in errors and "Traceback" not in errors
+    assert len(lines(tmp_path / "out/detections.jsonl")) == count
+    assert not count or len(frames(tmp_path / "out/camera0.mp4")) == count
+
+
 def test_mistakes_are_told(model, images, tmp_path):
     shutil.copytree(images, tmp_path / "copy")
     (tmp_path / "empty").mkdir()
