@@ -68,7 +68,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--num_workers", type=int, default=min(8, available_cpus()), help="number of data-loading processes")
 
     add = parser.add_argument_group("run").add_argument
-    add("--output_dir", help="default: outputs/<config name>")
+    add("--output_dir", help="default: outputs/<config name>; without -c, or with the config.py of a run, that of the "
+                             "weights to evaluate, after their folder's for a checkpoint")
     add("--note", default="", help="a remark, saved in run.json")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:N or cpu")
     add("--seed", type=int, default=42)
@@ -221,11 +222,13 @@ def run_evaluation(run: RunOptions, options: Options, data: CocoFolder, model: n
             losses | {"test_coco_eval_bbox": summary.stats, "resume": run.resume})
         write_text(run.folder / "eval" / "table.txt", f"{summary.table}\n{summary.class_table}\n")
     if run.summary:
+        from reports.conditions import conditions
         from reports.summary import write_summary  # importing matplotlib takes a second
 
+        how = conditions(options, amp_dtype(options.training, run.amp, device), run.fix_size, run.max_batches)
         facts = {"checkpoint": run.resume, "config": run.config_file, "data": run.coco_path}
         logger.info("summary\n%s", write_summary(run.folder, summary, dataset.folder, run.folder / "log.txt", facts,
-                                                 checksum(model.state_dict())))
+                                                 checksum(model.state_dict()), how))
     return 0
 
 

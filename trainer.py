@@ -289,12 +289,14 @@ class Trainer:
         load_weights(model, read_checkpoint(best), ema=self.options.training.use_ema)
         evaluation = self._evaluate(model, None, postprocess)
         if is_main():
+            from reports.conditions import conditions
             from reports.summary import write_summary  # importing matplotlib takes a second
 
+            how = conditions(self.options, self.amp_dtype, self.run_options.fix_size, self.run_options.max_batches)
             facts = {"checkpoint": best, "config": self.folder / "config.py", "data": self.run_options.coco_path}
             logger.info("%s", write_summary(self.folder, summarize(self.val_set.coco, evaluation.detections),
                                             self.val_set.folder, self.folder / "log.txt", facts,
-                                            checksum(model.state_dict())))
+                                            checksum(model.state_dict()), how))
 
     def _is_stale(self, state: TrainState) -> bool:
         patience = self.options.training.early_stop

@@ -93,11 +93,13 @@ def as_onnx(program: ExportedProgram) -> bytes:
 
 
 def save(model: Any, path: Path, float16: bool) -> None:
-    """Writes both files, complete or not at all."""
+    """Writes both files, complete or not at all: an .xml beside the .bin of another would give wrong numbers, so while
+    they are replaced there is none."""
     import openvino
 
     with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         temporary = Path(folder) / path.name
         openvino.save_model(model, temporary, compress_to_fp16=float16)
+        path.unlink(missing_ok=True)
         for suffix in (".bin", ".xml"):
             os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))

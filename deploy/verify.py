@@ -79,7 +79,9 @@ class Comparison:
 
     def __str__(self) -> str:
         found, limits = self.difference, ", ".join(f"{name} {most:g}" for name, most in self.tolerance.items())
-        return (f"{self.images} images: AP {self.AP['file']:.4f}, PyTorch {self.AP['pytorch']:.4f}; "
+        precision = (f"AP {self.AP['file']:.4f}, PyTorch {self.AP['pytorch']:.4f}" if self.AP["pytorch"] >= 0
+                     else "no AP, because no object is annotated")
+        return (f"{self.images} images: {precision}; "
                 f"{self.ms['file']:.0f} ms an image, PyTorch {self.ms['pytorch']:.0f} ms\n"
                 f"largest differences of {found.compared} detections: score {found.score:.1e}, box {found.box:.1e} of "
                 f"the image; {found.only_one} found by one only\n"
@@ -91,8 +93,12 @@ class Comparison:
 
 def verify(file: Backend, pytorch: TorchBackend, dtype: str, data: CocoDetection, most: int | None = None,
            batch: int = 1) -> Comparison:
-    """Both run on the same resized images, `batch` at a time, the first `most` of the data."""
+    """Both run on the same resized images, `batch` at a time, the first `most` of the data. Raises UserError where
+    nothing could be judged."""
     ids = data.ids[:most]
+    if "score" not in TOLERANCES[dtype] and all(a["iscrowd"] for i in ids for a in data.coco.imgToAnns[i]):
+        raise UserError(f"no object is annotated in the {len(ids)} images of {data.folder} to compare on, and {dtype} "
+                        "is judged by its AP alone: name a set with annotations for --verify, or more --verify_images")
     result = Comparison(len(ids), TOLERANCES[dtype])
     backends = {"file": file, "pytorch": pytorch}
     found: dict[str, Detections] = {name: {} for name in backends}

@@ -1,6 +1,6 @@
 """What an exported file says of itself: the card of its detector, and how it is called."""
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ class Artifact:
     one call; None: any number. uint8: images are uint8 in [0, 255], else float32 in [0, 1]. dtype: that computes; an
     OpenVINO file of float16 only stores in it. sampler: the form of the deformable attention. nms_iou_threshold: of the
     class-wise NMS that the reader applies to the outputs, which have none; none where it is not above 0.
+
+    Raises UserError for values that no reader would take.
     """
 
     card: ModelCard
@@ -36,6 +38,11 @@ class Artifact:
     shorter_side: int
     longest_side: int
     nms_iou_threshold: float = -1
+
+    def __post_init__(self) -> None:
+        fault = _fault({**vars(self), "size": self.size and list(self.size)})
+        if fault:
+            raise UserError(f"a file that is exported so could not be read: {fault}")
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
         """The (height, width) to which an image of width x height px is resized."""
@@ -72,11 +79,17 @@ class Artifact:
             found = how.get("version") if isinstance(how, dict) else None
             raise UserError(f"{source} is an exported file of version {found!r}, this program reads {VERSION}: export "
                             "it again with this version")
-        for name, (fits, wanted) in _FIELDS.items():
-            if name not in how or not fits(how[name]):
-                raise UserError(f"{source}: its metadata are damaged: {name} must be {wanted}, not {how.get(name)!r}")
+        fault = _fault(how)
+        if fault:
+            raise UserError(f"{source}: its metadata are damaged: {fault}")
         values = {name: how[name] for name in _FIELDS}
         return cls(card, **values | {"size": values["size"] and tuple(values["size"])})
+
+
+def _fault(how: Mapping[str, Any]) -> str:
+    """The first of _FIELDS that is missing or does not fit, in words; empty if there is none."""
+    return next((f"{name} must be {wanted}, not {how.get(name)!r}" for name, (fits, wanted) in _FIELDS.items()
+                 if name not in how or not fits(how[name])), "")
 
 
 def _words(shape: Iterable[int | None], uint8: bool) -> str:
@@ -93,11 +106,11 @@ def _is_size(value: Any) -> bool:
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "size": (lambda x: x is None or _is_size(x), "null or [height, width] in px"),
-    "batch": (lambda x: x is None or _is_side(x), "null or a number of images"),
+    "batch": (lambda x: x is None or _is_side(x), f"null or a number of images up to {LARGEST}"),
     "uint8": (lambda x: isinstance(x, bool), "true or false"),
     "dtype": (lambda x: isinstance(x, str) and x in DTYPES, f"one of {', '.join(DTYPES)}"),
     "sampler": (lambda x: isinstance(x, str) and x in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
-    "shorter_side": (_is_side, "a number of px"),
-    "longest_side": (_is_side, "a number of px"),
+    "shorter_side": (_is_side, f"a number of px up to {LARGEST}"),
+    "longest_side": (_is_side, f"a number of px up to {LARGEST}"),
     "nms_iou_threshold": (lambda x: is_number(x, -1, 1), "a number from -1 to 1"),
 }

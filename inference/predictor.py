@@ -151,6 +151,16 @@ def prefetched_inputs(backend: Backend, frames: Iterable[Frame], search: Search,
     return prefetched(images, AHEAD * search.batch_size, newest=live)
 
 
+def default_device(source: str | os.PathLike) -> str:
+    """"cuda" where there is a GPU and the detector of this source, see Predictor, runs on it, else "cpu"."""
+    suffix = Path(source).suffix.lower()
+    if suffix == ".onnx":
+        from inference.backends import onnx
+
+        return "cuda" if onnx.runs_on_cuda() else "cpu"
+    return "cuda" if suffix not in EXPORTED and torch.cuda.is_available() else "cpu"
+
+
 def open_backend(source: str | os.PathLike, config: str | os.PathLike | None = None, options: list[str] | None = None,
                  device: str | torch.device = "cpu", amp: bool = False, compile: bool = False) -> Backend:
     """What runs the weights or the exported file `source`, see Predictor."""

@@ -72,20 +72,13 @@ def read_video(source: str | os.PathLike | int, skipped: Skipped) -> Iterator[Fr
     with _opened(av, opening) as container:
         stream = container.streams.video[0]
         stream.thread_type = "SLICE" if opening.live else "AUTO"  # threads over frames would delay a live picture
-        before, read, start, rate = skipped.count, 0, None, stream.average_rate or Fraction(25)
-        for picture in _decoded(av, container, stream, opening.name, skipped):
-            number = read + skipped.count - before  # those that were skipped have their places, too
+        start, rate = None, stream.average_rate or Fraction(25)
+        for number, picture in _decoded(av, container, stream, opening.name, skipped):
             rgb = picture.to_image()
             turn = UPRIGHT.get(round(picture.rotation) % 360)
             time = float(number / rate) if picture.time is None else picture.time
             start = time if start is None else start
             yield Frame(rgb if turn is None else rgb.transpose(turn), opening.name, number, time - start)
-            read += 1
-        if not read:
-            raise UserError(f"{opening.name}: no frame of it can be read")
-        places = read + skipped.count - before
-        if stream.frames > places:
-            skipped.add(opening.name, f"{opening.name}: it ends after {places} of {stream.frames} frames")
 
 
 def frame_count(source: str | os.PathLike | int) -> int | None:
@@ -98,27 +91,42 @@ def frame_count(source: str | os.PathLike | int) -> int | None:
     return None
 
 
-def _decoded(av: ModuleType, container: Any, stream: Any, name: str, skipped: Skipped) -> Iterator[Any]:
-    packets, time = container.demux(stream), 0.0
+def _decoded(av: ModuleType, container: Any, stream: Any, name: str, skipped: Skipped) -> Iterator[tuple[int, Any]]:
+    """The pictures, each with its place; broken ones have places, too. Where a file is cut, the picture in which it is
+    counts with those that are missing, as one. Raises UserError if there is no whole picture."""
+    packets, place, time, end = container.demux(stream), 0, 0.0, ""
+    broken: list[tuple[str, str]] = []  # name and message, since the last whole picture
     while True:
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError) as error:  # the file ends early, or the camera is gone
-            skipped.add(name, f"{name}: it ends after {time:.2f} s ({_reason(error)})")
-            return
+            end = f"{name}: it ends after {time:.2f} s ({_reason(error)})"
+            break
         if packet is None:
-            return
+            break
         try:
             pictures = packet.decode()
         except av.FFmpegError as error:
-            skipped.add(f"{name} at {time:.2f} s", f"{name}: a frame after {time:.2f} s is broken ({_reason(error)})")
+            broken.append((f"{name} at {time:.2f} s", f"{name}: a frame after {time:.2f} s is broken "
+                           f"({_reason(error)})"))
+            place += 1
             continue
         for picture in pictures:
             time = picture.time or time
             if picture.is_corrupt:
-                skipped.add(f"{name} at {time:.2f} s", f"{name}: the frame at {time:.2f} s is broken")
+                broken.append((f"{name} at {time:.2f} s", f"{name}: the frame at {time:.2f} s is broken"))
             else:
-                yield picture
+                while broken:
+                    skipped.add(*broken.pop(0))
+                yield place, picture
+            place += 1
+    end_place = place - len(broken)
+    if not end_place:
+        raise UserError(f"{name}: no frame of it can be read")
+    if not end and stream.frames > place:
+        end = f"{name}: it ends after {end_place} of {stream.frames} frames"
+    for fault in [(name, end)] if end else broken:
+        skipped.add(*fault)
 
 
 @contextlib.contextmanager

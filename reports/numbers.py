@@ -1,8 +1,10 @@
 """summary.json: the numbers of summary.md for other programs, and which weights they belong to.
 
-    {"format": 1,
+    {"format": 2,
      "weights": checksum of the evaluated weights (util.checkpoint.checksum), "" where the writer did not know them,
      "facts": {"checkpoint": text, "config": text, "data": text, ...} as at the top of summary.md,
+     "evaluation": {"precision": "float32", "shorter_side": px, "nms_iou_threshold": .., ...}, how it was done
+                   (reports.conditions.conditions), {} where the writer did not know it,
      "images": number of them, "boxes": in their ground truth, without crowds,
      "stats": {"AP": .., "AR100": .., ...}, COCO's twelve (datasets.coco_eval.STATS),
      "classes": {category id: {"name": text, "boxes": number, "AP": .., ... (CLASS_STATS),
@@ -27,19 +29,20 @@ from util.errors import UserError
 from util.files import write_text
 from util.saved_state import is_number, is_whole
 
-FORMAT = 1
+FORMAT = 2
 NAME = "summary.json"
 
 
 @dataclass(frozen=True)
 class Measured:
     """What a summary.json says of weights: the scores of best F1 by category id, and COCO's numbers, as far as there
-    was something to measure; both in [0, 1]. images: how many were evaluated. facts: see the schema."""
+    was something to measure; both in [0, 1]. images: how many were evaluated. facts, evaluation: see the schema."""
 
     thresholds: dict[int, float]
     stats: dict[str, float]
     images: int
     facts: dict[str, str]
+    evaluation: dict[str, Any]
 
 
 def measured_stats(summary: EvaluationSummary) -> dict[str, float | None]:
@@ -53,8 +56,8 @@ def rounded_down(score: float) -> float:
 
 
 def write_numbers(path: Path, summary: EvaluationSummary, points: list[OperatingPoint | None], errors: ErrorSplit,
-                  facts: Mapping[str, object], weights: str) -> None:
-    """points: of each of the summary's classes."""
+                  facts: Mapping[str, object], weights: str, evaluation: Mapping[str, Any]) -> None:
+    """points: of each of the summary's classes. facts, weights, evaluation: see the schema."""
     names = class_names(summary.truth)
     classes = {}
     for (category, score), point in zip(summary.classes.items(), points):
@@ -63,7 +66,8 @@ def write_numbers(path: Path, summary: EvaluationSummary, points: list[Operating
             "f1": point.f1}
         classes[str(category)] = {"name": names[category], "boxes": score.boxes, **score.stats, **best}
     content = {"format": FORMAT, "weights": weights, "facts": {name: str(value) for name, value in facts.items()},
-               "images": len(summary.detections), "boxes": sum(score.boxes for score in summary.classes.values()),
+               "evaluation": dict(evaluation), "images": len(summary.detections),
+               "boxes": sum(score.boxes for score in summary.classes.values()),
                "stats": measured_stats(summary), "classes": classes,
                "errors": {kind: {"gain": gain, "count": errors.counts[kind]} for kind, gain in errors.gains.items()}}
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -87,7 +91,8 @@ def read_numbers(path: Path, weights: str) -> Measured:
         facts = dict(content["facts"])
         if not all(isinstance(text, str) for pair in facts.items() for text in pair):
             raise ValueError("facts are no texts")
-        return Measured(_known(thresholds), _known(content["stats"]), content["images"], facts)
+        return Measured(_known(thresholds), _known(content["stats"]), content["images"], facts,
+                        dict(content["evaluation"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from error
 

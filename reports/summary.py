@@ -3,6 +3,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -68,13 +69,13 @@ CLOSE_UPS = 16  # in background.png
 
 def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images: str | os.PathLike,
                   log_path: str | os.PathLike | None = None, facts: Mapping[str, object] | None = None,
-                  weights: str = "") -> str:
+                  weights: str = "", evaluation: Mapping[str, Any] | None = None) -> str:
     """Writes summary.md, PICTURES, summary.json and report.html into `folder`; returns a text of a few lines for the
     console.
 
     images: the folder with what was evaluated. log_path: of a training's log.txt, for the curves; one that is missing
     or has no epoch gives none. facts: listed at the top, such as {"checkpoint": path}. weights: checksum of those that
-    were evaluated, for summary.json.
+    were evaluated, and evaluation: how (reports.conditions), for summary.json.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images:
     parts = [_heading(stats, size, facts or {}), _coco_part(stats, summary.limit_note),
              _class_part(summary, names, points), _error_part(errors), _confusion_part(matrix, names),
              _picture_part(pictures)]
-    write_numbers(folder / NUMBERS, summary, points, errors, facts or {}, weights)
+    write_numbers(folder / NUMBERS, summary, points, errors, facts or {}, weights, evaluation or {})
     write_page(folder / PAGE, summary, matches, points, Path(images), facts or {})
     write_text(folder / "summary.md", "\n\n".join(parts) + "\n")
     return _console(stats, size, errors, summary, names, folder / "summary.md")

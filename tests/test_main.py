@@ -16,10 +16,12 @@ import datasets.coco
 import main
 from datasets.coco import class_names, read_annotations
 from datasets.coco_eval import summarize
+from reports.conditions import differences
 from reports.numbers import read_numbers
 from util.checkpoint import checksum, read_checkpoint
 from util.config import load_config
 from util.errors import UserError
+from util.options import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
 AP = "test_coco_eval_bbox"
@@ -176,7 +178,9 @@ def test_evaluation_of_a_checkpoint(call, trained, tmp_path, capsys):
     assert f"AP {100 * line[AP][0]:.1f}" in summary and f"- checkpoint: {trained / 'checkpoint.pth'}" in summary
     assert all((out / f"{name}.png").exists() for name in ("curves", "precision_recall", "confusion_matrix", "errors"))
     weights = checksum(read_checkpoint(trained / "checkpoint.pth"))
-    assert read_numbers(out / "summary.json", weights).stats["AP"] == pytest.approx(line[AP][0])
+    numbers = read_numbers(out / "summary.json", weights)
+    assert numbers.stats["AP"] == pytest.approx(line[AP][0])
+    assert not differences(numbers.evaluation, parse_options(read_checkpoint(trained / "checkpoint.pth")["config"]))
     assert str(out / "summary.md") in capsys.readouterr().out
 
 
@@ -330,7 +334,8 @@ def test_a_training_ends_with_a_summary_of_the_best_checkpoint(call, tmp_path):
     summary = (out / "summary.md").read_text()
     assert "checkpoint_best.pth" in summary and f"{100 * best:.1f}" in summary
     weights = checksum(read_checkpoint(out / "checkpoint_best.pth"), ema=True)
-    assert read_numbers(out / "summary.json", weights).stats["AP"] == pytest.approx(best)
+    numbers = read_numbers(out / "summary.json", weights)
+    assert numbers.stats["AP"] == pytest.approx(best) and numbers.evaluation["precision"] == "float32"
     assert {"curves.png", "precision_recall.png", "confusion_matrix.png", "errors.png"} <= set(os.listdir(out))
     assert all(line["step_seconds"] > 0 and line["peak_memory_mb"] > 50 for line in log_of(out))
 

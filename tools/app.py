@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import add_device_flag, add_options_flag, run_tool, tool_parser
+from common import add_detector_device_flag, add_options_flag, run_tool, tool_parser
 from util.errors import UserError
 
 
@@ -30,9 +30,10 @@ def main(args: argparse.Namespace) -> None:
             raise UserError("the page needs the package gradio: pip install gradio") from error
         from inference.page.layout import build_page, serve
         from inference.page.shared import SharedDetector
-        from inference.predictor import Predictor
+        from inference.predictor import Predictor, default_device
 
-        predictor = Predictor(args.weights, args.config_file, options=args.options, device=args.device)
+        predictor = Predictor(args.weights, args.config_file, options=args.options,
+                              device=args.device or default_device(args.weights))
         serve(build_page(SharedDetector(predictor), Path(args.weights).stem, args.score), args.host, args.port)
 
 
@@ -52,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other computers open the page; default: "
                         "%(default)s")
     parser.add_argument("--port", type=int, default=7860, help="default: %(default)s")
-    add_device_flag(parser)
+    add_detector_device_flag(parser)
     return parser.parse_args(argv)
 
 

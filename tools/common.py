@@ -26,6 +26,12 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
                         help="cuda, cuda:N or cpu; default here: %(default)s")
 
 
+def add_detector_device_flag(parser: argparse.ArgumentParser) -> None:
+    """Of a program that takes exported files too: None stands for inference.predictor.default_device."""
+    parser.add_argument("--device", help="cuda, cuda:N or cpu; default: cuda where there is a GPU and the detector "
+                        "runs on it, which most exported files do not")
+
+
 def add_options_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys")
 

@@ -24,8 +24,8 @@ from typing import TextIO
 from PIL import Image
 from tqdm import tqdm
 
-from common import add_detector_flags, add_device_flag, run_tool, tool_parser
-from inference.predictor import Predictor
+from common import add_detector_device_flag, add_detector_flags, run_tool, tool_parser
+from inference.predictor import Predictor, default_device
 from inference.results import Detections
 from inference.scores import parse_score
 from inference.sources import Source, open_source
@@ -45,8 +45,8 @@ def main(args: argparse.Namespace) -> int:
     output = Output(args.output_dir, source, pictures=not args.no_pictures)
     keep_inputs(output.files, [*source.files, args.config_file, args.resume])
     window = Window("detections; q closes") if args.show else None
-    detector = Predictor(args.resume, args.config_file, options=args.options, device=args.device, amp=args.amp,
-                         compile=args.compile)
+    detector = Predictor(args.resume, args.config_file, options=args.options, amp=args.amp, compile=args.compile,
+                         device=args.device or default_device(args.resume))
     tiles = args.tiles[0] if args.tiles is not None and len(args.tiles) == 1 else args.tiles
     results = detector(source, score, args.batch_size, tiles, args.overlap, stream=True)
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -54,12 +54,12 @@ def main(args: argparse.Namespace) -> int:
     stop, start = StopRequest(), time.monotonic()
     unit = " images" if output.lines is None else " frames"
     with output, tqdm(total=source.frame_count(), unit=unit, dynamic_ncols=True, leave=False, disable=None) as progress:
-        for found in results:
+        for found in stop.until(results):
             picture = output.add(found)
             if window is not None:
                 window.show(picture or found.draw())
             progress.update()
-            if stop.requested or window is not None and window.closed:
+            if window is not None and window.closed:
                 break
         results.close()
     rate = output.count / (time.monotonic() - start)
@@ -194,7 +194,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="show the pictures in a window, too")
     parser.add_argument("--no_pictures", action="store_true", help="write the listings only")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/detect"))
-    add_device_flag(parser)
+    add_detector_device_flag(parser)
     return parser.parse_args(argv)
 
 

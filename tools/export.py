@@ -1,7 +1,8 @@
 """Writes a trained detector as a file that runs without this project: python tools/export.py WEIGHTS --format onnx
 
-Writes NAME.onnx, NAME.xml (with NAME.bin) or NAME.pt2 to --output_dir, NAME being that of the weights, with _float16
-and the like for other precisions. docs/deployment.md says which format is for what.
+Writes NAME.onnx, NAME.xml (with NAME.bin) or NAME.pt2 to --output_dir, NAME being that of the weights (of a training's
+checkpoint with its folder in front: run_checkpoint_best), with _float16 and the like for other precisions.
+docs/deployment.md says which format is for what.
 
 --verify DIR (a COCO folder) runs the file and PyTorch on the val images, says how far they differ, and writes that to
 FILE.verify.json; the exit code is 1 if they differ by more than the tolerance that is printed.
@@ -25,7 +26,7 @@ from inference.backends.torch_model import open_backend as open_weights
 from inference.predictor import EXPORTED, open_backend
 from util.errors import UserError
 from util.files import write_text
-from util.outputs import keep_inputs
+from util.outputs import keep_inputs, name_of_weights
 
 
 def main(args: argparse.Namespace) -> int:
@@ -72,7 +73,7 @@ def planned(args: argparse.Namespace) -> list[tuple[ModuleType, str, Path]]:
         for dtype in dict.fromkeys(args.dtype):
             if dtype not in module.DTYPES:
                 raise UserError(f"--format {name} has no {dtype}, only {', '.join(module.DTYPES)}")
-            stem = Path(args.weights).stem + ("" if dtype == "float32" else f"_{dtype}")
+            stem = name_of_weights(args.weights) + ("" if dtype == "float32" else f"_{dtype}")
             plan.append((module, dtype, args.output_dir / f"{stem}{module.SUFFIX}"))
         if args.sampler is not None and args.sampler not in module.SAMPLERS:
             raise UserError(f"--format {name} has no --sampler {args.sampler}, only {', '.join(module.SAMPLERS)}")

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from common import run_tool, tool_parser
+from reports.conditions import differences
 from reports.numbers import NAME, Measured, read_numbers
 from util import model_card
 from util.checkpoint import checksum, model_state, read_checkpoint
@@ -21,6 +22,7 @@ from util.config import Config
 from util.errors import UserError
 from util.files import atomic_write
 from util.model_card import ModelCard
+from util.options import parse_options
 from util.run_folder import git_hash
 
 
@@ -28,7 +30,7 @@ def export(source: Path, target: Path, summary: Path | None = None) -> None:
     """summary: a summary.json; by default the one beside the checkpoint, if it is of the same weights.
 
     Raises UserError for a checkpoint without config or class names, for targets that exist, and for a `summary` that
-    cannot be read or is of other weights.
+    cannot be read or is of other weights or options.
     """
     checkpoint, config = read_checkpoint(source), target.with_suffix(".py")
     if "config" not in checkpoint or "class_names" not in checkpoint:
@@ -40,10 +42,9 @@ def export(source: Path, target: Path, summary: Path | None = None) -> None:
             raise UserError(f"{path} exists already")
     # Weights that were exported before keep what their card says was measured.
     card = checkpoint.get("card") or ModelCard(checkpoint["config"], checkpoint["class_names"], commit=git_hash())
-    measured = measured_numbers(source, checkpoint, summary)
+    measured = measured_numbers(source, checkpoint, card, summary)
     if measured is not None:
-        card = replace(card, thresholds=measured.thresholds, measured=measured.stats,
-                       measured_on=f"{measured.images} val images of {Path(measured.facts.get('data', '')).name}")
+        card = replace(card, thresholds=measured.thresholds, measured=measured.stats, measured_on=measured_on(measured))
     fault = card.fault()
     if fault:
         raise UserError(f"{source}: {fault}")
@@ -56,17 +57,30 @@ def export(source: Path, target: Path, summary: Path | None = None) -> None:
           f"python main.py --eval --coco_path DIR --resume {target}")
 
 
-def measured_numbers(source: Path, checkpoint: dict[str, Any], summary: Path | None) -> Measured | None:
-    """What summary.json says of these weights. None, with a message, if the one beside them says nothing of them."""
+def measured_numbers(source: Path, checkpoint: dict[str, Any], card: ModelCard, summary: Path | None
+                     ) -> Measured | None:
+    """What summary.json says of these weights with the config of their card. None, with a message, if the one beside
+    them says nothing of that."""
     path = summary or source.with_name(NAME)
     try:
-        return read_numbers(path, checksum(checkpoint, ema=True))
+        measured = read_numbers(path, checksum(checkpoint, ema=True))
+        other = differences(measured.evaluation, parse_options(Config(card.config)))
+        if other:
+            raise UserError(f"{path} was measured otherwise than the config of the weights says: {', '.join(other)}. "
+                            "Evaluate them without --options and the like")
+        return measured
     except UserError as error:
         if summary is not None:
             raise
         if "card" not in checkpoint:
             print(f"without AP and best scores: {error}")
         return None
+
+
+def measured_on(measured: Measured) -> str:
+    how = measured.evaluation
+    return (f"{measured.images} val images of {Path(measured.facts.get('data', '')).name}, shorter side "
+            f"{how['shorter_side']} px, in {how['precision']}")
 
 
 def compressed(tensor: Tensor) -> Tensor:

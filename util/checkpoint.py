@@ -177,10 +177,12 @@ def model_state(checkpoint: Mapping[str, Any], ema: bool = False) -> dict[str, T
 
 def checksum(checkpoint: Mapping[str, Any], ema: bool = False) -> str:
     """Of the weights that model_state gives: the same for a checkpoint of this program and for the state dict of a
-    model that has loaded it, on any device. Another number, or type of number, gives another one."""
+    model that has loaded it, on any device. Another number gives another one, but not the precision in which it is
+    stored: what counts are the float32 numbers that a model loads."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model_state(checkpoint, ema).items()):
         if not _DERIVED.search(name):
+            tensor = tensor.float() if tensor.is_floating_point() else tensor
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -148,7 +148,7 @@ class LossOptions:
 @dataclass(frozen=True)
 class PostprocessOptions:
     num_select: int = key(300, "detections per image; with softmax, one per query", least=1)
-    nms_iou_threshold: float = key(-1, "IoU threshold of the class-wise NMS; -1: no NMS")
+    nms_iou_threshold: float = key(-1, "IoU threshold of the class-wise NMS; -1: no NMS", least=-1, most=1)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,17 @@
-"""Outputs that would take the place of an input."""
+"""Names for outputs, and outputs that would take the place of an input."""
 import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
 from util.errors import UserError
+
+
+def name_of_weights(source: str | os.PathLike) -> str:
+    """A name, without a suffix, for what is made of these weights: their own, with that of the folder in front where a
+    training gave it, because all trainings give the same ones. outputs/a/checkpoint_best.pth: "a_checkpoint_best"."""
+    path = Path(os.path.abspath(source))
+    return f"{path.parent.name}_{path.stem}" if path.name.startswith("checkpoint") and path.parent.name else path.stem
 
 
 def keep_inputs(outputs: Iterable[str | os.PathLike], inputs: Iterable[str | os.PathLike | None]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from util.config import Config, load_config, override, parse_pairs
 from util.distributed import all_gather
 from util.errors import UserError
+from util.outputs import name_of_weights
 from util.short_forms import expand_short_forms
 
 LATEST = "checkpoint.pth"  # the checkpoint in the output folder that --resume auto continues
@@ -83,7 +84,7 @@ class RunOptions:
         return cls(
             kind=kind, config_file=config_file,
             config_overrides=parse_pairs(expand_short_forms(args) + args.options),
-            folder=Path(args.output_dir or Path("outputs") / config_file.stem),
+            folder=Path(args.output_dir or _default_folder(config_file, kind, args.resume)),
             arguments=vars(args) | {"config_file": config_file}, config=None,
             **{name: getattr(args, name) for name in same - {"config_file"}})
 
@@ -92,7 +93,7 @@ class RunOptions:
         if not checkpoint.get("config"):
             return self
         source = Path(str(self.resume))
-        folder = Path(self.arguments["output_dir"] or Path("outputs") / source.stem)
+        folder = Path(self.arguments["output_dir"] or Path("outputs") / name_of_weights(source))
         return dataclasses.replace(self, config=checkpoint["config"], config_file=source, folder=folder)
 
     def load_config(self) -> Config:
@@ -105,6 +106,14 @@ class RunOptions:
     def max_batches(self) -> int | None:
         """How many batches an epoch or evaluation has at most; None: all."""
         return DEBUG_BATCHES if self.debug else None
+
+
+def _default_folder(config_file: Path, kind: RunKind, weights: str | None) -> Path:
+    """A run's own config.py (see util.run_folder.record_run) stands for that run, since all of them have this name:
+    a training continues there, an evaluation goes by the name of its weights."""
+    if config_file.name != "config.py" or not (config_file.parent / "run.json").is_file():
+        return Path("outputs") / config_file.stem
+    return config_file.parent if kind is RunKind.TRAIN or not weights else Path("outputs") / name_of_weights(weights)
 
 
 def _check(args: argparse.Namespace, kind: RunKind) -> None:

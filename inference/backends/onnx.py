@@ -1,4 +1,5 @@
 """An exported detector in ONNX Runtime."""
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ class OnnxBackend(ExportedBackend):
         inputs = dict(zip(INPUTS, (images.numpy(), orig_target_sizes.numpy())))
         labels, boxes, scores = map(torch.from_numpy, self.session.run(OUTPUTS, inputs))
         return labels, boxes, scores
+
+
+def runs_on_cuda() -> bool:
+    """Whether the installed ONNX Runtime, if there is one, can use a GPU, and there is one."""
+    if find_spec("onnxruntime") is None or not torch.cuda.is_available():
+        return False
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def open_backend(path: Path, device: str = "cpu") -> OnnxBackend:

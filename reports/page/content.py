@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from datasets.coco import class_names
-from datasets.coco_eval import EvaluationSummary
+from datasets.coco_eval import MAX_DETECTIONS, EvaluationSummary
 from datasets.images import read_image
 from reports.drawing import PALETTE
 from reports.error_analysis import (
@@ -59,6 +59,7 @@ def page_content(summary: EvaluationSummary, matches: Matches, points: list[Oper
     return {
         "facts": {name: str(value) for name, value in facts.items()}, "stats": measured_stats(summary),
         "least_score": LEAST_SCORE, "score": CONFIDENT, "outcomes": OUTCOMES, "sizes": SIZES,
+        "beyond_limit": int((~shown.counted).sum()), "limit": MAX_DETECTIONS,
         "left_out": len(matches.scores) - len(shown.scores),
         "classes": [{"name": names[category], "colour": PALETTE[category % len(PALETTE)], "ap": score.stats["AP"],
                      "best_score": None if point is None else rounded_down(point.score)}

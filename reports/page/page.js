@@ -326,7 +326,8 @@ function start() {
     + `are inside this file: those most wrong at a score of ${report.score}. "Open the image folder" shows the others, `
     + 'and all in full size; nothing leaves this computer. ' : '')
     + (report.left_out ? `${plural(report.left_out, 'detection')} with scores below ${report.least_score} are left out. `
-      : '') + 'Numbers are at IoU 0.5; the kinds of errors are those of summary.md.';
+      : '') + (report.beyond_limit ? `${plural(report.beyond_limit, 'detection')} count here but not in AP, for which COCO `
+      + `takes only the best ${report.limit} of a class in an image. ` : '') + 'Numbers are at IoU 0.5; the kinds of errors are those of summary.md.';
   for (const id of ['slider', 'threshold']) at(id).min = report.least_score;
 
   const listen = (id, event, action) => at(id).addEventListener(event, action);

@@ -1,5 +1,6 @@
 """Exported files of OpenVINO against the graph that they were made from."""
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -75,6 +76,33 @@ def test_a_file_gives_what_the_graph_gives(exported):
     assert read_model(openvino_nodes.shared_core(), path)[0] == artifact
     assert ('type="KeyAwareDeformAttn"' in path.read_text(encoding="utf-8")) == (SAMPLER == "native")
     assert sorted(file.name for file in path.parent.iterdir()) == ["full.bin", "full.xml"]
+
+
+@needs_packages
+@pytest.mark.parametrize("replaced", [0, 1])
+def test_a_crash_while_files_are_replaced_leaves_no_pair_of_two_models(tmp_path, monkeypatch, replaced):
+    import openvino
+
+    path = tmp_path / "m.xml"
+    for suffix in (".xml", ".bin"):
+        path.with_suffix(suffix).write_text("earlier")
+    monkeypatch.setattr(openvino, "save_model", lambda model, path, compress_to_fp16: [
+        path.with_suffix(suffix).write_text("new") for suffix in (".xml", ".bin")])
+    done, replace = [], os.replace
+
+    def crashing(source, target):
+        if len(done) == replaced:
+            raise KeyboardInterrupt
+        done.append(replace(source, target))
+
+    monkeypatch.setattr(os, "replace", crashing)
+    with pytest.raises(KeyboardInterrupt):
+        save(None, path, float16=False)
+    assert not path.exists()
+    assert path.with_suffix(".bin").read_text() == ("new" if replaced else "earlier")
+    monkeypatch.setattr(os, "replace", replace)
+    save(None, path, float16=False)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"m.xml": "new", "m.bin": "new"}
 
 
 @needs_packages

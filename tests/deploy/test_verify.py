@@ -138,6 +138,35 @@ def test_a_file_of_a_fixed_batch_gets_whole_batches(backend, coco_root):
     assert file.counts == [2, 2, 1] and result.images == 5 and result.exceeded == []
 
 
+def changed_copy(coco_root, target, change):
+    """The val set, with other annotations."""
+    shutil.copytree(coco_root / "val2017", target / "val2017")
+    (target / "annotations").mkdir()
+    content = json.loads((coco_root / "annotations/instances_val2017.json").read_text(encoding="utf-8")) | change
+    (target / "annotations/instances_val2017.json").write_text(json.dumps(content), encoding="utf-8")
+    return target
+
+
+def test_a_set_without_images_is_an_error(backend, coco_root, tmp_path):
+    data = changed_copy(coco_root, tmp_path / "set", {"images": [], "annotations": []})
+    with pytest.raises(UserError, match="instances_val2017.json: no 'images', or an empty list of them"):
+        open_data(data, backend.card)
+    for image in (changed_copy(coco_root, tmp_path / "other", {}) / "val2017").iterdir():
+        image.unlink()
+    with pytest.raises(UserError, match="names 8 images that .*val2017 lacks"):
+        open_data(tmp_path / "other", backend.card)
+
+
+def test_without_annotations_there_is_no_ap_to_judge_by(backend, coco_root, tmp_path):
+    data = open_data(changed_copy(coco_root, tmp_path / "set", {"annotations": []}), backend.card)
+    result = verify(backend, backend, "float32", data, 2)
+    assert result.AP == {"file": -1, "pytorch": -1} and result.exceeded == []
+    assert str(result).startswith("2 images: no AP, because no object is annotated; ")
+    for dtype in ("float16", "bfloat16", "int8"):
+        with pytest.raises(UserError, match=f"no object is annotated in the 2 images .* {dtype} is judged by its AP"):
+            verify(backend, backend, dtype, data, 2)
+
+
 def test_data_of_other_classes_are_refused(backend, coco_root):
     card = dataclasses.replace(backend.card, class_names={i: f"thing {i}" for i in range(7)})
     with pytest.raises(UserError, match="the val set of .* and the detector give category ids other class names"):

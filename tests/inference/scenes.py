@@ -54,11 +54,12 @@ def moving(count):
     return [scene(red=(4 * i % 64, 10, 4 * i % 64 + 20, 30), blue=(70, 40, 90, 60)) for i in range(count)]
 
 
-def write_video(path, pictures, times=None, rotation=None, sound=False, options=None, gop=None):
+def write_video(path, pictures, times=None, rotation=None, sound=False, options=None, gop=None,
+                codec="libx264"):
     """times: of the pictures, ms; 100 apart if None. rotation: degrees counter-clockwise, as metadata. gop: pictures
     from one that is complete to the next."""
     with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream("libx264", rate=10, options={"g": str(gop)} if gop else {})
+        stream = container.add_stream(codec, rate=10, options={"g": str(gop)} if gop else {})
         stream.width, stream.height = pictures[0].size
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, 1000)
         if rotation is not None:
@@ -88,9 +89,9 @@ def add_sound(container):
     container.mux(stream.encode(None))
 
 
-def noise_video(path, count=60, gop=10):
+def noise_video(path, count=60, gop=10, codec="libx264"):
     """Of so many bytes that damage hits single pictures; its index comes first."""
     random = np.random.default_rng(0)
     pictures = [Image.fromarray(random.integers(0, 255, (12, 16, 3), np.uint8)) for _ in range(count)]
     pictures = [picture.resize((160, 120)) for picture in pictures]
-    return write_video(path, pictures, gop=gop, options={"movflags": "faststart"})
+    return write_video(path, pictures, gop=gop, options={"movflags": "faststart"}, codec=codec)

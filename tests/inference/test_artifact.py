@@ -57,6 +57,15 @@ def test_what_does_not_fit_is_named(changes, message):
         Artifact.from_json(changed(**changes), "a.onnx")
 
 
+@pytest.mark.parametrize("changes, message", [
+    ({"nms_iou_threshold": 1.5}, "nms_iou_threshold must be a number from -1 to 1, not 1.5"),
+    ({"longest_side": 100_000}, "longest_side must be a number of px up to 65536, not 100000"),
+    ({"size": (0, 5)}, "size must be"), ({"batch": 1 << 20}, "batch must be null or a number of images up to 65536")])
+def test_what_could_not_be_read_is_not_written(changes, message):
+    with pytest.raises(UserError, match=f"a file that is exported so could not be read: {message}"):
+        artifact(**changes)
+
+
 def test_metadata_that_lie_about_classes_are_refused():
     content = json.loads(artifact().to_json()) | {"class_names": {"1": "cat", "7": "dog"}}
     with pytest.raises(UserError, match="a.onnx: .*category id 7.*only ids below 3"):
@@ -85,5 +94,5 @@ def test_a_graph_takes_the_images_that_its_metadata_say(changes, shape, uint8):
 def test_a_missing_field_is_named():
     content = json.loads(artifact().to_json())
     del content["artifact"]["batch"]
-    with pytest.raises(UserError, match="batch must be null or a number of images, not None"):
+    with pytest.raises(UserError, match="batch must be null or a number of images up to 65536, not None"):
         Artifact.from_json(json.dumps(content), "a.onnx")

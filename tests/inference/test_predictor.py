@@ -1,14 +1,18 @@
 import gc
 import os
 import resource
+import signal
+import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from inference.predictor import Predictor
+from inference.predictor import Predictor, default_device, open_backend
 from inference.sources import open_source
 from models import build_model
 from tests.inference.scenes import RectangleFinder, moving, scene, write_video
@@ -199,3 +203,58 @@ def memory():
 def test_a_grey_image_is_rgb(predictor):
     assert len(predictor(np.zeros((40, 50), np.uint8))) == 0
     assert len(predictor(Image.new("L", (40, 50)))) == 0
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("onnx_on_gpu", [True, False])
+def test_the_default_device_is_one_that_the_detector_runs_on(monkeypatch, gpu, onnx_on_gpu):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    runtime = SimpleNamespace(get_available_providers=lambda: ["CUDAExecutionProvider"] * onnx_on_gpu + ["CPU"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    monkeypatch.setattr("inference.backends.onnx.find_spec", lambda name: runtime)
+    found = {name: default_device(name) for name in ("bccd_lite_dino", "a.pth", "a.XML", "a.pt2", "a.onnx")}
+    on_gpu = {"bccd_lite_dino": gpu, "a.pth": gpu, "a.XML": False, "a.pt2": False, "a.onnx": gpu and onnx_on_gpu}
+    assert found == {name: "cuda" if runs else "cpu" for name, runs in on_gpu.items()}
+    monkeypatch.setattr("inference.backends.onnx.find_spec", lambda name: None)
+    assert default_device("a.onnx") == "cpu"
+
+
+@pytest.mark.parametrize("name, package", [("a.xml", "openvino"), ("a.pt2", "torch")])
+def test_a_device_that_was_asked_for_is_used_or_refused(tmp_path, monkeypatch, name, package):
+    pytest.importorskip(package)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match="on a CPU|for a CPU"):
+        open_backend(tmp_path / name, device="cuda")
+
+
+BLOCKED = """
+import os
+
+import inference.sources
+from inference.predictor import Predictor
+from tests.inference.scenes import RectangleFinder
+
+def camera(source, skipped):
+    print("blocked", flush=True)
+    os.read(os.pipe()[0], 1)
+    yield
+
+inference.sources.read_video = camera
+next(Predictor(RectangleFinder())(0, stream=True))
+"""
+
+
+def test_ctrl_c_ends_a_program_that_waits_for_a_camera():
+    """Neither the reader of results nor the thread that waits for pictures keeps it alive."""
+    with subprocess.Popen([sys.executable, "-c", BLOCKED], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
+        try:
+            assert process.stdout.readline() == "blocked\n", process.stderr.read()
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode != 0 and errors.rstrip().endswith("KeyboardInterrupt")

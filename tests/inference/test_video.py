@@ -1,6 +1,9 @@
+import contextlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -75,6 +78,46 @@ def test_a_truncated_video_gives_its_beginning_and_says_so(tmp_path):
     list(read_video(path, Skipped(messages.append, count=100)))  # what was skipped of others does not count
     list(read_video(path, skipped := Skipped(messages.append, count=15)))
     assert skipped.count == 16 and len(messages) == 2
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_where_a_video_is_cut_it_is_damaged_once(tmp_path, codec):
+    """Many places: at some, the decoder gives the part of a picture that is left."""
+    whole = noise_video(tmp_path / "whole.mp4", codec=codec).read_bytes()
+    for share in range(40, 96, 5):
+        (tmp_path / "a.mp4").write_bytes(whole[:len(whole) * share // 100])
+        messages = []
+        frames = list(read_video(tmp_path / "a.mp4", skipped := Skipped(messages.append)))
+        assert [frame.number for frame in frames] == list(range(len(frames)))
+        assert messages == [f"{tmp_path / 'a.mp4'}: it ends after {len(frames)} of 60 frames"] and skipped.count == 1
+
+
+def test_a_video_without_a_whole_picture_is_told_once(tmp_path):
+    path = noise_video(tmp_path / "a.mp4", count=2)
+    content = path.read_bytes()
+    start = content.index(b"mdat") + 4
+    path.write_bytes(content[:start] + b"\xa5" * (len(content) - start))
+    with pytest.raises(UserError, match="a.mp4: no frame of it can be read"):
+        list(read_video(path, skipped := Skipped(lambda message: None)))
+    assert skipped.count == 0
+
+
+def test_a_source_that_breaks_off_is_damaged_once(tmp_path, monkeypatch):
+    """Such as a camera that is gone."""
+    path, messages = noise_video(tmp_path / "a.mp4"), []
+    opened = video._opened
+
+    @contextlib.contextmanager
+    def breaking(*arguments):
+        with opened(*arguments) as container:
+            def packets(stream):
+                yield from itertools.islice(container.demux(stream), 30)
+                raise OSError(5, "Input/output error")
+            yield SimpleNamespace(streams=container.streams, demux=packets)
+
+    monkeypatch.setattr(video, "_opened", breaking)
+    assert list(read_video(path, skipped := Skipped(messages.append)))
+    assert skipped.count == 1 and "a.mp4: it ends after" in messages[0] and "Input/output error" in messages[0]
 
 
 def damaged(folder):

@@ -21,7 +21,7 @@ def written(coco_root, tmp_path):
     matches = match_detections(coco, detections)
     path = tmp_path / "summary.json"
     write_numbers(path, summary, operating_points(matches), tide_errors(matches), {"checkpoint": tmp_path / "c.pth"},
-                  "abc")
+                  "abc", {"precision": "float32"})
     return path, summary, matches
 
 
@@ -30,13 +30,15 @@ def test_numbers_of_these_weights_come_back(written, tmp_path):
     measured = read_numbers(path, "abc")
     assert measured.thresholds == {1: 0.751, 2: 0.751}  # the other classes have no detection
     assert measured.stats == {name: value for name, value in zip(STATS, summary.stats) if value >= 0}
+    assert measured.evaluation == {"precision": "float32"}
     assert measured.images == 8 and measured.facts == {"checkpoint": str(tmp_path / "c.pth")}
 
 
 def test_the_file_has_what_its_description_says(written):
     path, summary, matches = written
     content = json.loads(path.read_text(encoding="utf-8"))
-    assert content.keys() == {"format", "weights", "facts", "images", "boxes", "stats", "classes", "errors"}
+    assert content.keys() == {"format", "weights", "facts", "evaluation", "images", "boxes", "stats", "classes",
+                              "errors"}
     assert content["format"] == FORMAT and content["boxes"] == matches.boxes.sum()
     assert content["classes"].keys() == {"1", "2", "3", "4", "5", "6"}
     disc, square = content["classes"]["1"], content["classes"]["3"]
@@ -51,7 +53,8 @@ def test_a_threshold_keeps_the_detection_it_was_measured_with():
 
 
 @pytest.mark.parametrize("change, fault", [
-    ({"weights": "other"}, "other weights"), ({"format": 2}, "this version"), ({"stats": {"AP": 1.5}}, "damaged.* 1"),
+    ({"weights": "other"}, "other weights"), ({"format": 1}, "this version"), ({"evaluation": None}, "damaged"),
+    ({"stats": {"AP": 1.5}}, "damaged.* 1"),
     ({"stats": {"AP": "high"}}, "damaged"), ({"classes": {"1": {}}}, "damaged"), ({"classes": []}, "damaged"),
     ({"classes": {"one": {"threshold": 0.5}}}, "damaged"), ({"facts": None}, "damaged"),
     ({"facts": {"data": 5}}, "damaged.*no texts"), ({"images": None}, "damaged")])

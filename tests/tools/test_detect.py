@@ -29,6 +29,22 @@ def own_signals():
         signal.signal(number, handler)
 
 
+def test_the_default_device_follows_the_detector(tmp_path, monkeypatch):
+    asked = []
+
+    def predictor(weights, *rest, device, **more):
+        asked.append(device)
+        raise UserError("enough")
+
+    monkeypatch.setattr("tools.detect.Predictor", predictor)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    (tmp_path / "a.png").touch()
+    for flags in (["a.pth"], ["a.xml"], ["a.xml", "--device", "cuda"], ["a.pth", "--device", "cpu"]):
+        with pytest.raises(UserError, match="enough"):
+            main(parse_args([str(tmp_path / "a.png"), "--weights", *flags]))
+    assert asked == ["cuda", "cpu", "cuda", "cpu"]
+
+
 def detect(*arguments):
     return main(parse_args([*map(str, arguments), "--device", "cpu"]))
 
@@ -238,6 +254,45 @@ def test_an_interrupted_video_is_playable_and_its_lines_are_complete(model, tmp_
     rows = lines(listing)
     assert 5 < len(rows) < 960 and len(frames(tmp_path / "out/long.mp4")) == len(rows)
     assert sorted(path.name for path in listing.parent.iterdir()) == ["detections.jsonl", "long.mp4"]
+
+
+BLOCKED = """
+import os
+import sys
+
+from PIL import Image
+
+sys.path.append("tools")
+import inference.sources
+from inference.frames import Frame
+from tools.detect import main, parse_args
+from util.program import run_program
+
+def camera(source, skipped):
+    for i in range(int(sys.argv[1])):
+        yield Frame(Image.new("RGB", (96, 64)), "camera", i, i / 10)
+    print("blocked", flush=True)
+    os.read(os.pipe()[0], 1)
+
+inference.sources.read_video = camera
+run_program(main, parse_args(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_ctrl_c_ends_the_wait_for_a_camera_that_sends_nothing(model, tmp_path, count):
+    command = [sys.executable, "-c", BLOCKED, str(count), "--camera", "0", *map(str, model), "--device", "cpu"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "blocked\n", process.stderr.read()
+            time.sleep(2)  # until the frames before that are done
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130 and "stopped" in errors and "Traceback" not in errors
+    assert len(lines(tmp_path / "out/detections.jsonl")) == count
+    assert not count or len(frames(tmp_path / "out/camera0.mp4")) == count
 
 
 def test_mistakes_are_told(model, images, tmp_path):

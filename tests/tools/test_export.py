@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from deploy import FORMATS
-from tools.export import main, parse_args
+from tools.export import main, parse_args, planned
 from util.errors import UserError
 
 
@@ -33,6 +33,12 @@ def test_what_cannot_be_built_is_an_error_and_nothing_is_written(export, tmp_pat
     with pytest.raises(UserError, match=message):
         export(*flags)
     assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_of_two_trainings_have_two_files():
+    names = [[path.name for _, _, path in planned(parse_args([f"outputs/{run}/checkpoint_best.pth", "--format", "pt2",
+                                                              "--dtype", "float32", "float16"]))] for run in "ab"]
+    assert names == [[f"{run}_checkpoint_best.pt2", f"{run}_checkpoint_best_float16.pt2"] for run in "ab"]
 
 
 @pytest.mark.parametrize("name", ["a.onnx", "a.pt2", "a.XML"])

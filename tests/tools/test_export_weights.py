@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from reports.conditions import conditions
 from tools.export_weights import export
 from util.checkpoint import checksum, read_checkpoint
 from util.config import load_config
@@ -60,7 +61,8 @@ def checkpoint(tmp_path):
     state = {"model": {"w": torch.ones(2)}, "class_names": {1: "cat", 3: "dog"},
              "config": {"modelname": "dino", "num_classes": 4}}
     torch.save(state, tmp_path / "checkpoint_best.pth")
-    numbers = {"format": 1, "weights": checksum(state), "facts": {"data": "sets/pets"}, "images": 12,
+    how = conditions(parse_options(state["config"]), torch.bfloat16)
+    numbers = {"format": 2, "weights": checksum(state), "facts": {"data": "sets/pets"}, "images": 12, "evaluation": how,
                "stats": {"AP": 0.5, "APs": None}, "classes": {"1": {"threshold": 0.25}, "3": {"threshold": None}}}
     (tmp_path / "summary.json").write_text(json.dumps(numbers))
     return tmp_path / "checkpoint_best.pth"
@@ -70,7 +72,34 @@ def test_the_summary_beside_the_checkpoint_goes_along(checkpoint, tmp_path):
     export(checkpoint, tmp_path / "x.safetensors")
     card = read_checkpoint(tmp_path / "x.safetensors")["card"]
     assert card.thresholds == {1: 0.25} and card.measured == {"AP": 0.5}
-    assert card.measured_on == "12 val images of pets" and card.commit == git_hash()
+    assert card.measured_on == "12 val images of pets, shorter side 800 px, in bfloat16" and card.commit == git_hash()
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"nms_iou_threshold": 0.7}, "nms_iou_threshold=0.7 instead of -1"), ({"max_batches": 16}, "max_batches=16"),
+    ({"shorter_side": 640}, "shorter_side=640 instead of 800"), ({"fix_size": True}, "fix_size=True instead of False")])
+def test_numbers_of_another_evaluation_do_not_go_along(checkpoint, tmp_path, capsys, change, words):
+    summary = tmp_path / "summary.json"
+    content = json.loads(summary.read_text())
+    summary.write_text(json.dumps(content | {"evaluation": content["evaluation"] | change}))
+    with pytest.raises(UserError, match=f"summary.json was measured otherwise than .*{words}"):
+        export(checkpoint, tmp_path / "x.safetensors", summary)
+    export(checkpoint, tmp_path / "x.safetensors")
+    assert words in capsys.readouterr().out and not read_checkpoint(tmp_path / "x.safetensors")["card"].measured
+
+
+def test_the_small_file_takes_the_numbers_of_its_own_evaluation(call, trained, coco_root, tmp_path):
+    for name in ("a", "b", "out"):
+        (tmp_path / name).mkdir()
+    small, again, out = tmp_path / "a/small.safetensors", tmp_path / "b/small.safetensors", tmp_path / "out"
+    export(trained / "checkpoint.pth", small)
+    assert call("--eval", "--resume", small, "--output_dir", out, "--summary", summary=True, config=None) == 0
+    export(small, again, out / "summary.json")
+    card = read_checkpoint(again)["card"]
+    assert card.measured["AP"] == json.loads((out / "summary.json").read_text())["stats"]["AP"]
+    assert card.measured_on == f"8 val images of {coco_root.name}, shorter side 96 px, in float32"
+    with pytest.raises(UserError, match="other weights"):  # those before they were rounded
+        export(trained / "checkpoint.pth", tmp_path / "c.safetensors", out / "summary.json")
 
 
 def test_a_summary_of_other_weights_is_left_out_or_refused_if_it_was_named(checkpoint, tmp_path, capsys):

@@ -387,7 +387,18 @@ def test_a_checksum_tells_which_weights_a_model_has_loaded(build, save):
     next(model.parameters()).data.view(-1)[0] += 1e-3
     assert checksum(model.state_dict()) != checksum(content, ema=True)
     assert checksum({"a": torch.ones(2, 2)}) != checksum({"a": torch.ones(4)}) != checksum({"b": torch.ones(4)})
-    assert checksum({"a": torch.ones(4).half()}) != checksum({"a": torch.ones(4)})
+    assert checksum({"a": torch.ones(4, dtype=torch.int32)}) != checksum({"a": torch.ones(4)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_checksum_does_not_depend_on_the_precision_of_the_file(build, dtype):
+    """Weights that were rounded to half precision are others than those before, whatever holds them."""
+    source, model = build(1), build(2)
+    content = {"model": {name: value.to(dtype) if value.is_floating_point() else value
+                         for name, value in source.state_dict().items()}}
+    load_weights(model, content)
+    assert checksum(model.state_dict()) == checksum(content)
+    assert (checksum(content) == checksum(source.state_dict())) == (dtype == torch.float64)
 
 
 def test_an_average_of_another_program_is_loaded_on_request(build):

@@ -55,6 +55,7 @@ def test_wrong_types_are_refused(name, value, wanted):
 @pytest.mark.parametrize("name, value, wanted", [
     ("batch_size", 0, "at least 1"), ("eval_interval", 0, "at least 1"), ("epochs", -3, "at least 1"),
     ("early_stop", 0, "at least 1"), ("num_classes", 0, "at least 1"), ("lr", -1e-4, "at least 0"),
+    ("nms_iou_threshold", 1.5, "from -1 to 1"), ("nms_iou_threshold", -2, "from -1 to 1"),
     ("data_aug_scales", [480, 0], "at least 1"), ("dropout", 1.5, "from 0 to 1"),
     ("eval_size_factor", 0, "at least 0.01"), ("data_aug_scale_overlap", -1.0, "at least 0"),
     ("lr", float("inf"), "a finite number"), ("focal_alpha", float("nan"), "a finite number"),

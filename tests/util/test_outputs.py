@@ -3,7 +3,7 @@ import os
 import pytest
 
 from util.errors import UserError
-from util.outputs import keep_inputs
+from util.outputs import keep_inputs, name_of_weights
 
 
 @pytest.fixture
@@ -68,3 +68,18 @@ def test_two_outputs_of_one_name_are_refused(tmp_path, one, other):
     with pytest.raises(UserError, match="would be one file"):
         keep_inputs([tmp_path / one, tmp_path / "new" / ".." / other], [])
     keep_inputs([tmp_path / one, tmp_path / "new" / other], [])
+
+
+@pytest.mark.parametrize("source, name", [
+    ("outputs/a/checkpoint_best.pth", "a_checkpoint_best"), ("outputs/b/checkpoint_best.pth", "b_checkpoint_best"),
+    ("b/x/../checkpoint0011.pth", "b_checkpoint0011"), ("/checkpoint.pth", "checkpoint"),
+    ("weights/cells.safetensors", "cells"), ("bccd_lite_dino", "bccd_lite_dino"),
+    ("https://host/r50/checkpoint.pth", "r50_checkpoint")])
+def test_weights_of_two_runs_have_two_names(source, name):
+    assert name_of_weights(source) == name
+
+
+def test_a_checkpoint_in_the_working_folder_has_that_folders_name(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    assert name_of_weights("checkpoint.pth") == "a_checkpoint"

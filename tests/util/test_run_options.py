@@ -58,6 +58,25 @@ def test_the_config_that_weights_carry():
         dataclasses.replace(own, config_overrides={"lr.b": 1}).load_config()
 
 
+def test_evaluations_of_two_runs_have_two_folders(tmp_path):
+    for name in ("a", "b"):
+        weights = tmp_path / name / "checkpoint_best.pth"
+        run = options_of("--eval", "--resume", weights, "--coco_path", "data")
+        assert run.with_config_of({"config": {"modelname": "dino"}}).folder == Path(f"outputs/{name}_checkpoint_best")
+
+
+def test_the_config_of_a_run_stands_for_that_run(tmp_path):
+    config, weights = tmp_path / "a/config.py", tmp_path / "a/checkpoint_best.pth"
+    config.parent.mkdir()
+    config.touch()
+    assert options_of("-c", config, "--coco_path", "data").folder == Path("outputs/config")  # written by hand
+    (tmp_path / "a/run.json").touch()
+    assert options_of("-c", config, "--coco_path", "data", "--resume", "auto").folder == tmp_path / "a"
+    evaluated = options_of("-c", config, "--coco_path", "data", "--eval", "--resume", weights)
+    assert evaluated.folder == Path("outputs/a_checkpoint_best")
+    assert options_of("-c", config, "--coco_path", "data", "--output_dir", "out").folder == Path("out")
+
+
 def test_contradictions_are_refused():
     with pytest.raises(UserError, match="--eval and --test exclude each other"):
         options_of("--coco_path", "data", "--eval", "--test", "--resume", "a.pth")

@@ -117,3 +117,18 @@ def test_pictures_are_small_copies_of_the_worst_images(tmp_path, monkeypatch, ca
     with Image.open(io.BytesIO(pictures[2])) as picture:
         assert picture.format == "JPEG" and picture.size == (200, 150)
         assert picture.getpixel((50, 50))[2] > 200 > picture.getpixel((50, 50))[0]
+
+
+def test_detections_beyond_those_that_ap_counts_are_told():
+    """105 of one class in an image, 40 of another: COCO takes the best 100 of each."""
+    first, second = sorted(CLASSES)[:2]
+    coco = coco_of(["a.png"], [(1, first, [0, 0, 10, 10], False)])
+    rows = [{"image_id": 1, "category_id": label, "bbox": [0, 0, 10, 10], "score": 0.5}
+            for label, count in ((first, 105), (second, 40)) for _ in range(count)]
+    matches = match_detections(coco, {1: rows})
+    content = page_content(summarize(coco, {1: rows}), matches, operating_points(matches), {}, {})
+    assert content["beyond_limit"] == 5 and content["limit"] == 100 and content["left_out"] == 0
+
+
+def test_without_such_detections_nothing_is_told(example):
+    assert example[3]["beyond_limit"] == 0
