@@ -31,8 +31,8 @@ TOLERANCES = {"float32": {"AP": 0.001, "score": 0.01, "box": 0.005}, "float16": 
               "bfloat16": {"AP": 0.005}, "int8": {"AP": 0.01}}
 
 
-# Two-stage detectors rank proposals by score, and the rank chooses the content of a query. Where two scores are equal but
-# for rounding, either order is right, and PyTorch itself has more than one answer. This is how many it is asked for.
+# Two-stage detectors rank proposals by score, and the rank chooses the content of a query. Where two scores are equal
+# but for rounding, either order is right, and PyTorch itself has more than one answer: so many times it is asked.
 ANSWERS = 64
 ROUNDING = 2.0**-22  # standard deviation of the factors, two units in the last place of float32
 
@@ -85,8 +85,8 @@ class Comparison:
                 f"{self.ms['file']:.0f} ms an image, PyTorch {self.ms['pytorch']:.0f} ms\n"
                 f"largest differences of {found.compared} detections: score {found.score:.1e}, box {found.box:.1e} of "
                 f"the image; {found.only_one} found by one only\n"
-                + (f"in {self.ties} images PyTorch has several answers that differ by rounding: the nearest was compared\n"
-                   if self.ties else "")
+                + (f"in {self.ties} images PyTorch has several answers that differ by rounding: the nearest was "
+                   "compared\n" if self.ties else "")
                 + (f"over the tolerance ({limits}): {', '.join(self.exceeded)}" if self.exceeded
                    else f"within the tolerance ({limits})"))
 

@@ -1,5 +1,5 @@
-"""What Predictor adds to the time of its detector: reading, decoding and resizing an image, normalisation, the choice of
-detections, and the result.
+"""What Predictor adds to the time of its detector: reading, decoding and resizing an image, normalisation, the choice
+of detections, and the result.
 
     python tools/benchmark_predictor.py bccd_lite_dino
     python tools/benchmark_predictor.py config/LiteDINO/r50_h3l1_2p1x3.py --sides 640 480
@@ -68,10 +68,12 @@ def main(args: argparse.Namespace) -> None:
         predictor = Predictor(backend)
         image = read_image(path)
         resized = torch.zeros(3, *backend.input_size(*image.size), dtype=torch.uint8)
-        backend.model = Answered(backend.model(backend.model_input([resized])))
+        answered: Any = Answered(backend.model(backend.model_input([resized])))
+        backend.model = answered
         parts = {"all": lambda: predictor(path), "of that, reading and decoding": lambda: read_image(path)}
         times = {name: milliseconds(call, args.rounds) for name, call in parts.items()}
-    records = [{"name": name, "ms": statistics.median(x), "ms_best": min(x)} for name, x in times.items()]
+    records: list[dict[str, Any]] = [{"name": name, "ms": statistics.median(x), "ms_best": min(x)}
+                                     for name, x in times.items()]
     about = describe_run(torch.device("cpu"), "float32") | {
         "model": args.detector, "sides": args.sides, "input": list(resized.shape[1:]), "rounds": args.rounds}
     rows = [[r["name"], three_digits(r["ms"]), three_digits(r["ms_best"])] for r in records]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from datasets.transforms import eval_limits
 from deploy.graph import DetectionGraph
-from deploy.int8 import float32_nodes, linear_as_convolution, quantize
+from deploy.int8 import float32_nodes, quantize
 from deploy.openvino import save, write
 from inference.artifact import KEY, Artifact
 from inference.backends.openvino import open_backend, read_model

@@ -11,8 +11,8 @@ SHARED = {"__init__", "detector_keys", "common", "measuring", "sampling_form", "
           "soak_runs", "soaking", "training_parts", "training_steps"}
 
 HELP = """
-import os, runpy, sys
-import matplotlib.figure, pycocotools.coco, scipy.optimize, torch.utils.tensorboard, torchvision  # once for all: it is slow
+import os, runpy, sys  # and, once for all tools, what takes most of the time
+import matplotlib.figure, pycocotools.coco, scipy.optimize, torch.utils.tensorboard, torchvision
 sys.path[0], *tools = sys.argv[1:]
 for path in tools:
     child = os.fork()
