@@ -10,6 +10,7 @@ FILE.verify.json; the exit code is 1 if they differ by more than the tolerance t
 import argparse
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -83,7 +84,10 @@ def planned(args: argparse.Namespace) -> list[tuple[ModuleType, str, Path]]:
 def described(detector: TorchBackend, args: argparse.Namespace, dtype: str, sampler: str) -> Artifact:
     shorter, longest = eval_limits(detector.options.data)
     batch = None if args.dynamic_batch else args.batch
-    return Artifact(detector.card, None if args.size is None else tuple(args.size), batch, args.uint8, dtype, sampler,
+    card = detector.card
+    if card.measured and dtype != "float32":
+        card = replace(card, measured_on=f"{card.measured_on}, with weights in float32, not with this {dtype} file")
+    return Artifact(card, None if args.size is None else tuple(args.size), batch, args.uint8, dtype, sampler,
                     shorter, longest, detector.postprocess.nms_iou_threshold)
 
 

@@ -1,10 +1,11 @@
+import dataclasses
 import json
 import sys
 
 import pytest
 
 from deploy import FORMATS
-from tools.export import main, parse_args, planned
+from tools.export import described, main, parse_args, planned
 from util.errors import UserError
 
 
@@ -76,3 +77,13 @@ def test_a_file_that_differs_is_an_error(export, coco_root, tmp_path, capsys, mo
     monkeypatch.setattr("deploy.verify.TOLERANCES", {"float32": {"AP": 0.001, "box": -1}})
     assert export("--format", "pt2", "--size", 64, 96, "--verify", coco_root, "--verify_images", 2) == 1
     assert "over the tolerance (AP 0.001, box -1): box" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype, told", [
+    ("float32", "87 images"), ("int8", "87 images, with weights in float32, not with this int8 file")])
+def test_a_file_says_what_its_ap_was_measured_with(tiny_backend, dtype, told):
+    card = dataclasses.replace(tiny_backend.card, measured={"AP": 0.5}, measured_on="87 images")
+    args = parse_args(["weights.pth", "--dtype", dtype])
+    artifact = described(dataclasses.replace(tiny_backend, card=card), args, dtype, "gather")
+    assert artifact.card.measured == {"AP": 0.5} and artifact.card.measured_on == told
+    assert described(tiny_backend, args, dtype, "gather").card == tiny_backend.card  # where nothing was measured
