@@ -2,8 +2,11 @@
 
 B batch, n detections of an image.
 """
+import contextlib
 import copy
+import io
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,3 +86,12 @@ def trace(graph: DetectionGraph, artifact: Artifact) -> ExportedProgram:
                 raise
             raise UserError("this detector has no graph for any image size and any batch: name them, --size H W and "
                             f"--batch N ({str(error).strip().splitlines()[0][:200]})") from error
+
+
+def as_onnx(program: ExportedProgram, opset: int, translations: dict[Any, Any] | None = None) -> Any:
+    """A traced graph as an onnx.ModelProto. translations: of operators that ONNX does not have, see torch.onnx."""
+    with contextlib.redirect_stdout(io.StringIO()):  # the exporter reports its progress
+        written = torch.onnx.export(program, dynamo=True, opset_version=opset, input_names=list(INPUTS),
+                                    output_names=list(OUTPUTS), custom_translation_table=translations, verbose=False)
+    assert written is not None
+    return written.model_proto

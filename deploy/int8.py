@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from deploy.precision import IN_FLOAT32
 from inference.artifact import INPUTS
 from util.errors import UserError
 
 # Layers that stay in float32: where queries sample, and what becomes coordinates and scores.
-KEPT = ("sampling_offsets", "attention_weights", "bbox_embed", "class_embed", "enc_out_bbox_embed",
-        "enc_out_class_embed", "reference_points", "ref_point_head")
+KEPT = {*IN_FLOAT32, "sampling_offsets", "attention_weights", "ref_point_head"}
 CALIBRATION_IMAGES = 100  # at most
 
 
@@ -42,7 +42,7 @@ def float32_nodes(model: Any) -> list[str]:
             sources = [value.get_node() for value in add.input_values()]
             layers = {part for node in sources for part in node.get_friendly_name().split(".")}
             kept += [node.get_friendly_name() for node in sources
-                     if node.get_type_name() == "MatMul" and layers.intersection(KEPT)]
+                     if node.get_type_name() == "MatMul" and layers & KEPT]
     return kept
 
 

@@ -1,13 +1,10 @@
 """ONNX files, which ONNX Runtime, TensorRT and others run."""
-import contextlib
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from deploy.graph import INPUTS, OUTPUTS, DetectionGraph, trace
+from deploy.graph import DetectionGraph, as_onnx, trace
 from inference.artifact import KEY, Artifact
 from util.errors import UserError
 from util.files import atomic_write
@@ -31,12 +28,7 @@ def write(graph: DetectionGraph, artifact: Artifact, path: Path,
     require("onnx", "onnxscript")
     import onnx
 
-    program = trace(graph, artifact)
-    with contextlib.redirect_stdout(io.StringIO()):  # the exporter reports its progress
-        written = torch.onnx.export(program, dynamo=True, opset_version=OPSET, input_names=list(INPUTS),
-                                    output_names=list(OUTPUTS), verbose=False)
-    assert written is not None
-    proto = written.model_proto
+    proto = as_onnx(trace(graph, artifact), OPSET)
     size = proto.ByteSize()
     if size >= LARGEST:
         raise UserError(f"{path} would have {size / 1e9:.1f} GB, and an ONNX file has at most 2 GB: choose --format "

@@ -1,6 +1,4 @@
 """Files of OpenVINO: an .xml with its .bin."""
-import contextlib
-import io
 import os
 import tempfile
 from collections.abc import Iterable
@@ -9,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 
-from deploy.graph import DetectionGraph, trace
+from deploy.graph import DetectionGraph, as_onnx, trace
 from deploy.int8 import quantize
-from inference.artifact import INPUTS, KEY, OUTPUTS, Artifact
+from inference.artifact import KEY, Artifact
 from models.ops import native_available, openvino_nodes
 from util.files import writing
 from util.optional import require
@@ -23,6 +20,7 @@ SUFFIX = ".xml"
 DTYPES = ("float32", "float16", "int8")
 FROM_FLOAT32 = ("float16", "int8")  # made of a graph in float32
 SAMPLERS = ("native", "gather", "grid_sample")
+OPSET = 18  # that OpenVINO reads entirely
 
 
 def outputs(path: Path) -> list[Path]:
@@ -38,7 +36,8 @@ def write(graph: DetectionGraph, artifact: Artifact, path: Path,
     core = openvino_nodes.shared_core()
     if artifact.sampler == "native":
         openvino_nodes.add_nodes(core, "a file with --sampler native (another: --sampler gather)")
-    model = core.read_model(as_onnx(trace(graph, artifact)), b"")
+    onnx_file = as_onnx(trace(graph, artifact), OPSET, nodes_of_operators()).SerializeToString()
+    model = core.read_model(onnx_file, b"")
     if artifact.dtype == "int8":
         model = quantize(model, calibration or ())
     model.set_rt_info(artifact.to_json(), KEY)
@@ -46,8 +45,8 @@ def write(graph: DetectionGraph, artifact: Artifact, path: Path,
     return outputs(path)
 
 
-def as_onnx(program: ExportedProgram) -> bytes:
-    """An ONNX file, with nodes of the domain openvino_nodes.DOMAIN for the compiled operators."""
+def nodes_of_operators() -> dict[Any, Any]:
+    """How the compiled operators, where they are built, become nodes of the domain openvino_nodes.DOMAIN in ONNX."""
     import onnxscript
     from onnx.defs import OpSchema
     from onnxscript import opset18
@@ -81,15 +80,10 @@ def as_onnx(program: ExportedProgram) -> bytes:
     def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights):
         return plain(value, attention_weights, flat(spatial_shapes), sampling_locations)
 
+    if not native_available("cpu"):
+        return {}
     ops = torch.ops.deform_attn
-    table: dict[Any, Any] = {}
-    if native_available("cpu"):
-        table = {ops.key_aware_deform_attn.default: key_aware_deform_attn, ops.ms_deform_attn.default: ms_deform_attn}
-    with contextlib.redirect_stdout(io.StringIO()):  # the exporter reports its progress
-        written = torch.onnx.export(program, dynamo=True, opset_version=18, input_names=list(INPUTS),
-                                    output_names=list(OUTPUTS), custom_translation_table=table, verbose=False)
-    assert written is not None
-    return written.model_proto.SerializeToString()
+    return {ops.key_aware_deform_attn.default: key_aware_deform_attn, ops.ms_deform_attn.default: ms_deform_attn}
 
 
 def save(model: Any, path: Path, float16: bool) -> None:

@@ -85,8 +85,8 @@ class Comparison:
                 f"{self.ms['file']:.0f} ms an image, PyTorch {self.ms['pytorch']:.0f} ms\n"
                 f"largest differences of {found.compared} detections: score {found.score:.1e}, box {found.box:.1e} of "
                 f"the image; {found.only_one} found by one only\n"
-                + (f"in {self.ties} images PyTorch has several answers that differ by rounding: the nearest was "
-                   "compared\n" if self.ties else "")
+                + (f"images in which rounding decides what PyTorch finds: {self.ties}; compared with the nearest\n"
+                   if self.ties else "")
                 + (f"over the tolerance ({limits}): {', '.join(self.exceeded)}" if self.exceeded
                    else f"within the tolerance ({limits})"))
 
