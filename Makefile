@@ -1,6 +1,7 @@
 # make demo       trains, evaluates and draws a small detector on a generated data set
 # make test       runs the tests, but for those that take minutes
-# make test-all   runs those too
+# make test-slow  runs those, but for searches and rehearsals of several minutes each
+# make test-all   runs all of them
 # make coverage   runs what make test runs, and says which lines of the project it reached
 # make lint       checks style and types
 # make env        makes the environment in .venv and builds the operators of models/ops into it
@@ -27,8 +28,8 @@ test: $(ENVIRONMENT)
 	$(PYTEST) -m "not slow" $(FORKING)
 
 test-slow: $(ENVIRONMENT)
-	$(PYTEST) -m slow $(TOGETHER)
-	$(PYTEST) -m slow $(FORKING)
+	$(PYTEST) -m "slow and not soak" $(TOGETHER)
+	$(PYTEST) -m "slow and not soak" $(FORKING)
 
 test-all: $(ENVIRONMENT)
 	$(PYTEST) $(TOGETHER)

@@ -24,27 +24,15 @@ from inference.artifact import Artifact
 from inference.backends import Backend
 from inference.backends.openvino import open_backend
 from inference.backends.torch_model import TorchBackend
-from measuring import describe_run, summary_line, write_results
-from models import build_detector
+from measuring import describe_run, random_detector, summary_line, write_results
 from models.ops import implementation, native_available
 from models.ops.native import BUILD_COMMAND
-from util.config import load_config
 from util.cpu import keep_freed_memory
 from util.errors import UserError
 from util.markdown import table, three_digits
-from util.model_card import ModelCard
-from util.options import parse_options
 
 DTYPES = ("float32", "int8")
 CALIBRATION = 2  # images
-
-
-def random_detector(config_file: str) -> TorchBackend:
-    options = parse_options(load_config(config_file, {"pretrained_backbone": False}))
-    torch.manual_seed(0)
-    model, _, postprocessors = build_detector(options)
-    card = ModelCard(options.to_dict(), {})
-    return TorchBackend(model.eval(), postprocessors["bbox"], card, options, torch.device("cpu"))
 
 
 def export(detector: TorchBackend, size: tuple[int, int], dtypes: list[str], sampler: str,

@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark_deployment import random_detector
 from common import run_tool, tool_parser
 from datasets.images import read_image
 from datasets.synthetic import generate
 from inference.backends.torch_model import TorchBackend, open_backend
 from inference.predictor import Predictor
-from measuring import describe_run, summary_line, write_results
+from measuring import describe_run, random_detector, summary_line, write_results
 from util.markdown import table, three_digits
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from common import add_device_flag
+from inference.backends.torch_model import TorchBackend
 from measure.model_cost import device_name
-from models import build_model
+from models import build_detector, build_model
 from models.criterion import SetCriterion
 from models.detector import Detector
 from models.ops import cpu_kernels, native_available
@@ -26,6 +27,7 @@ from util.config import Config, load_config, parse_pairs
 from util.distributed import init_distributed
 from util.errors import UserError
 from util.files import write_text
+from util.model_card import ModelCard
 from util.nested_tensor import NestedTensor
 from util.optim import build_optimizer, build_scheduler
 from util.options import parse_options
@@ -74,6 +76,15 @@ class Setting:
         optimizer = build_optimizer(model, optim, fused)
         scaler = GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
         return TrainState(model, optimizer, build_scheduler(optimizer, optim, steps), scaler)
+
+
+def random_detector(config_file: str) -> TorchBackend:
+    """The detector of a config file, ready for images, with random weights, on the CPU."""
+    options = parse_options(load_config(config_file, {"pretrained_backbone": False}))
+    torch.manual_seed(0)
+    model, _, postprocessors = build_detector(options)
+    card = ModelCard(options.to_dict(), {})
+    return TorchBackend(model.eval(), postprocessors["bbox"], card, options, torch.device("cpu"))
 
 
 def random_batch(setting: Setting, num_classes: int, seed: int, boxes: tuple[int, int] = (1, 20)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from datasets.transforms import MEAN, STD
-from deploy.graph import DetectionGraph, example_inputs
+from deploy.graph import DetectionGraph, example_inputs, trace
 from models import build_model
 from tests.inference.detectors import spread_scores
 from tests.inference.test_artifact import artifact
@@ -93,3 +93,15 @@ def test_examples_are_what_the_artifact_takes():
     assert images.shape == (3, 3, 32, 48) and images.dtype == torch.uint8 and sizes.shape == (3, 2)
     images, sizes = example_inputs(artifact(batch=None))
     assert images.shape[2] != images.shape[3] and len(images) == len(sizes) > 1 and images.dtype == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_a_trace_for_any_size_of_a_backbone_with_same_padding(tiny_dino):
+    """One pixel more moves where such a backbone pads."""
+    model, postprocess = build(tiny_dino(backbone="timm:tf_efficientnet_lite0"))
+    how = artifact(size=None, batch=None, sampler="gather", uint8=False)
+    traced = trace(DetectionGraph(model, postprocess), how).module(check_guards=False)
+    for height, width in ((95, 128), (96, 127), (97, 129), (110, 84)):
+        images = torch.rand(len(SIZES), 3, height, width)
+        assert_same(traced, detections(model, postprocess, images), images)

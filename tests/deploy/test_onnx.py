@@ -3,8 +3,11 @@ import json
 import pytest
 import torch
 
-from deploy.onnx import DTYPES, outputs
+from deploy.graph import DetectionGraph
+from deploy.onnx import DTYPES, outputs, write
+from tests.deploy import test_graph
 from tests.deploy.test_pt2 import IMAGES, SIZES, assert_same, expected
+from tests.inference.test_artifact import artifact
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -50,6 +53,17 @@ def test_a_file_for_any_size_and_batch(exported, tiny_backend):
     found = run(exported("onnx", size=None, batch=None), images, sizes)
     for place, wanted in enumerate(zip(*expected(tiny_backend, images, sizes))):
         assert_same([x[place:place + 1] for x in found], [x[None] for x in wanted])
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["detr", "sdetr", "lite_sdetr", "deformable_detr", "h_detr", "dino"])
+def test_every_detector(tiny_dino, tiny_sdetr, tmp_path, name):
+    model, postprocess = test_graph.build(test_graph.CONFIGS[name](tiny_dino, tiny_sdetr))
+    images = test_graph.IMAGES
+    how = artifact(size=tuple(images.shape[-2:]), batch=len(images), sampler="grid_sample", uint8=False)
+    (path,) = write(DetectionGraph(model, postprocess), how, tmp_path / "a.onnx")
+    test_graph.assert_same(lambda *inputs: run(path, *inputs), test_graph.detections(model, postprocess))
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ def test_a_wrong_command_line_is_explained(arguments, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_rehearsal_writes_report_and_numbers(tmp_path):
     done = check(tmp_path, "--cpu")
     assert done.returncode == 0, done.stdout + done.stderr

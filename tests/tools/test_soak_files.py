@@ -31,6 +31,7 @@ def test_a_mutation_changes_a_copy_in_one_place():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_full_disk_costs_nothing(tmp_path, capsys):
     soak = Soak("part", Workshop(tmp_path), random.Random(0), time.monotonic() + 20)
     fill_disks(soak)
@@ -42,6 +43,7 @@ def test_a_full_disk_costs_nothing(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_every_kind_of_file_is_damaged(tmp_path, capsys):
     soak = Soak("part", Workshop(tmp_path), random.Random(0), time.monotonic() + 20)
     damage(soak)

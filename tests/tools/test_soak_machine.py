@@ -38,6 +38,7 @@ def test_a_part_that_cannot_run_here_says_so(part, missing, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("part, said", [(cut_links, "2 cuts"), (check_operator, "portable kernels: "),
                                         (find_leaks, "file descriptors")])
 def test_a_part_finds_nothing(part, said, tmp_path, monkeypatch, capsys):

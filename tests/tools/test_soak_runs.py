@@ -9,6 +9,7 @@ from tools.soaking import Soak, Workshop
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("part", [kill_runs, change_processes])
 def test_a_part_finds_nothing(part, tmp_path, capsys):
     soak = Soak("part", Workshop(tmp_path), random.Random(0), time.monotonic() + 120, kills=2)

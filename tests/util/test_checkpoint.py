@@ -309,7 +309,7 @@ def only_read_or_refused(data, path, model, count, seed):
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-@pytest.mark.parametrize("count", [150, pytest.param(6000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [150, pytest.param(6000, marks=[pytest.mark.slow, pytest.mark.soak])])
 def test_a_file_with_changed_bytes_is_read_or_refused(tmp_path, suffix, count):
     model, path = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)), tmp_path / f"model.{suffix}"
     if suffix == "pth":

@@ -30,7 +30,7 @@ def saved():
     return trained.state_dict() | {"config": {"lr": 0.1, "lr_drop_list": [1, 2]}, "class_names": {1: "a", 2: "b"}}
 
 
-@pytest.mark.parametrize("part", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", [5, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.soak])])
 def test_every_damage_of_every_entry_is_refused_or_harmless(saved, part):
     """Every fifth one, or all. Harmless: the training goes on to finite weights, and what it saves can be resumed."""
     outcomes = collections.Counter()
