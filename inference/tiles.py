@@ -113,7 +113,9 @@ def _by_view(parts: list[tuple[Window, Found]], size: tuple[int, int]) -> tuple[
     everything, second = found[0], torch.cat(spare)
     for boxes_of_part in found[1:]:
         everything = everything.and_also(boxes_of_part)
-    return (everything[~second & ~everything.pieced], everything[second], everything[everything.pieced])
+    shown = _area(everything.boxes) > 0  # a box without area would lie within any other, wherever that is
+    pieced = everything.pieced
+    return everything[shown & ~second & ~pieced], everything[shown & second], everything[shown & pieced]
 
 
 def _at_inner_border(boxes: Tensor, window: Window, size: tuple[int, int]) -> Tensor:

@@ -135,6 +135,12 @@ def test_every_object_is_found_once_wherever_it_lies():
             assert found["boxes"].round().tolist() == [[x, y, x + 90, y + 75]]
 
 
+def test_a_box_without_area_is_left_out_and_hides_nothing():
+    flat = (LEFT, {"boxes": torch.tensor([[100.0, 100, 100, 200]]), "scores": torch.tensor([0.9]),
+                   "labels": torch.tensor([1])})
+    assert boxes(seen(WHOLE, ((700, 300, 740, 340), 0.4, 1)), flat, seen(RIGHT)) == [[700, 300, 740, 340]]
+
+
 @pytest.mark.parametrize("tiles", [0, 15, -640, (640,), (640, 640, 3), (640, 8), True, 640.0, "640"])
 def test_tiles_that_are_none_are_told(tiles):
     with pytest.raises(UserError, match="tiles"):
