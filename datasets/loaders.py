@@ -96,7 +96,10 @@ def worker_crash_as_user_error(loader: DetectionLoader) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        crash = _crash(error, loader.dataset)
+        try:
+            crash = _crash(error, loader.dataset)
+        except RuntimeError as from_handler:  # torch raises it from a signal handler, wherever this process is
+            crash = _crash(from_handler, loader.dataset)
         if crash is None:
             raise
         files = ", ".join(str(path) for path in loader.dataset.being_read(crash))
@@ -108,19 +111,15 @@ def worker_crash_as_user_error(loader: DetectionLoader) -> Iterator[None]:
 
 def _crash(error: Exception, dataset: CocoDetection) -> str | None:
     """A text with the id of the dead data-loading process that an error comes from; None if it comes from elsewhere."""
-    # torch raises it from a signal handler, wherever this process is.
     if re.match(r"DataLoader worker \(pid", str(error)):
         return str(error)
     broken_connection = isinstance(error, OSError | EOFError | RuntimeError | pickle.UnpicklingError)
     if not broken_connection or str(error).startswith("Caught ") or not _is_from_loader(error):
         return None  # "Caught": raised in a data-loading process, which lives
-    try:
-        for _ in range(20):  # a process that ends closes its connections first
-            if dead := [process for process in dataset.reading[:, 0].tolist() if process and _has_ended(process)]:
-                return f"DataLoader worker (pid {dead[0]}) exited unexpectedly."
-            time.sleep(0.05)
-    except RuntimeError as from_handler:
-        return str(from_handler)
+    for _ in range(20):  # a process that ends closes its connections first
+        if dead := [process for process in dataset.reading[:, 0].tolist() if process and _has_ended(process)]:
+            return f"DataLoader worker (pid {dead[0]}) exited unexpectedly."
+        time.sleep(0.05)
     return None
 
 

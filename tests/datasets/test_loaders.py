@@ -1,5 +1,6 @@
 """The order of training batches, and each process's share of an evaluation."""
 import pickle
+import pkgutil
 import subprocess
 
 import pytest
@@ -257,6 +258,25 @@ def test_a_broken_connection_to_a_dead_process_names_its_file(coco_root, error):
     name = loader.dataset.coco.imgs[loader.dataset.ids[1]]["file_name"]
     assert isinstance(seen, UserError) and seen.__cause__ is error
     assert f"died while it was reading {loader.dataset.folder / name}: DataLoader worker (pid {dead.pid})" in str(seen)
+
+
+@pytest.mark.parametrize("step", ["re.match", "_is_from_loader", "time.sleep"])
+def test_a_process_is_named_whenever_the_signal_of_its_end_arrives(coco_root, monkeypatch, step):
+    """The signal handler of PyTorch raises wherever this process is, also while it asks what broke the connection."""
+    loader = eval_loader(opened(coco_root, "val"), 1, 1)
+    signals = iter([RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed.")])
+    original = pkgutil.resolve_name(f"datasets.loaders.{step}")
+
+    def interrupted(*arguments):
+        for error in signals:
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(f"datasets.loaders.{step}", interrupted)
+    with subprocess.Popen(["sleep", "60"]) as alive:
+        seen = failing(loader, ConnectionResetError(104, "reset by peer"), [alive.pid])
+        alive.kill()
+    assert isinstance(seen, UserError) and "DataLoader worker (pid 77) is killed by signal: Killed" in str(seen)
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
