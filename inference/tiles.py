@@ -2,6 +2,7 @@
 
 An object is judged where it is seen whole: by a tile that it fits into, else by the whole image. n boxes.
 """
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,13 @@ AGREEING_IOU = 0.5  # of two boxes of one object, in the region that the parts o
 COVERED = 0.7  # so much of a box within another one: it is a part of that object
 SAME_PLACE = 0.5  # of the smaller of two boxes, for one from the whole image: what it shows is found already
 BORDER = 0.01  # of the side of a part: a box that ends so close to an inner border may go on behind it
-MOST_TILES = 1000  # of an image: merging takes minutes with more, and nobody wants as many
+MOST_TILES = 1000  # of an image: searching more takes long, and nobody wants as many
 SUPPORT = 0.5  # of the least score: from here on, a box can confirm one of another part
 Window = tuple[int, int, int, int]  # left, top, right, bottom, px
 Found = dict[str, Tensor]
+Pair = tuple[float, bool]  # of an object and a further box: how far they agree, and whether that object hides the box
+OUTWARDS = torch.tensor([-1.0, -1, 1, 1])
+BLOCK = 256  # boxes that are compared with all objects at once
 
 
 def checked_tiles(tiles: int | tuple[int, int], overlap: float) -> tuple[int, int]:
@@ -65,11 +69,12 @@ class Boxes:
     views: Tensor
     pieced: Tensor
 
-    def __getitem__(self, index: Tensor) -> "Boxes":
+    def __getitem__(self, index: Tensor | list[int]) -> "Boxes":
         return Boxes(*(value[index] for value in vars(self).values()))
 
-    def and_also(self, others: "Boxes") -> "Boxes":
-        return Boxes(*map(torch.cat, zip(vars(self).values(), vars(others).values())))
+    @classmethod
+    def joined(cls, several: Iterable["Boxes"]) -> "Boxes":
+        return cls(*map(torch.cat, zip(*(vars(boxes).values() for boxes in several))))
 
 
 def merged(parts: list[tuple[Window, Found]], size: tuple[int, int], limits: Tensor) -> Found:
@@ -80,18 +85,10 @@ def merged(parts: list[tuple[Window, Found]], size: tuple[int, int], limits: Ten
     of an object counts as much as the surest view of it.
     """
     whole, spare, partial = _by_view(parts, size)
-    objects = whole[batched_nms(whole.boxes, whole.scores, whole.labels, NMS_IOU)]
-    for i in spare.scores.argsort(descending=True, stable=True).tolist():
-        box = spare[torch.tensor([i])]
-        rival = (objects.labels == box.labels) & (objects.scores >= limits[objects.labels])
-        smaller = torch.minimum(_area(objects.boxes), _area(box.boxes))
-        if not _confirms(objects, box) and not (
-                rival & (_area(_intersection(objects.boxes, box.boxes)) >= SAME_PLACE * smaller)).any():
-            objects = objects.and_also(box)
-    for i in partial.scores.argsort(descending=True, stable=True).tolist():
-        box = partial[torch.tensor([i])]
-        if not _confirms(objects, box) and not _is_covered(objects, box, limits):
-            objects = objects.and_also(box)
+    whole = whole[batched_nms(whole.boxes, whole.scores, whole.labels, NMS_IOU)]
+    spare, partial = (boxes[boxes.scores.argsort(descending=True, stable=True)] for boxes in (spare, partial))
+    found = Boxes.joined([whole, spare, partial])
+    objects = found[_objects(found, len(whole.scores), limits[found.labels].tolist())]
     objects = objects[objects.scores >= limits[objects.labels]]
     return in_order(objects.scores, objects.labels, objects.boxes)
 
@@ -110,9 +107,7 @@ def _by_view(parts: list[tuple[Window, Found]], size: tuple[int, int]) -> tuple[
         for tile in tiles if window == whole_image else []:
             fitting |= _fits(boxes, tile, size)
         spare.append(fitting)
-    everything, second = found[0], torch.cat(spare)
-    for boxes_of_part in found[1:]:
-        everything = everything.and_also(boxes_of_part)
+    everything, second = Boxes.joined(found), torch.cat(spare)
     shown = _area(everything.boxes) > 0  # a box without area would lie within any other, wherever that is
     pieced = everything.pieced
     return everything[shown & ~second & ~pieced], everything[shown & second], everything[shown & pieced]
@@ -133,32 +128,88 @@ def _fits(boxes: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
     return inside & ~_at_inner_border(boxes, window, size)
 
 
-def _confirms(objects: Boxes, box: Boxes) -> bool:
-    """Whether a further box [1] shows one of the objects, seen by another part: both agree in the region that both
-    parts show. That object then has the higher of both scores and, if it was cut too, the extent of both."""
-    common = _intersection(objects.views, box.views)
-    clipped, own = _intersection(objects.boxes, common), _intersection(common, box.boxes)
+def _objects(found: Boxes, certain: int, limits: list[float]) -> list[int]:
+    """The places of the boxes that are an object of their own. The first `certain` are. Each further one, in this
+    order, is one unless it agrees with an object, which then has the higher of both scores and, if it was cut too, the
+    extent of both; or it is a part of an object, or in its place, whose score reaches its limit.
+    """
+    scores, cut = found.scores.tolist(), found.pieced.tolist()
+    chosen = [place < certain for place in range(len(scores))]
+    for start in range(certain, len(scores), BLOCK):
+        end = min(start + BLOCK, len(scores))
+        earlier = [place for place in range(end) if chosen[place] or place >= start]
+        pairs = _pairs(found, torch.tensor(earlier), torch.arange(start, end))
+        for place in range(start, end):
+            near = {other: pair for other, pair in sorted(pairs[place].items()) if chosen[other]}
+            best = max(near, key=lambda other: near[other][0], default=None)
+            if best is None or near[best][0] < AGREEING_IOU:
+                chosen[place] = not any(hides and scores[other] >= limits[other] for other, (_, hides) in near.items())
+                continue
+            scores[best] = max(scores[best], scores[place])
+            if cut[best]:
+                _extend(found, best, place)
+                for other, pair in _pairs(found, torch.tensor([best]), torch.arange(place + 1, end)).items():
+                    pairs[other].pop(best, None)
+                    pairs[other].update(pair)
+    found.scores = found.scores.new_tensor(scores)
+    return [place for place, is_object in enumerate(chosen) if is_object]
+
+
+def _extend(found: Boxes, place: int, other: int) -> None:
+    """One box, and what its part shows, over another one."""
+    for values in (found.boxes, found.views):
+        values[place] = _union(values[place], values[other])
+
+
+def _pairs(found: Boxes, earlier: Tensor, later: Tensor) -> dict[int, dict[int, Pair]]:
+    """Of each of the places `later`, those of `earlier` that come before it and agree with it or hide it."""
+    pairs: dict[int, dict[int, Pair]] = {place: {} for place in later.tolist()}
+    row, column = _touching(found, earlier, later)
+    first, second = earlier[column], later[row]
+    first, second = first[first < second], second[first < second]
+    if not len(first):
+        return pairs
+    agreement, hides = _agreement(found[first], found[second]), _hides(found[first], found[second])
+    related = (agreement >= AGREEING_IOU) | hides
+    for place, other, *pair in zip(*(values[related].tolist() for values in (second, first, agreement, hides))):
+        pairs[place][other] = (pair[0], pair[1])
+    return pairs
+
+
+def _touching(found: Boxes, earlier: Tensor, later: Tensor) -> tuple[Tensor, ...]:
+    """The pairs (place in later, place in earlier) of one class whose boxes are not further apart than a margin."""
+    one, other = found.boxes[earlier].T, (_around(found.boxes[later], found.views[later]) + OUTWARDS).T[..., None]
+    near = found.labels[earlier] == found.labels[later][:, None]
+    near &= one[0] <= other[2]
+    near &= one[1] <= other[3]
+    near &= one[2] >= other[0]
+    near &= one[3] >= other[1]
+    return near.nonzero(as_tuple=True)
+
+
+def _agreement(objects: Boxes, boxes: Boxes) -> Tensor:
+    """IoU [n] of objects and boxes that other parts show, in the region that both parts show. -1 for the same part."""
+    common = _intersection(objects.views, boxes.views)
+    clipped, own = _intersection(objects.boxes, common), _intersection(common, boxes.boxes)
     shared = _area(_intersection(clipped, own))
     iou = shared / (_area(clipped) + _area(own) - shared).clamp(min=1e-6)
-    iou = torch.where((objects.labels == box.labels) & (objects.views != box.views).any(1), iou, -1)
-    if not len(iou) or iou.max() < AGREEING_IOU:
-        return False
-    best = int(iou.argmax())
-    objects.scores[best] = torch.maximum(objects.scores[best], box.scores[0])
-    if objects.pieced[best]:
-        objects.boxes[best], objects.views[best] = (_union(mine[best], other[0]) for mine, other in (
-            (objects.boxes, box.boxes), (objects.views, box.views)))
-    return True
+    return torch.where((objects.views != boxes.views).any(1), iou, -1)
 
 
-def _is_covered(objects: Boxes, box: Boxes, limits: Tensor) -> bool:
-    """Whether a box [1] at an inner border is a part of an object that another part shows. A part's own boxes are
-    different objects."""
-    margin = max(2.0, BORDER * float((box.views[0, 2:] - box.views[0, :2]).max()))
-    around = objects.boxes + box.boxes.new_tensor([-margin, -margin, margin, margin])
-    within = _area(_intersection(around, box.boxes)) >= COVERED * _area(box.boxes)
-    others = (objects.labels == box.labels) & (objects.views != box.views).any(1)
-    return bool((within & others & (objects.scores >= limits[objects.labels])).any())
+def _hides(objects: Boxes, boxes: Boxes) -> Tensor:
+    """Whether [n] a box at an inner border is a part of an object that another part shows (a part's own boxes are
+    different objects), and whether a box from the whole image is in the place of an object."""
+    area, around = _area(boxes.boxes), _around(objects.boxes, boxes.views)
+    within = _area(_intersection(around, boxes.boxes)) >= COVERED * area
+    smaller = torch.minimum(_area(objects.boxes), area)
+    in_place = _area(_intersection(objects.boxes, boxes.boxes)) >= SAME_PLACE * smaller
+    return torch.where(boxes.pieced, within & (objects.views != boxes.views).any(1), in_place)
+
+
+def _around(boxes: Tensor, views: Tensor) -> Tensor:
+    """Boxes and the margin at the border of these views."""
+    margin = (BORDER * (views[:, 2:] - views[:, :2]).amax(1).double()).clamp(min=2).to(boxes.dtype)
+    return boxes + margin[:, None] * OUTWARDS
 
 
 def _intersection(a: Tensor, b: Tensor) -> Tensor:

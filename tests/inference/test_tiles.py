@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from inference.tiles import checked_tiles, merged, windows
+from tests.inference.merging import merged_one_by_one
 from util.errors import UserError
 
 SIZE = (1000, 600)
@@ -139,6 +140,47 @@ def test_a_box_without_area_is_left_out_and_hides_nothing():
     flat = (LEFT, {"boxes": torch.tensor([[100.0, 100, 100, 200]]), "scores": torch.tensor([0.9]),
                    "labels": torch.tensor([1])})
     assert boxes(seen(WHOLE, ((700, 300, 740, 340), 0.4, 1)), flat, seen(RIGHT)) == [[700, 300, 740, 340]]
+
+
+def random_scene(seed, size, tile, objects, noise, classes):
+    """The parts of an image, each with its inexact views of random objects and with boxes of nothing; limits of the
+    classes. Scores are rounded: many are the same."""
+    draw = torch.Generator().manual_seed(seed)
+    start = torch.rand(objects, 2, generator=draw) * torch.tensor(size)
+    sides = 2 + 0.8 * tile * torch.rand(objects, 2, generator=draw) ** 2
+    things, labels = torch.cat([start, start + sides], 1), torch.randint(classes, (objects,), generator=draw)
+    parts = []
+    for window in windows(size, (tile, tile), 0.25):
+        left, top, right, bottom = window
+        bounds, origin = torch.tensor([left, top, right, bottom]), torch.tensor([left, top, left, top])
+        cut = torch.cat([things[:, :2].maximum(bounds[:2]), things[:, 2:].minimum(bounds[2:])], 1)
+        visible = (cut[:, 2:] > cut[:, :2] + 1).all(1) & (torch.rand(objects, generator=draw) < 0.8)
+        views = cut[visible] + torch.randn(int(visible.sum()), 4, generator=draw) - origin
+        places = torch.rand(noise, 2, generator=draw) * tile
+        blobs = torch.cat([places, places + tile / 3 * torch.rand(noise, 2, generator=draw)], 1)
+        scores = 0.15 + 0.85 * torch.rand(len(views) + noise, generator=draw)
+        parts.append((window, {
+            "boxes": torch.cat([views, blobs]), "scores": (scores * 20).round() / 20,
+            "labels": torch.cat([labels[visible], torch.randint(classes, (noise,), generator=draw)])}))
+    return parts, 0.2 + 0.2 * torch.rand(classes, generator=draw)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("size, tile, objects, noise, classes", [
+    ((1000, 600), 400, 40, 3, 2), ((1000, 600), 250, 15, 0, 1), ((900, 900), 200, 150, 5, 3)])
+def test_boxes_are_merged_as_if_one_came_after_the_other(seed, size, tile, objects, noise, classes):
+    parts, limits = random_scene(seed, size, tile, objects, noise, classes)
+    found, wanted = merged(parts, size, limits), merged_one_by_one(parts, size, limits)
+    assert len(wanted["scores"]) and all(found[name].equal(wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("block", [1, 7])
+def test_more_boxes_than_are_compared_at_once_are_merged_alike(block, monkeypatch):
+    parts, limits = random_scene(0, (900, 900), 200, 150, 5, 2)
+    wanted = merged(parts, (900, 900), limits)
+    monkeypatch.setattr("inference.tiles.BLOCK", block)
+    found = merged(parts, (900, 900), limits)
+    assert all(found[name].equal(wanted[name]) for name in wanted)
 
 
 @pytest.mark.parametrize("tiles", [0, 15, -640, (640,), (640, 640, 3), (640, 8), True, 640.0, "640"])
