@@ -20,7 +20,10 @@ from util.options import parse_options
 PUBLISHED = json.loads(Path("tests/golden/published_configs.json").read_text(encoding="utf-8"))
 FILES = [name for name in PUBLISHED if not name.endswith("coco_transformer.py")]
 LITE = "Lite-DETR/config/DINO/DINO_4scale.py"
-EACH = [pytest.param(name, marks=() if name == LITE else pytest.mark.slow) for name in FILES]
+LARGE = ("DINO_4scale_swin.py", "DINO_4scale_convnext.py")  # backbones of 200 M parameters
+EACH = [pytest.param(name, marks=[] if name == LITE else
+                     [pytest.mark.slow, pytest.mark.soak] if name.endswith(LARGE) else [pytest.mark.slow])
+        for name in FILES]
 # Of the released checkpoints of the same models.
 RELEASED = {"DINO/config/DINO/DINO_4scale.py": 46_893_182, LITE: 47_684_222,
             "Lite-DETR/config/DINO/DINO_4scale_swinT.py": 48_227_256}
