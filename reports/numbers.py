@@ -4,7 +4,8 @@
      "weights": checksum of the evaluated weights (util.checkpoint.checksum), "" where the writer did not know them,
      "facts": {"checkpoint": text, "config": text, "data": text, ...} as at the top of summary.md,
      "images": number of them, "boxes": in their ground truth, without crowds,
-     "stats": {"AP": .., "AR100": .., ...}, COCO's twelve (datasets.coco_eval.STATS),
+     "stats": {"AP": .., "AR100": .., ...}, COCO's twelve (EvaluationSummary.stat_names), and those of LVIS or
+         CrowdHuman beside them (EvaluationSummary.more),
      "classes": {category id: {"name": text, "boxes": number, "AP": .., ... (CLASS_STATS),
                                "threshold": .., "precision": .., "recall": .., "f1": ..}},
      "errors": {kind: {"gain": AP50 gained without it, "count": number}} as in the table of errors}
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.coco import class_names
-from datasets.coco_eval import STATS, EvaluationSummary
+from datasets.coco_eval import EvaluationSummary
 from reports.error_analysis import ErrorSplit, OperatingPoint
 from util.errors import UserError
 from util.files import write_text
@@ -43,8 +44,8 @@ class Measured:
 
 
 def measured_stats(summary: EvaluationSummary) -> dict[str, float | None]:
-    """COCO's twelve numbers, None where there is nothing to measure."""
-    return dict(zip(STATS, (x if x >= 0 else None for x in summary.stats)))
+    """COCO's twelve numbers, and what is beside them; None where there is nothing to measure."""
+    return dict(zip(summary.stat_names, (x if x >= 0 else None for x in summary.stats))) | summary.more
 
 
 def rounded_down(score: float) -> float:
