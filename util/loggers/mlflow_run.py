@@ -20,13 +20,13 @@ class MlflowLogger:
         default_environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="2", MLFLOW_HTTP_REQUEST_TIMEOUT="30")
         from mlflow import MlflowClient, entities
 
-        folder = place.folder.resolve()
+        folder, server = place.folder.resolve(), os.environ.get(SERVER)
         self.entities = entities
-        self.client = MlflowClient(os.environ.get(SERVER) or f"sqlite:///{folder / 'mlflow.db'}")
+        self.client = MlflowClient(server or f"sqlite:///{folder / 'mlflow.db'}")
         name = os.environ.get(EXPERIMENT, PROJECT)
         experiment = self.client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self.client.create_experiment(
-            name, None if SERVER in os.environ else (folder / "mlflow").as_uri())
+            name, None if server else (folder / "mlflow").as_uri())
         known = self.client.search_runs([number], f"tags.{TAG} = '{place.run_id}'")
         self.run_id = (known[0] if known else self.client.create_run(
             number, tags={TAG: place.run_id}, run_name=place.name)).info.run_id
