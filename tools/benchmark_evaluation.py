@@ -41,13 +41,13 @@ def random_data(images: int, detections: int, classes: int, seed: int = 0) -> tu
     count = round(BOXES * images)
     image, label, boxes = np.sort(rng.integers(0, images, count)), rng.integers(0, classes, count), some(count)
     total = images * detections
-    at, what, found, scores = np.repeat(np.arange(images), detections), rng.integers(0, classes, total), some(total), \
-        rng.beta(0.5, 3, total)
+    at, what, found = np.repeat(np.arange(images), detections), rng.integers(0, classes, total), some(total)
+    scores = rng.beta(0.5, 3, total)
     first = np.searchsorted(image, at)
     present = np.searchsorted(image, at, "right") - first
     near = np.flatnonzero((rng.random(total) < 1 / 3) & (present > 0))
     source = first[near] + rng.integers(0, present[near])
-    found[near] = boxes[source] * np.exp(rng.normal(0, 0.1, (len(near), 4)))
+    found[near] = boxes[source] + rng.normal(0, 0.06, (len(near), 4)) * np.tile(boxes[source, 2:], 2)
     what[near], scores[near] = label[source], rng.random(len(near))
     coco = COCO()
     coco.dataset = {

@@ -1,5 +1,6 @@
 """With the real package, to a database in the run's folder."""
 import json
+import logging
 
 import pytest
 
@@ -20,7 +21,8 @@ def runs(folder):
     return client, client.search_runs([client.get_experiment_by_name(PROJECT).experiment_id])
 
 
-def test_everything_is_in_the_database_also_when_it_goes_on(tmp_path):
+def test_everything_is_in_the_database_also_when_it_goes_on(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     write_run(MlflowLogger(Place(tmp_path, "abc", 0)), tmp_path, [0, 1])
     client, (run,) = runs(tmp_path)
     assert run.info.run_name == tmp_path.name and run.info.status == "FINISHED"
@@ -44,6 +46,7 @@ def test_everything_is_in_the_database_also_when_it_goes_on(tmp_path):
     other.close(finished=False)
     _, both = runs(tmp_path)
     assert {one.info.status for one in both} == {"FINISHED", "KILLED"}
+    assert caplog.records == []  # its own messages do not fill the log
 
 
 def test_a_server_that_is_not_there_raises(tmp_path, monkeypatch):

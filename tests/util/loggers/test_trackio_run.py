@@ -22,7 +22,7 @@ write_run(TrackioLogger(Place(folder, "abc", 0)), folder, [0, 1])
 write_run(TrackioLogger(Place(folder, "abc", 2)), folder, [2])
 from trackio.sqlite_storage import SQLiteStorage
 (name,) = SQLiteStorage.get_runs(PROJECT)
-print(json.dumps({"name": name, "config": SQLiteStorage.get_run_config(PROJECT, name),
+print("found", json.dumps({"name": name, "config": SQLiteStorage.get_run_config(PROJECT, name),
                   "logs": SQLiteStorage.get_logs(PROJECT, name)}, default=str))
 """
 
@@ -34,7 +34,8 @@ def test_everything_is_in_one_run_also_when_it_goes_on(tmp_path):
     done = subprocess.run([sys.executable, "-c", CODE, str(folder)], cwd=Path(__file__).parents[3], text=True,
                           env=environment | {"TRACKIO_DIR": str(store)}, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    run = json.loads(done.stdout.splitlines()[-1])
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("found ")]
+    run = json.loads(line.removeprefix("found "))
     assert run["name"] == "r50-abc" and (store / f"{PROJECT}.db").is_file()
     assert {name: run["config"][name] for name in CONFIG} == CONFIG
     assert [(row["step"], row["epoch"], row["coco/AP"]) for row in run["logs"] if "epoch" in row] == [
