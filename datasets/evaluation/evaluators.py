@@ -59,7 +59,8 @@ def by_hotcoco(truth: GroundTruth, detections: DetectionArrays, limits: Limits) 
     evaluation.params.max_dets = list(limits)
     evaluation.evaluate()
     evaluation.accumulate()
-    return Curves(evaluation.eval["precision"][..., -1], evaluation.eval["recall"])
+    measured: Any = evaluation.eval
+    return Curves(measured["precision"][..., -1], measured["recall"])
 
 
 EVALUATORS: dict[str, Callable[[GroundTruth, DetectionArrays, Limits], Curves]] = {  # the fastest first

@@ -43,7 +43,9 @@ def parsed(items):
 
 
 def written(path):
-    """(config, history, project) of a run."""
+    """(config, history, project) of a run. Its service may still be writing: it does so before it ends."""
+    import wandb
+    wandb.teardown()
     config, history, project = {}, [], None
     for record in records(path):
         if record.WhichOneof("record_type") == "run":
