@@ -47,7 +47,7 @@ style: $(ENVIRONMENT)
 types: $(ENVIRONMENT)
 	$(PYTHON) -m mypy
 
-$(VENV)/bin/python: requirements.txt requirements-deploy.txt requirements-dev.txt
+$(VENV)/bin/python: requirements.txt requirements-deploy.txt requirements-loggers.txt requirements-dev.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --upgrade pip
 	$(VENV)/bin/pip install -r requirements-dev.txt

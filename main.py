@@ -18,7 +18,8 @@ from torch import nn
 
 from datasets.adapt import adapt_options
 from datasets.coco import SPLITS, CocoDetection, CocoFolder
-from datasets.coco_eval import log_summary, save_results, summarize
+from datasets.coco_eval import log_entries, log_summary, save_results, summarize
+from datasets.evaluation.evaluators import chosen
 from datasets.loaders import eval_loader
 from datasets.transforms import val_transforms
 from engine import Evaluation, evaluate
@@ -36,6 +37,7 @@ from util.distributed import init_distributed, is_main, rank, watch_for_lost_pro
 from util.errors import UserError, nearest
 from util.files import write_text
 from util.logger import setup_logging
+from util.loggers.several import DEFAULT, LOGGERS
 from util.metrics import LogFile
 from util.options import Options, describe_keys, parse_options
 from util.outputs import keep_inputs
@@ -81,6 +83,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--debug", action="store_true",
         help=f"stop every epoch and evaluation after {DEBUG_BATCHES} batches")
     add("--find_unused_params", action="store_true", help="let DDP tolerate parameters without gradient")
+    add("--logger", nargs="+", choices=LOGGERS, metavar="NAME",
+        help=f"where the training is shown, one or several of {', '.join(LOGGERS)}; default: {DEFAULT[0]}")
 
     add = parser.add_argument_group("weights").add_argument
     add("--resume", metavar="FILE|URL|NAME|auto",
@@ -148,6 +152,7 @@ def main(args: argparse.Namespace) -> int:
     data = CocoFolder(run.coco_path) if run.coco_path else None
     options = parse_options(run.load_config())
     options = adapt_options(options, data, run.kind.split, checkpoint)
+    chosen(options.evaluation.evaluator)  # an error should come before the work
     if run.start_epoch >= options.training.epochs:
         raise UserError(f"--start_epoch {run.start_epoch} leaves none of the {options.training.epochs} epochs (from 0)")
 
@@ -213,13 +218,13 @@ def run_evaluation(run: RunOptions, options: Options, data: CocoFolder, model: n
         return 0
     if run.save_results:
         write_results(run, evaluation)
-    summary = summarize(dataset.coco, evaluation.detections)
+    summary = summarize(dataset.coco, evaluation.detections, options.evaluation)
     log_summary(summary, run.per_class)
     if run.save_log:
         (run.folder / "eval").mkdir(exist_ok=True)
         losses = {f"test_{name}": loss for name, loss in evaluation.losses.items()}
         LogFile(run.folder / "eval" / "log.txt").append(
-            losses | {"test_coco_eval_bbox": summary.stats, "resume": run.resume})
+            losses | log_entries(summary) | {"resume": run.resume})
         write_text(run.folder / "eval" / "table.txt", f"{summary.table}\n{summary.class_table}\n")
     if run.summary:
         from reports.conditions import conditions

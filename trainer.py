@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,10 +14,9 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 
 from datasets.coco import CocoFolder, check_num_classes, class_names
-from datasets.coco_eval import STATS, log_summary, summarize
+from datasets.coco_eval import Rules, log_entries, log_summary, summarize
 from datasets.loaders import FirstBatches, eval_loader, train_loader, worker_crash_as_user_error
 from datasets.transforms import largest_train_shape, padding_for, train_transforms, val_transforms
 from engine import Evaluation, evaluate, train_one_epoch
@@ -29,9 +29,10 @@ from util.checkpoint import checksum, copy_checkpoint, load_weights, read_checkp
 from util.class_names import disagreement
 from util.distributed import all_gather, barrier, is_main, rank, world_size
 from util.errors import UserError
-from util.files import remove_unfinished, writing
+from util.files import remove_unfinished
 from util.integers import ceil_div
 from util.logger import setup_logging
+from util.loggers.several import DEFAULT, RunLoggers, open_loggers
 from util.metrics import LogFile, Meters, json_line
 from util.optim import MovingAverage, advance_scheduler, build_optimizer, build_scheduler
 from util.options import Options, changed_keys
@@ -88,6 +89,7 @@ class Trainer:
         self.amp_dtype = amp_dtype(options.training, run.amp, device)
         self.pad_multiple = padding_for(options.data, device)
         self.unlogged: FinishedEpoch | None = None  # the epoch that a resumed checkpoint ended with
+        self.loggers = RunLoggers({})  # those of the main process; the others have none
 
     def train(self, model: nn.Module, criterion: SetCriterion, postprocess: PostProcess) -> int:
         """Trains to the last epoch. Returns the exit code: 0, or 128 + signal if one asked to stop."""
@@ -95,7 +97,6 @@ class Trainer:
         self._open_data()
         if self.run_options.find_batch_size:
             self._fit_batches(model, criterion)
-        training = self.options.training
         self._build_loaders()
         state = self._build_state(model)
         wrapped: nn.Module = model
@@ -104,7 +105,17 @@ class Trainer:
             wrapped = DistributedDataParallel(model, device_ids=device_ids,
                                               find_unused_parameters=self.run_options.find_unused_params)
         self._open_logs(model, state)
-        stop = StopRequest()
+        finished = False
+        try:
+            exit_code = self._run_epochs(state, model, wrapped, criterion, postprocess)
+            finished = exit_code == 0
+        finally:
+            self.loggers.close(finished)
+        return exit_code
+
+    def _run_epochs(self, state: TrainState, model: nn.Module, wrapped: nn.Module, criterion: SetCriterion,
+                    postprocess: PostProcess) -> int:
+        training, stop = self.options.training, StopRequest()
         while state.epoch < training.epochs and not self._is_stale(state):
             self.train_loader.batch_sampler.set_epoch(state.epoch, state.step)
             batches = FirstBatches(self.train_loader, self._batches_left(state))
@@ -234,8 +245,10 @@ class Trainer:
         record_run(self.folder, self.options, self.run_options.arguments)
         self.log = LogFile(self.folder / "log.txt")
         first_epoch = self.unlogged.record["epoch"] if self.unlogged else state.epoch
-        with writing(self.folder / "tensorboard"):
-            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first_epoch)
+        self.loggers = open_loggers(self.run_options.logger or DEFAULT, self.folder, first_epoch,
+                                    self.start.kind is StartKind.RESUMED)
+        given = {f"run/{name}": value for name, value in self.run_options.arguments.items() if value is not None}
+        self.loggers.config(self.options.to_dict() | given)
         if self.unlogged is not None:
             self._log(self.unlogged)
         logger.info("%d train and %d val images, %d classes; %.2f M parameters, %.2f M trained; %s, %s; output in %s",
@@ -268,13 +281,12 @@ class Trainer:
     def _evaluation_record(self, model: nn.Module, criterion: SetCriterion, postprocess: PostProcess) -> dict[str, Any]:
         """The log's entries of an evaluation, the same on every process."""
         evaluation = self._evaluate(model, criterion, postprocess)
-        stats = None
+        entries = None
         if is_main():
-            summary = summarize(self.val_set.coco, evaluation.detections)
+            summary = summarize(self.val_set.coco, evaluation.detections, self.options.evaluation)
             log_summary(summary, self.run_options.per_class)
-            stats = summary.stats
-        return {f"test_{name}": loss for name, loss in evaluation.losses.items()} | {
-            "test_coco_eval_bbox": all_gather(stats)[0]}
+            entries = log_entries(summary)
+        return {f"test_{name}": loss for name, loss in evaluation.losses.items()} | all_gather(entries)[0]
 
     def _evaluate(self, model: nn.Module, criterion: SetCriterion | None, postprocess: PostProcess) -> Evaluation:
         return evaluate(model, criterion, postprocess, self.val_loader, self.device, amp_dtype=self.amp_dtype,
@@ -290,13 +302,17 @@ class Trainer:
         evaluation = self._evaluate(model, None, postprocess)
         if is_main():
             from reports.conditions import conditions
-            from reports.summary import write_summary  # importing matplotlib takes a second
+            from reports.summary import PICTURES, write_summary  # importing matplotlib takes a second
 
             how = conditions(self.options, self.amp_dtype, self.run_options.fix_size, self.run_options.max_batches)
             facts = {"checkpoint": best, "config": self.folder / "config.py", "data": self.run_options.coco_path}
-            logger.info("%s", write_summary(self.folder, summarize(self.val_set.coco, evaluation.detections),
-                                            self.val_set.folder, self.folder / "log.txt", facts,
+            summary = summarize(self.val_set.coco, evaluation.detections, self.options.evaluation)
+            logger.info("%s", write_summary(self.folder, summary, self.val_set.folder, self.folder / "log.txt", facts,
                                             checksum(model.state_dict()), how))
+            self.loggers.text("summary", (self.folder / "summary.md").read_text(encoding="utf-8"))
+            for path in (self.folder / name for name in PICTURES):
+                if path.is_file():
+                    self.loggers.picture(path.stem, path)
 
     def _is_stale(self, state: TrainState) -> bool:
         patience = self.options.training.early_stop
@@ -323,8 +339,8 @@ class Trainer:
 
     def _log(self, finished: FinishedEpoch) -> None:
         self.log.append(finished.record)
-        with writing(self.folder / "tensorboard"):
-            write_scalars(self.board, finished.record, finished.record["epoch"])
+        names = Rules.of(self.val_set.coco, self.options.evaluation).stat_names
+        self.loggers.scalars(epoch_scalars(finished.record, names), finished.record["epoch"])
 
 
 def ap_of(best: Path) -> float:
@@ -367,11 +383,9 @@ def checkpoint_size(model: nn.Module, ema: bool) -> int:
     return 4 * (total * (2 if ema else 1) + 2 * trained)
 
 
-def write_scalars(board: SummaryWriter, record: dict[str, Any], epoch: int) -> None:
-    for name, value in record.items():
-        if isinstance(value, float):
-            board.add_scalar(name.replace("_", "/", 1), value, epoch)
-    for name, value in zip(STATS, record.get("test_coco_eval_bbox", [])):
-        if value >= 0:  # else there was nothing to measure
-            board.add_scalar(f"coco/{name}", value, epoch)
-    board.flush()
+def epoch_scalars(record: dict[str, Any], stat_names: Sequence[str]) -> dict[str, float]:
+    """The numbers of an epoch's line in the log, by paths such as "train/loss" and "coco/AP"; COCO's -1, nothing to
+    measure, is none."""
+    scalars = {name.replace("_", "/", 1): value for name, value in record.items() if isinstance(value, float)}
+    return scalars | {f"coco/{name}": value for name, value in zip(stat_names, record.get("test_coco_eval_bbox", []))
+                      if value >= 0}

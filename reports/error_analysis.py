@@ -8,14 +8,15 @@ S. Foley, J. Hays, J. Hoffman. ECCV 2020.
 
 Shapes: D detections, G ground-truth boxes without the crowds, K classes.
 """
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from pycocotools import mask
 from pycocotools.coco import COCO
 
-from datasets.coco_eval import MAX_DETECTIONS
+from datasets.coco_eval import COCO_RULES, Rules
+from datasets.evaluation.lvis import NOT_EXHAUSTIVE, judged_rows
 from util.errors import UserError
 
 # TIDE's t_f and t_b: the IoU from which a detection finds a box, and below which it shows nothing.
@@ -36,16 +37,16 @@ class Matches:
 
     categories: list[int]  # [K] category ids, ascending
     truth: np.ndarray  # [G] class of each box
-    crowded: np.ndarray  # [G] bool: one of more than MAX_DETECTIONS boxes of its class in its image
+    crowded: np.ndarray  # [G] bool: one of more boxes of its class in its image than detections count
     scores: np.ndarray  # [D] in [0, 1], descending
     labels: np.ndarray  # [D] class
-    counted: np.ndarray  # [D] bool: among the MAX_DETECTIONS of its class in its image, and so in AP
+    counted: np.ndarray  # [D] bool: among the best of its class in its image, and so in AP
     images: np.ndarray  # [D] image id, a number or a text
     bboxes: np.ndarray  # [D, 4] xywh px
     found: np.ndarray  # [D] the box that it finds, by the rules of COCO's AP50
-    ignored: np.ndarray  # [D] bool: finds nothing and lies on a crowd of its class
+    ignored: np.ndarray  # [D] bool: finds nothing and lies on a crowd of its class, or may be right (LVIS)
     located: np.ndarray  # [D] the box that it finds by the same rules if classes do not matter
-    on_crowd: np.ndarray  # [D] bool: locates nothing and lies on a crowd of any class
+    on_crowd: np.ndarray  # [D] bool: locates nothing and lies on a crowd of any class, or may be right (LVIS)
     same: np.ndarray  # [D] the box of its class with which it overlaps most, found by others or not
     same_iou: np.ndarray  # [D] and the IoU with that, 0 without one
     other: np.ndarray  # [D], and
@@ -82,24 +83,32 @@ class OperatingPoint:
     f1: float
 
 
-def match_detections(coco: COCO, detections: dict[int, list[dict]]) -> Matches:
+def match_detections(coco: COCO, detections: dict[int, list[dict]], rules: Rules = COCO_RULES) -> Matches:
     """detections: rows of COCO's result format by image id, an empty list for an image without any. Other
     images do not count. Raises UserError for rows of categories that `coco` lacks.
+
+    By LVIS's rules, detections that it does not judge are left out, and those that find nothing are ignored if their
+    class is not exhaustively annotated in their image.
     """
+    is_lvis = rules.metrics == "lvis"
     categories = np.array(sorted(coco.getCatIds()))
     truth, crowded, parts, boxes_before = [], [], [], 0
     for image_id in sorted(detections):
-        annotations = coco.imgToAnns[image_id]
-        part_truth, part = _match_image(categories, annotations, detections[image_id])
+        annotations, rows, excused = coco.imgToAnns[image_id], detections[image_id], []
+        if is_lvis:
+            rows = judged_rows(coco, image_id, rows, rules.limit)
+            excused = coco.imgs[image_id].get(NOT_EXHAUSTIVE, [])
+        part_truth, part = _match_image(categories, annotations, rows, excused)
+        part["counted"] = (_rank(part["labels"]) < rules.limit) | is_lvis
         part["images"] = np.array([image_id] * len(part["scores"]), object)
         for name in ("found", "located", "same", "other"):
             part[name] = np.where(part[name] >= 0, part[name] + boxes_before, -1)
         boxes_before += len(part_truth)
         truth.append(part_truth)
-        crowded.append(np.bincount(part_truth, minlength=1)[part_truth] > MAX_DETECTIONS)
+        crowded.append((np.bincount(part_truth, minlength=1)[part_truth] > rules.limit) & (not is_lvis))
         parts.append(part)
     # Gives each array its type even if there is no image.
-    parts.append(_match_image(categories, [], [])[1] | {"images": np.zeros(0, object)})
+    parts.append(_match_image(categories, [], [])[1] | {"images": np.zeros(0, object), "counted": np.zeros(0, bool)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[-1]}
     order = np.argsort(-joined["scores"], kind="stable")
     return Matches(categories.tolist(), np.concatenate([*truth, np.zeros(0, int)]),
@@ -224,9 +233,10 @@ def _best_f1(matches: Matches, label: int, boxes: int) -> OperatingPoint | None:
                           float(f1[best]))
 
 
-def _match_image(categories: np.ndarray, annotations: list[dict],
-                 rows: list[dict]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Classes of the boxes of one image, and the arrays of Matches, with boxes counted from 0 and -1 for none."""
+def _match_image(categories: np.ndarray, annotations: list[dict], rows: list[dict], excused: Sequence[int] = ()
+                 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Classes of the boxes of one image, and the arrays of Matches, with boxes counted from 0 and -1 for none.
+    excused: ids of classes of which not all objects are annotated."""
     truth, truth_boxes = _arrays(categories, [a for a in annotations if not a["iscrowd"]])
     crowds, crowd_boxes = _arrays(categories, [a for a in annotations if a["iscrowd"]])
     labels, boxes = _arrays(categories, rows)
@@ -237,13 +247,14 @@ def _match_image(categories: np.ndarray, annotations: list[dict],
     iou = _overlaps(boxes, truth_boxes, crowd=False)
     same_class = labels[:, None] == truth
     on_crowd = _overlaps(boxes, crowd_boxes, crowd=True) >= FOREGROUND
+    may_be_right = np.isin(categories[labels], list(excused))
     found, located = _assign(np.where(same_class, iou, 0)), _assign(iou)
     (same, same_iou), (other, other_iou) = _largest(np.where(same_class, iou, 0)), _largest(iou * ~same_class)
     return truth, {
-        "scores": scores, "labels": labels, "counted": _rank(labels) < MAX_DETECTIONS, "bboxes": boxes,
+        "scores": scores, "labels": labels, "bboxes": boxes,
         "found": found, "located": located,
-        "ignored": (found < 0) & (on_crowd & (labels[:, None] == crowds)).any(1),
-        "on_crowd": (located < 0) & on_crowd.any(1),
+        "ignored": (found < 0) & ((on_crowd & (labels[:, None] == crowds)).any(1) | may_be_right),
+        "on_crowd": (located < 0) & (on_crowd.any(1) | may_be_right),
         "same": same, "same_iou": same_iou, "other": other, "other_iou": other_iou}
 
 

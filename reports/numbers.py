@@ -6,7 +6,8 @@
      "evaluation": {"precision": "float32", "shorter_side": px, "nms_iou_threshold": .., ...}, how it was done
                    (reports.conditions.conditions), {} where the writer did not know it,
      "images": number of them, "boxes": in their ground truth, without crowds,
-     "stats": {"AP": .., "AR100": .., ...}, COCO's twelve (datasets.coco_eval.STATS),
+     "stats": {"AP": .., "AR100": .., ...}, COCO's twelve (EvaluationSummary.stat_names), and those of LVIS or
+         CrowdHuman beside them (EvaluationSummary.more),
      "classes": {category id: {"name": text, "boxes": number, "AP": .., ... (CLASS_STATS),
                                "threshold": .., "precision": .., "recall": .., "f1": ..}},
      "errors": {kind: {"gain": AP50 gained without it, "count": number}} as in the table of errors}
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.coco import class_names
-from datasets.coco_eval import STATS, EvaluationSummary
+from datasets.coco_eval import EvaluationSummary
 from reports.error_analysis import ErrorSplit, OperatingPoint
 from util.errors import UserError
 from util.files import write_text
@@ -46,8 +47,8 @@ class Measured:
 
 
 def measured_stats(summary: EvaluationSummary) -> dict[str, float | None]:
-    """COCO's twelve numbers, None where there is nothing to measure."""
-    return dict(zip(STATS, (x if x >= 0 else None for x in summary.stats)))
+    """COCO's twelve numbers, and what is beside them; None where there is nothing to measure."""
+    return dict(zip(summary.stat_names, (x if x >= 0 else None for x in summary.stats))) | summary.more
 
 
 def rounded_down(score: float) -> float:

@@ -9,7 +9,8 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from datasets.coco import class_names
-from datasets.coco_eval import CLASS_STATS, MAX_DETECTIONS, EvaluationSummary
+from datasets.coco_eval import EvaluationSummary
+from datasets.evaluation.curves import CLASS_STATS
 from datasets.images import read_image
 from reports.curves import plot_log, read_log
 from reports.drawing import detection_tensors, draw_closely, truth_tensors
@@ -41,9 +42,14 @@ logger = logging.getLogger(__name__)
 STAT_MEANINGS = {
     "AP": "mean over the IoUs 0.50, 0.55 .. 0.95", "AP50": "IoU 0.50", "AP75": "IoU 0.75",
     "APs": "objects below 32² px", "APm": "objects from 32² to 96² px", "APl": "objects above 96² px",
-    "AR1": "recall with 1 detection per image and class", "AR10": "recall with 10", "AR100": "recall with 100",
+    "AR1": "recall with 1 detection per image and class", "AR10": "recall with 10",
     "ARs": "recall of small objects", "ARm": "recall of medium objects", "ARl": "recall of large objects",
+    "APr": "rare classes, in up to 10 images of the training set", "APc": "common classes, in up to 100",
+    "APf": "frequent classes",
+    "MR-2": "CrowdHuman's log-average miss rate: less is better",
+    "AP50-CrowdHuman": "CrowdHuman's AP: IoU 0.50, all detections count",
 }
+HEADINGS = {"coco": "COCO's twelve numbers", "lvis": "LVIS's numbers", "crowdhuman": "COCO's and CrowdHuman's numbers"}
 REMEDIES = {  # what each kind of error is, and what to do about it
     "classification": "right place, wrong class: look for wrong labels and for classes that look alike, or that the "
                       "annotators confused; more examples of the rare ones",
@@ -57,8 +63,8 @@ REMEDIES = {  # what each kind of error is, and what to do about it
     "missed": "objects without any detection near: small or hidden ones need larger images, rare ones more examples",
     "false positives": "all wrong detections together",
     "false negatives": "all objects not found together",
-    BEYOND_LIMIT: f"objects that only a detection beyond the best {MAX_DETECTIONS} of its class in the image shows, "
-                  "where more are annotated: a limit of COCO's evaluation, no error",
+    BEYOND_LIMIT: "objects that only a detection shows that is not among the best of its class in the image, where "
+                  "more are annotated than count: a limit of the evaluation (max_dets), no error",
 }
 PICTURES = {"curves.png": "loss, AP and learning rate by epoch", "precision_recall.png": "precision over recall",
             "confusion_matrix.png": "confusion matrix", "errors.png": "what each kind of error costs",
@@ -80,7 +86,7 @@ def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names = list(class_names(summary.truth)[category] for category in summary.classes)
-    matches = match_detections(summary.truth, summary.detections)
+    matches = match_detections(summary.truth, summary.detections, summary.rules)
     matrix, errors, points = confusion_matrix(matches), tide_errors(matches), operating_points(matches)
 
     shown = list(shown_names(dict(zip(summary.classes, names)), NAME_LENGTH).values())
@@ -99,7 +105,7 @@ def write_summary(folder: str | os.PathLike, summary: EvaluationSummary, images:
 
     stats = measured_stats(summary)
     size = f"{len(summary.detections)} images, {len(matches.truth)} boxes, {len(names)} classes"
-    parts = [_heading(stats, size, facts or {}), _coco_part(stats, summary.limit_note),
+    parts = [_heading(stats, size, facts or {}), _coco_part(stats, summary),
              _class_part(summary, names, points), _error_part(errors), _confusion_part(matrix, names),
              _picture_part(pictures)]
     write_numbers(folder / NUMBERS, summary, points, errors, facts or {}, weights, evaluation or {})
@@ -135,9 +141,11 @@ def _heading(stats: dict[str, float | None], size: str, facts: Mapping[str, obje
                       "AP, AR, precision and recall are in percent; \"-\" is what cannot be measured."])
 
 
-def _coco_part(stats: dict[str, float | None], note: str | None) -> str:
-    rows = [[name, _percent(value), STAT_MEANINGS[name]] for name, value in stats.items()]
-    return ("## COCO's twelve numbers\n\n" + (f"**{note}.**\n\n" if note else "")
+def _coco_part(stats: dict[str, float | None], summary: EvaluationSummary) -> str:
+    rules, note = summary.rules, summary.limit_note
+    meanings = STAT_MEANINGS | {f"AR{rules.limit}": f"recall with {rules.limit}"}
+    rows = [[name, _percent(value), meanings[name]] for name, value in stats.items()]
+    return (f"## {HEADINGS[rules.metrics]}\n\n" + (f"**{note}.**\n\n" if note else "")
             + table(["", "%", "meaning"], rows, "lrl"))
 
 
@@ -187,7 +195,7 @@ def _picture_part(pictures: list[str]) -> str:
 
 def _console(stats: dict[str, float | None], size: str, errors: ErrorSplit, summary: EvaluationSummary,
              names: list[str], path: Path) -> str:
-    lines = [", ".join(f"{name} {_percent(stats[name])}" for name in CLASS_STATS) + f" on {size}"]
+    lines = [", ".join(f"{name} {_percent(stats[name])}" for name in (*CLASS_STATS, *summary.more)) + f" on {size}"]
     worst = sorted((score.stats["AP"], name) for name, score in zip(names, summary.classes.values())
                    if score.stats["AP"] is not None)
     if len(worst) > 1:

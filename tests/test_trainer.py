@@ -18,6 +18,7 @@ from main import parse_args
 from trainer import Trainer, compare_config
 from util.config import load_config
 from util.errors import UserError
+from util.loggers.several import RunLoggers
 from util.options import parse_options
 from util.run_options import RunOptions, decide_start
 
@@ -65,13 +66,17 @@ def train(make, monkeypatch):
             state.meters.update({"loss": 1.0, "skipped_images": 0.0})
             return finishes
 
-        def summary(truth, detections):
-            return dataclasses.replace(summarize(truth, detections), stats=(aps[current],) * 12)
+        def summary(truth, detections, options):
+            return dataclasses.replace(summarize(truth, detections, options), stats=(aps[current],) * 12)
+
+        def write_summary(folder, *arguments):
+            (folder / "summary.md").write_text("# Summary of the best\n")
+            return ""
 
         monkeypatch.setattr("trainer.train_one_epoch", epoch)
         monkeypatch.setattr("trainer.evaluate", lambda *arguments, **options: Evaluation({}, {"loss": 2.0}))
         monkeypatch.setattr("trainer.summarize", summary)
-        monkeypatch.setattr("reports.summary.write_summary", lambda *arguments: "")
+        monkeypatch.setattr("reports.summary.write_summary", write_summary)
         trainer = make(*flags, **keys)
         model = nn.Linear(2, 2)
         nn.init.zeros_(model.bias)
@@ -197,6 +202,72 @@ def test_a_one_cycle_schedule_keeps_its_length_and_is_not_begun_or_ended_midway(
         compare_config(saved, options, "a.pth")
     with pytest.raises(UserError, match="a training with onecyclelr=True cannot be resumed with False"):
         compare_config({"onecyclelr": True}, parse_options({}), "a.pth")
+
+
+# loggers
+
+class MemoryLogger:
+    def __init__(self, fails=False):
+        self.calls, self.fails = [], fails
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self.calls.append((name, *arguments))
+            if self.fails and name == "scalars":
+                raise OSError(28, "No space left on device")
+        return call
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """The loggers of a training are opened(name, ...): two, the second of which fails."""
+    loggers, opened = {"good": MemoryLogger(), "failing": MemoryLogger(fails=True)}, []
+
+    def open_loggers(*arguments):
+        opened.append(arguments)
+        return RunLoggers({name: lambda one=one: one for name, one in loggers.items()})
+
+    monkeypatch.setattr("trainer.open_loggers", open_loggers)
+    return loggers, opened
+
+
+def test_loggers_get_config_epochs_summary_and_pictures(train, folder, memory):
+    folder.mkdir()
+    (folder / "errors.png").touch()
+    code, _ = train("--note", "x", "--logger", "tensorboard", epochs=2, aps=[0.1, 0.3])
+    loggers, opened = memory
+    (name, config), *epochs, text, picture, close = loggers["good"].calls
+    assert opened == [(["tensorboard"], folder, 0, False)]
+    assert name == "config" and config["epochs"] == 2 and config["run/note"] == "x" and "run/resume" not in config
+    assert [(call[0], call[2], call[1]["coco/AP"], call[1]["train/loss"]) for call in epochs] == [
+        ("scalars", 0, 0.1, 1.0), ("scalars", 1, 0.3, 1.0)]
+    assert text == ("text", "summary", "# Summary of the best\n")
+    assert picture == ("picture", "errors", folder / "errors.png") and close == ("close", True)
+
+
+def test_a_failing_logger_is_told_once_and_ends_nothing(train, folder, memory, capsys):
+    code, _ = train(epochs=3)
+    assert code == 0 and [line["epoch"] for line in log_of(folder)] == [0, 1, 2]
+    loggers, opened = memory
+    assert [call[0] for call in loggers["failing"].calls] == ["config", "scalars"]
+    assert capsys.readouterr().out.count("failing is left out from now on") == 1
+    assert list(opened[0][0]) == ["tensorboard"]
+
+
+def test_loggers_go_on_with_a_resumed_run_and_hear_of_a_stop(train, folder, memory):
+    train(epochs=2, finishes=False)
+    loggers, opened = memory
+    assert loggers["good"].calls[-1] == ("close", False)
+    train("--resume", "auto", epochs=2)
+    assert [arguments[2:] for arguments in opened] == [(0, False), (0, True)]
+
+
+def test_only_the_main_process_logs(make, memory, monkeypatch):
+    monkeypatch.setattr("trainer.is_main", lambda: False)
+    trainer = make()
+    trainer._open_logs(nn.Linear(2, 2), None)
+    trainer.loggers.scalars({"a/b": 1.0}, 0)
+    assert memory[1] == [] and memory[0]["good"].calls == []
 
 
 # runs that are killed

@@ -23,6 +23,7 @@ from datasets.coco_eval import Detections, EvaluationSummary, summarize
 from datasets.synthetic import generate
 from util.checkpoint import read_checkpoint
 from util.config import load_config
+from util.options import EvaluationOptions
 from util.program import run_program
 
 # A Lite-DINO on one stage of a ResNet-18: checkpoints of 10 MB, and steps of some 0.1 s on one core.
@@ -141,10 +142,10 @@ class Run:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
-def scored(truth: COCO, detections: Detections) -> EvaluationSummary:
+def scored(truth: COCO, detections: Detections, options: EvaluationOptions) -> EvaluationSummary:
     """An evaluation whose AP is the mean score: that of so small a training is 0 in every epoch, and none is better."""
     scores = [row["score"] for rows in detections.values() for row in rows]
-    return replace(summarize(truth, detections), stats=(sum(scores) / len(scores),) * 12)
+    return replace(summarize(truth, detections, options), stats=(sum(scores) / len(scores),) * 12)
 
 
 def die_at_write(number: int, group: bool) -> Callable[[], None]:

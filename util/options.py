@@ -218,6 +218,16 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True)
+class EvaluationOptions:
+    evaluator: Literal["auto", "hotcoco", "faster_coco_eval", "pycocotools"] = key(
+        "auto", "program that computes AP; auto: the fastest that is installed")
+    metrics: Literal["auto", "coco", "lvis", "crowdhuman"] = key(
+        "auto", "rules of LVIS, or the miss rate of CrowdHuman; auto: by what the annotation file says")
+    max_dets: int | None = key(None, "best detections per class in an image that count, for images with more than 100 "
+                                     "objects. None: 100; LVIS: 300 in an image", least=100)
+
+
+@dataclass(frozen=True)
 class Options:
     """The values of all config keys, in groups. `modelname` chooses the detector in models.MODELS."""
 
@@ -234,6 +244,7 @@ class Options:
     postprocess: PostprocessOptions
     data: DataOptions
     training: TrainingOptions
+    evaluation: EvaluationOptions
 
     @property
     def encoder_width(self) -> int:

@@ -13,6 +13,7 @@ from util.config import Config, load_config, override, parse_pairs
 from util.distributed import all_gather
 from util.errors import UserError
 from util.outputs import name_of_weights
+from util.loggers.several import check_installed
 from util.short_forms import expand_short_forms
 
 LATEST = "checkpoint.pth"  # the checkpoint in the output folder that --resume auto continues
@@ -61,6 +62,7 @@ class RunOptions:
     compile: str | None
     debug: bool
     find_unused_params: bool
+    logger: list[str] | None
 
     resume: str | None
     pretrain_model_path: str | None
@@ -79,6 +81,7 @@ class RunOptions:
         """Raises UserError for flags that contradict each other or would have no effect."""
         kind = RunKind.of(args)
         _check(args, kind)
+        check_installed(args.logger or ())
         config_file = Path(args.config_file or default_config)
         same = {field.name for field in dataclasses.fields(cls)} & set(vars(args))
         return cls(
@@ -139,9 +142,9 @@ def _check(args: argparse.Namespace, kind: RunKind) -> None:
         ((args.eval or args.test) and not args.resume and not benchmark_only, "--eval and --test need --resume FILE"),
         (args.resume == "auto" and not trains, "--resume auto is for training; name the checkpoint"),
         (args.per_class and (args.test or benchmark_only), "--per_class needs annotations to evaluate with"),
-        ((args.find_unused_params or args.note or args.strict_data or args.compile or args.find_batch_size)
-         and not trains, "--find_unused_params, --note, --strict_data, --compile and --find_batch_size are for "
-                         "training"),
+        ((args.find_unused_params or args.note or args.strict_data or args.compile or args.find_batch_size
+          or args.logger) and not trains,
+         "--find_unused_params, --note, --strict_data, --compile, --find_batch_size and --logger are for training"),
         (args.rank and args.world_size == 1 and "RANK" not in os.environ, "--rank needs --world_size"),
         (not args.coco_path and not benchmark_only, "--coco_path DIR is missing"),
     ]

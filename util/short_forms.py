@@ -36,7 +36,7 @@ REFUSED: dict[str, str] = {
     "position_embedding_scale": "the published code never reads it: the scale is 2 pi; leave it out",
     "cache_mode": "images are read when they are needed, and the operating system keeps files in memory; leave it out",
     "eval_in_training_set": "--eval evaluates val2017: give it a folder whose val2017 holds the training images",
-    "use_wandb": "the log goes to log.txt and TensorBoard",
+    "use_wandb": "it is written --logger wandb here",
     "mstest": _SCALES, "mstest-with-h-flip": _SCALES, "vote_threshold": _SCALES,
 }
 

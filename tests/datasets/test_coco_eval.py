@@ -15,13 +15,17 @@ from datasets.coco import read_annotations
 from datasets.coco_eval import (
     CLASS_STATS,
     STATS,
+    Rules,
     coco_results,
     limit_note,
+    log_entries,
     log_summary,
     result_rows,
     save_results,
     summarize,
 )
+from datasets.evaluation.evaluators import EVALUATORS
+from util.options import EvaluationOptions
 
 IMAGES = list(range(1, 9))
 EMPTY, CROWD = 4, 8  # ids of the image without objects, and of the one with a crowd
@@ -218,6 +222,106 @@ def test_what_the_limit_of_100_detections_hides_is_said(coco, caplog):
     assert "50 of the objects, in 1 of the images, are beyond the 100 detections" in caplog.text
     assert summarize(coco, {1: []}).limit_note is None
     assert summarize(crowded, {2: []}).limit_note is None  # an image that was not evaluated
+
+
+@pytest.fixture
+def crowded(coco):
+    """150 small boxes of one class in image 1."""
+    crowded = copy.deepcopy(coco)
+    box = crowded.imgToAnns[1][0] | {"iscrowd": 0}
+    crowded.imgToAnns[1] = [box | {"bbox": [k % 20 * 4, k // 20 * 4, 3, 3], "area": 9} for k in range(150)]
+    return crowded
+
+
+def test_more_detections_can_count(crowded):
+    found = {1: result([(0.9, a["category_id"], a["bbox"]) for a in crowded.imgToAnns[1]])}
+    detections = coco_results([1], [found[1]], crowded.cats)
+    assert summarize(crowded, detections).stats[0] == pytest.approx(0.67, abs=0.01)
+    summary = summarize(crowded, detections, EvaluationOptions(max_dets=300))
+    assert summary.stats[0] == pytest.approx(1) and summary.limit_note is None
+    assert summary.stat_names[6:9] == ("AR1", "AR10", "AR300") and summary.stats[8] == pytest.approx(1)
+    assert "maxDets=300 ] = 1.000" in summary.table and "maxDets=100" not in summary.table
+    assert "10 of the objects" in summarize(crowded, detections, EvaluationOptions(max_dets=140)).limit_note
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_every_evaluator_gives_the_same_summary(coco, name):
+    detections = coco_results(IMAGES, [shaken(coco, i) for i in IMAGES], coco.cats)
+    wanted = summarize(coco, detections, EvaluationOptions("pycocotools"))
+    summary = summarize(coco, detections, EvaluationOptions(name))
+    assert summary.evaluator == name and summary.stats == pytest.approx(wanted.stats, abs=1e-12)
+    assert summary.table == wanted.table and summary.class_table == wanted.class_table
+    for iou, precision in wanted.precision.items():
+        assert np.abs(summary.precision[iou] - precision).max() < 1e-12
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_detections_that_are_no_numbers_do_not_count(coco, caplog, number):
+    rows = [{"image_id": 1, "category_id": 1, "score": number, "bbox": [1.0, 1.0, 5.0, 5.0]},
+            {"image_id": 1, "category_id": 1, "score": 0.99, "bbox": [1.0, 1.0, number, 5.0]}]
+    detections = coco_results(IMAGES, [perfect(coco, i) for i in IMAGES], coco.cats)
+    detections[1] = rows + detections[1]
+    with caplog.at_level("WARNING"):
+        assert summarize(coco, detections).stats[0] == pytest.approx(1)
+    assert "2 detections have a score or box that is no finite number" in caplog.text
+
+
+def as_lvis(coco):
+    """Image 1 says nothing of other classes than its own; the others are exhaustive, and nothing else is in them."""
+    for image_id, image in coco.imgs.items():
+        present = {a["category_id"] for a in coco.imgToAnns[image_id]}
+        image |= {"neg_category_ids": [] if image_id == 1 else sorted(coco.cats.keys() - present),
+                  "not_exhaustive_category_ids": []}
+    for category in coco.cats.values():
+        category["frequency"] = "rcf"[category["id"] % 3]
+    return coco
+
+
+def test_a_file_of_lvis_is_evaluated_by_its_rules(coco, caplog):
+    absent = next(iter(coco.cats.keys() - {a["category_id"] for a in coco.imgToAnns[1]}))
+    detections = coco_results(IMAGES, [perfect(coco, i) for i in IMAGES], coco.cats)
+    detections[1].append({"image_id": 1, "category_id": absent, "score": 0.99, "bbox": [1.0, 1.0, 5.0, 5.0]})
+    assert summarize(coco, detections).stats[0] < 0.99
+    lvis = as_lvis(coco)
+    summary = summarize(lvis, detections)
+    assert summary.stats[0] == pytest.approx(1) and summary.stat_names[8] == "AR300"
+    assert summary.more == pytest.approx({"APr": 1, "APc": 1, "APf": 1})
+    assert summary.table.splitlines()[-3].split() == ["APr", "=", "1.000"]
+    assert log_entries(summary) == {"test_coco_eval_bbox": summary.stats} | {
+        f"test_{name}": value for name, value in summary.more.items()}
+    with caplog.at_level("INFO"):
+        log_summary(summary)
+    assert f"LVIS evaluation of 8 images, by {summary.evaluator}" in caplog.text
+    assert summarize(lvis, detections, EvaluationOptions(metrics="coco")).stats[0] < 0.99
+
+
+def test_the_limit_of_lvis_is_of_an_image(crowded):
+    lvis = as_lvis(crowded)
+    assert summarize(lvis, {1: []}).limit_note is None
+    lvis.imgToAnns[1] += [a | {"category_id": 6 - a["category_id"]} for a in lvis.imgToAnns[1]] * 2
+    assert summarize(lvis, {1: []}).limit_note.startswith(
+        "150 of the objects, in 1 of the images, are beyond the 300 detections per image that count")
+
+
+def test_a_file_of_crowdhuman_has_a_miss_rate(coco, caplog):
+    for annotation in coco.anns.values():
+        annotation["vbox"] = annotation["bbox"]
+    summary = summarize(coco, coco_results(IMAGES, [perfect(coco, i) for i in IMAGES], coco.cats))
+    assert summary.stats[0] == pytest.approx(1) and summary.more["MR-2"] == 0
+    assert summary.table.splitlines()[-2].split() == ["MR-2", "=", "0.000"]
+    with caplog.at_level("INFO"):
+        log_summary(summary)
+    assert "COCO and CrowdHuman evaluation of 8 images" in caplog.text
+    nothing = summarize(coco, {EMPTY: []})
+    assert nothing.more == {"MR-2": None, "AP50-CrowdHuman": None} and log_entries(nothing).keys() == {
+        "test_coco_eval_bbox"}
+
+
+def test_the_rules_can_be_chosen(coco):
+    assert Rules.of(coco, EvaluationOptions()) == Rules("coco", 100)
+    assert Rules.of(coco, EvaluationOptions(metrics="lvis")) == Rules("lvis", 300)
+    assert Rules.of(coco, EvaluationOptions(metrics="crowdhuman", max_dets=500)) == Rules("crowdhuman", 500)
+    assert Rules.of(as_lvis(coco), EvaluationOptions(max_dets=400)) == Rules("lvis", 400)
 
 
 def test_results_are_left_as_they_are(coco):

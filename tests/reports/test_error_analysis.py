@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from datasets.coco_eval import summarize
+from datasets.coco_eval import Rules, summarize
 from reports.error_analysis import (
     BEYOND_LIMIT,
     KINDS,
@@ -225,6 +225,34 @@ def test_what_nobody_finds_is_missed_with_a_limit_too():
     coco, rows = crowd(150, 90)
     errors = tide_errors(matched(coco, rows))
     assert errors.counts["missed"] == 60 and BEYOND_LIMIT not in errors.counts
+
+
+def test_more_detections_can_count():
+    coco, rows = crowd(150, 150)
+    errors = tide_errors(match_detections(coco, rows_of(coco, rows), Rules("coco", 150)))
+    assert errors.ap50 == pytest.approx(1) and BEYOND_LIMIT not in errors.counts
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_by_lvis_rules_ap50_is_that_of_lvis(seed):
+    rng = np.random.default_rng(seed)
+    truth = [(int(rng.integers(1, 7)), int(rng.integers(1, 4)), rng.uniform(20, 150, 4).tolist()) for _ in range(80)]
+    coco = coco_of(truth, classes=4, images=7)
+    for image_id, image in coco.imgs.items():
+        present = sorted({a["category_id"] for a in coco.imgToAnns[image_id]})
+        image |= {"neg_category_ids": [4] * (image_id % 2), "not_exhaustive_category_ids": present[:1]}
+    for category in coco.cats.values():
+        category["frequency"] = "c"
+    detections = rows_of(coco, noisy(rng, truth, 4))
+    summary = summarize(coco, detections)
+    matches = match_detections(coco, detections, summary.rules)
+    errors = tide_errors(matches)
+    assert summary.rules.metrics == "lvis" and errors.ap50 == pytest.approx(summary.stats[1], abs=1e-12)
+    assert abs(errors.ap50 - tide_errors(match_detections(coco, detections)).ap50) > 0.01
+    assert len(matches.scores) < sum(map(len, detections.values())) and matches.counted.all()
+    not_exhaustive = [matches.categories[label] in coco.imgs[image]["not_exhaustive_category_ids"]
+                      for image, label in zip(matches.images, matches.labels)]
+    assert (matches.ignored == ((matches.found < 0) & not_exhaustive)).all() and matches.ignored.any()
 
 
 def test_loose_boxes_beyond_the_limit_are_not_missed():

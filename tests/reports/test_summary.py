@@ -3,6 +3,7 @@ import dataclasses
 import json
 from collections import defaultdict
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -86,6 +87,28 @@ def test_objects_that_cocos_limit_hides_are_named_and_not_blamed_on_the_detector
     assert errors["beyond the limit"] == ("33.7", "50")  # recall up to 2/3: 67 of 101 samples
     write_summary(tmp_path, evaluated(coco, images=[2]), coco_root / "val2017")
     assert "the limit" not in (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+
+def test_the_numbers_of_lvis_and_crowdhuman_are_beside_the_others(coco, coco_root, tmp_path, no_plots):
+    for annotation in coco.anns.values():
+        annotation["bbox_vis"] = annotation["bbox"]
+    console = write_summary(tmp_path, evaluated(coco), coco_root / "val2017")
+    rows = cells((tmp_path / "summary.md").read_text(), "COCO's and CrowdHuman's numbers")
+    counts = np.array([score.boxes for score in evaluated(coco).classes.values()])
+    area = f"{100 * np.mean(1 - 1 / counts):.1f}"  # its curve begins at the first point, with one box found
+    assert [row[:2] for row in rows[-2:]] == [["MR-2", "0.0"], ["AP50-CrowdHuman", area]]
+    assert f", MR-2 0.0, AP50-CrowdHuman {area} on 8 images" in console.splitlines()[0]
+
+    for image in coco.imgs.values():
+        image["neg_category_ids"] = list(coco.cats)
+    for category in coco.cats.values():
+        category["frequency"] = "r"
+    write_summary(tmp_path, evaluated(coco), coco_root / "val2017")
+    rows = {row[0]: row[1:] for row in cells((tmp_path / "summary.md").read_text(), "LVIS's numbers")}
+    assert rows["APr"][0] == "100.0" and rows["APc"][0] == "-"
+    assert rows["AR300"] == ["100.0", "recall with 300"] and "AR100" not in rows
+    numbers = json.loads((tmp_path / "summary.json").read_text())
+    assert numbers["stats"]["APr"] == 1 and numbers["stats"]["APf"] is None
 
 
 def test_close_ups_of_what_nobody_annotated(coco, coco_root, tmp_path, no_plots, monkeypatch):

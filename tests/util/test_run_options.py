@@ -96,6 +96,16 @@ def test_numbers_out_of_range_are_refused(flags, words):
     assert options_of("--coco_path", "data", "--seed", 2**32 - 1, "--num_workers", 0).seed == 2**32 - 1
 
 
+def test_loggers_are_checked_before_the_training(monkeypatch):
+    assert options_of("--coco_path", "data").logger is None
+    assert options_of("--coco_path", "data", "--logger", "tensorboard").logger == ["tensorboard"]
+    with pytest.raises(UserError, match="--logger are for training"):
+        options_of("--coco_path", "data", "--eval", "--resume", "a.pth", "--logger", "tensorboard")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="this needs trackio: pip install trackio"):
+        options_of("--coco_path", "data", "--logger", "trackio")
+
+
 def test_a_training_starts_with_an_imagenet_backbone(tmp_path):
     for flags in ([], ["--resume", "auto"]):
         assert decide_start(training(tmp_path, *flags)) == Start(StartKind.FRESH, imagenet_backbone=True)

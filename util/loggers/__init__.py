@@ -1,0 +1,1 @@
+"""Where a training is written down beside log.txt: TensorBoard, Weights & Biases, MLflow, Trackio."""
