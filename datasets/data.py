@@ -113,7 +113,7 @@ def _with_val(layout: Layout, options: DataOptions) -> Mapping[str, Source]:
         return layout.sources
     if "val" in layout.sources:
         raise UserError(f"val_fraction={options.val_fraction} is for data without a val set, and {layout.root} has "
-                        f"{layout.sources['val'].title}: leave it out")
+                        f"{layout.sources['val'].title}: set val_fraction=0")
     if "train" not in layout.sources:
         raise UserError(f"val_fraction={options.val_fraction} splits off the train set, and {layout.root} has none")
     whole, shared = layout.sources["train"], (options.val_fraction, options.val_seed)

@@ -26,7 +26,8 @@ class Texts(Sequence[str]):
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Texts":
         encoded = [text.encode(errors="surrogateescape") for text in texts]
-        return cls(np.frombuffer(bytearray().join(encoded), np.uint8), np.cumsum([len(e) for e in encoded], dtype=np.int64))
+        ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+        return cls(np.frombuffer(bytearray().join(encoded), np.uint8), ends)
 
     def __len__(self) -> int:
         return len(self.ends)

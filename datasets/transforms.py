@@ -91,7 +91,7 @@ class ToModelInput(nn.Module):
     def forward(self, image: Picture, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         height, width = F.get_size(image)
         pixels = image.as_subclass(Tensor) if isinstance(image, Tensor) else F.pil_to_tensor(image)
-        tensor = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), MEAN, STD)
+        tensor = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), MEAN, STD, inplace=True)
         scale = torch.tensor([width, height, width, height], dtype=torch.float32)
         boxes = box_convert(target["boxes"].as_subclass(Tensor), "xyxy", "cxcywh") / scale
         return tensor, target | {"boxes": boxes, "size": torch.tensor([height, width])}

@@ -34,7 +34,7 @@ class _Reader:
         if self._next() == "}":
             self._take("}")
         else:
-            keys = set()
+            keys: set[str] = set()
             while True:
                 key = self._value()
                 if not isinstance(key, str) or key in keys:
@@ -48,7 +48,6 @@ class _Reader:
                     yield key, self._value()
                 if self._take(",}") == "}":
                     break
-                self._next()
         if self._next():
             raise ValueError("something follows the object")
 

@@ -1,11 +1,17 @@
 """What is kept of a large set: the same as what is read, and never trusted when something changed."""
+import json
 import logging
+import multiprocessing
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from datasets import cache
 from datasets.data import DetectionData
-from tests.datasets.formats.layouts import EVERY, digests, opened, stem, write_layout, write_yolo
+from datasets.formats.coco import CocoSource
+from tests.datasets.formats.layouts import EVERY, digests, opened, stem, write_coco, write_layout, write_yolo
+from util.distributed import init_distributed
 from util.errors import UserError
 from util.options import DataOptions
 
@@ -86,3 +92,57 @@ def test_an_error_is_not_cached(tmp_path, everything_is_large):
         with pytest.raises(UserError, match=r"train_0.txt, line 1: the class 9, but .*data.yaml has 3, from 0"):
             DetectionData(tmp_path / "set", cache_folder=tmp_path / "cache").split("train")
     assert not cached(tmp_path / "cache")
+
+
+# several processes
+
+def in_two_processes(function, *arguments):
+    """function(rank, *arguments) in two processes of one group; what it returns has been written as JSON."""
+    def process(mine):
+        torch.set_num_threads(1)  # the parent's threads do not survive the fork
+        init_distributed("cpu", 2, mine, mine, f"file://{arguments[0]}/meet")
+        (arguments[0] / f"{mine}.json").write_text(json.dumps(function(*arguments)))
+        dist.barrier()
+        dist.destroy_process_group()
+
+    context = multiprocessing.get_context("fork")  # does not import torch again
+    processes = [context.Process(target=process, args=(rank,), daemon=True) for rank in range(2)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join(timeout=120)
+        one.kill()
+    assert [one.exitcode for one in processes] == [0, 0]
+    return [json.loads((arguments[0] / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def read_and_count(folder, root):
+    """How often the process reads the train set, and what it knows then; or the error."""
+    calls, read = [], CocoSource.read
+    CocoSource.read = lambda source: calls.append(source) or read(source)
+    try:
+        table = DetectionData(root, cache_folder=folder / "cache").split("train").table
+        return [len(calls), table.boxes.tolist(), list(table.file_names)]
+    except UserError as error:
+        return [len(calls), str(error)]
+
+
+def test_one_process_reads_and_the_other_maps(tmp_path, everything_is_large):
+    wanted = opened("coco", tmp_path / "set").split("train").table
+    expected = [wanted.boxes.tolist(), list(wanted.file_names)]
+    assert in_two_processes(read_and_count, tmp_path, tmp_path / "set") == [[1, *expected], [0, *expected]]
+    (tmp_path / "meet").unlink(missing_ok=True)
+    assert in_two_processes(read_and_count, tmp_path, tmp_path / "set") == [[0, *expected]] * 2
+
+
+def test_every_process_raises_what_one_finds(tmp_path, everything_is_large):
+    (write_coco(tmp_path / "set") / "annotations/instances_train2017.json").write_text("{")
+    (count, error), (other_count, other_error) = in_two_processes(read_and_count, tmp_path, tmp_path / "set")
+    assert (count, other_count) == (1, 0) and error == other_error and "not valid JSON" in error
+
+
+def test_without_a_cache_every_process_reads(tmp_path, everything_is_large):
+    write_coco(tmp_path / "set")
+    (tmp_path / "cache").write_text("a file")
+    found = in_two_processes(read_and_count, tmp_path, tmp_path / "set")
+    assert [row[0] for row in found] == [1, 1] and found[0] == found[1]
