@@ -58,10 +58,11 @@ STEP_BATCHES = 3  # whose median is the time of a step
 def main(args: argparse.Namespace) -> int:
     """Returns the exit code."""
     config = load_config(args.config_file) if args.config_file else Config(modelname="dino")
-    override(config, parse_pairs(args.options))
+    override(config, parse_pairs(args.options), args.config_file or "the usual config")
     options = parse_options(config)
     data = DetectionData(args.root, options.data)
-    folder = Path(args.output_dir or Path("outputs") / "inspect" / Path(args.root or args.config_file).resolve().stem)
+    name = Path(args.root or args.config_file or "places").resolve().stem
+    folder = Path(args.output_dir or Path("outputs") / "inspect" / name)
     new_root = new_folder(args)
     keep_inputs([folder, *([new_root] if new_root else [])],
                 [images for split in BOTH for images in data.source(split).folders])
