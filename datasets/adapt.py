@@ -79,11 +79,11 @@ def check_sizes(data: DataOptions) -> None:
                         "them")
 
 
-def fitting_sizes(image_size: int, sizes: Iterable[Sequence[float]]) -> dict[str, Any]:
+def fitting_sizes(image_size: int, image_sizes: Iterable[Sequence[float]]) -> dict[str, Any]:
     """DETR's sizes for images of 800 px, scaled to a shorter side of image_size px, or to the median of the images'
-    shorter sides if that is less. sizes: (width, height) of the images.
+    shorter sides if that is less. image_sizes: (width, height) of the images.
     """
-    sides = [min(size) for size in sizes]
+    sides = [min(size) for size in image_sizes]
     factor = min([image_size] + ([statistics.median(sides)] if sides else [])) / 800
     scaled = {"data_aug_scales": range(480, 801, 32), "data_aug_scales2_resize": (400, 500, 600),
               "data_aug_scales2_crop": (384, 600)}

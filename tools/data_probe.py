@@ -18,7 +18,7 @@ def field(file: str, name: str) -> float:
     return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith(f"{name}:"))
 
 
-def main(code: str, data: str, cache: str, started: float) -> dict[str, float]:
+def measure_start(code: str, data: str, cache: str, started: float) -> dict[str, float]:
     sys.path.insert(0, code)
     importlib.import_module("main")  # what it takes is part of the start
     from datasets.coco import CocoDetection
@@ -61,4 +61,6 @@ def in_fork(call) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: round(value, 2) for name, value in main(*sys.argv[1:4], float(sys.argv[4])).items()}))
+    project, place, kept, begun = sys.argv[1:]
+    found = measure_start(project, place, kept, float(begun))
+    print(json.dumps({name: round(value, 2) for name, value in found.items()}))

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 BLOCK = 1 << 22  # characters that are read at once
 ONE_BY_ONE = 1000  # items that are read before many at once are tried again
-_SCAN = json.JSONDecoder().scan_once  # (text, position) -> value, end
+_SCAN = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # (text, position) -> value, end
 _AFTER = {*" \t\n\r,]}"}  # what may follow a number that is complete
 _SPACE = re.compile(r"[ \t\n\r]*")
 

@@ -18,7 +18,7 @@ def test_torchvisions_loader_makes_the_same_kind_of_samples(tmp_path, tensors):
     samples = [sample for batch in islice(torchvision_loader(tmp_path, SMALL, tensors), 6) for sample in batch]
     assert len(samples) == 6 * BATCH
     for image, target in samples:
-        assert image.dtype == torch.float32 and min(image.shape[1:]) == 64 and image.min() < 0
+        assert image.dtype == torch.float32 and min(image.shape[1:]) in (63, 64) and image.min() < 0
         assert len(target["boxes"]) == len(target["labels"]) <= 7
     assert sum(len(target["labels"]) for _, target in samples) > 40
 
