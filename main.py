@@ -1,11 +1,11 @@
 """Trains, evaluates, tests or benchmarks a detector.
 
-    python main.py -c CONFIG --coco_path DIR                    train
-    python main.py -c CONFIG --coco_path DIR --eval --resume CHECKPOINT
-    python main.py --coco_path DIR --eval --resume NAME         weights that `python tools/zoo.py` lists
+    python main.py -c CONFIG --data PATH                        train
+    python main.py -c CONFIG --data PATH --eval --resume CHECKPOINT
+    python main.py --data PATH --eval --resume NAME             weights that `python tools/zoo.py` lists
     python main.py -c CONFIG --benchmark --benchmark_only       parameters, GFLOPs, speed; needs no data
     torchrun --nproc_per_node=8 main.py ...                     the same on 8 GPUs
-    python main.py --epochs 150 --lr_drop 100 --coco_path DIR   DETR's flags; without -c: SDETR
+    python main.py --epochs 150 --lr_drop 100 --data PATH       DETR's flags; without -c: SDETR
 
 Configs are Python files and are executed: use only configs that you trust.
 """
@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from datasets.adapt import adapt_options
-from datasets.coco import SPLITS, CocoDetection, CocoFolder
+from datasets.coco import CocoDetection
 from datasets.coco_eval import log_entries, log_summary, save_results, summarize
+from datasets.data import SPLIT_NAMES, DetectionData
 from datasets.evaluation.evaluators import chosen
 from datasets.loaders import eval_loader
 from datasets.transforms import val_transforms
@@ -49,6 +50,7 @@ from util.short_forms import add_short_forms, dataset_file, refusal
 
 logger = logging.getLogger("main")
 DEFAULT_CONFIG = "config/SDETR/sdetr_r50.py"
+CACHE = "data_cache"  # folder beside the output folder, for what large data sets hold
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -64,7 +66,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("data").add_argument
     add("--dataset_file", default="coco", type=dataset_file, metavar="coco", help="format of the data")
-    add("--coco_path", help="folder with train2017/, val2017/ and annotations/")
+    add("--data", "--coco_path", metavar="PATH",
+        help="a data set as COCO 2017, Roboflow's COCO export, YOLO or Pascal VOC lay it out; see docs/data.md")
     add("--fix_size", action="store_true", help="resize all images to the largest size, for debugging")
     add("--strict_data", action="store_true", help="stop the training at an unreadable image")
     add("--num_workers", type=int, default=min(8, available_cpus()), help="number of data-loading processes")
@@ -108,7 +111,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--benchmark", action="store_true", help="print parameters, GFLOPs, speed and memory")
     add("--benchmark_only", action="store_true", help="with --benchmark: exit afterwards")
     add("--benchmark_size", type=int, nargs=2, metavar=("H", "W"),
-        help="benchmark on one image of this size (default without --coco_path: 800 1066)")
+        help="benchmark on one image of this size (default without --data: 800 1066)")
 
     add = parser.add_argument_group("processes; torchrun and torch.distributed.launch set these").add_argument
     add("--world_size", type=int, default=1, help="number of processes, without a launcher")
@@ -147,10 +150,8 @@ def main(args: argparse.Namespace) -> int:
     if args.config_file is None:
         run = run.with_config_of(checkpoint or {})
         logger.info("no -c: the config is %s", f"that of {run.config_file}" if run.config else DEFAULT_CONFIG)
-    if run.coco_path:
-        keep_inputs([run.folder], [Path(run.coco_path) / folder for folder, _ in SPLITS.values()])
-    data = CocoFolder(run.coco_path) if run.coco_path else None
     options = parse_options(run.load_config())
+    data = open_data(run, options)
     options = adapt_options(options, data, run.kind.split, checkpoint)
     chosen(options.evaluation.evaluator)  # an error should come before the work
     if run.start_epoch >= options.training.epochs:
@@ -178,6 +179,18 @@ def main(args: argparse.Namespace) -> int:
     return run_evaluation(run, options, data, model, criterion, postprocessors["bbox"], device)
 
 
+def open_data(run: RunOptions, options: Options) -> DetectionData | None:
+    """None if no data is named, which only a benchmark can do without."""
+    if run.kind is RunKind.BENCHMARK and run.data is None:
+        return None
+    data = DetectionData(run.data, options.data, run.folder.parent / CACHE)
+    keep_inputs([run.folder, run.folder.parent / CACHE],
+                [folder for split in SPLIT_NAMES if split in data.sources for folder in data.sources[split].folders])
+    if run.benchmark and not run.benchmark_size:
+        data.split("val")  # by every process, before the main one alone looks at it
+    return data
+
+
 def needs_imagenet(run: RunOptions, options: Options, start: Start) -> bool:
     """Whether the backbone starts from ImageNet weights: a checkpoint makes them needless, unless --finetune_ignore
     leaves out some of its backbone."""
@@ -187,11 +200,11 @@ def needs_imagenet(run: RunOptions, options: Options, start: Start) -> bool:
     return any(word in f"backbone.{name}" for name in names for word in run.finetune_ignore)
 
 
-def run_benchmark(run: RunOptions, options: Options, data: CocoFolder | None, model: Detector,
+def run_benchmark(run: RunOptions, options: Options, data: DetectionData | None, model: Detector,
                   device: torch.device) -> None:
     """--benchmark: prints the model's cost on val images, or on noise."""
     if data is not None and not run.benchmark_size:
-        dataset = data.dataset("val", val_transforms(options.data, run.fix_size))
+        dataset = CocoDetection(data, "val", val_transforms(options.data, run.fix_size))
         images = [dataset[i][0] for i in range(min(100, len(dataset)))]
     else:
         generator = torch.Generator().manual_seed(run.seed)
@@ -199,20 +212,20 @@ def run_benchmark(run: RunOptions, options: Options, data: CocoFolder | None, mo
     print(benchmark(model, images, device, amp_dtype(options.training, run.amp, device)), flush=True)
 
 
-def run_test(run: RunOptions, options: Options, data: CocoFolder, model: nn.Module, postprocess: PostProcess,
+def run_test(run: RunOptions, options: Options, data: DetectionData, model: nn.Module, postprocess: PostProcess,
              device: torch.device) -> int:
     """--test: a results file for images without annotations."""
-    dataset = data.dataset("test", val_transforms(options.data, run.fix_size))
+    dataset = CocoDetection(data, "test", val_transforms(options.data, run.fix_size))
     evaluation = evaluate_dataset(run, options, dataset, model, None, postprocess, device)
     if is_main():
         write_results(run, evaluation)
     return 0
 
 
-def run_evaluation(run: RunOptions, options: Options, data: CocoFolder, model: nn.Module, criterion: SetCriterion,
+def run_evaluation(run: RunOptions, options: Options, data: DetectionData, model: nn.Module, criterion: SetCriterion,
                    postprocess: PostProcess, device: torch.device) -> int:
     """--eval: COCO's numbers on the val images, and the files that were asked for."""
-    dataset = data.dataset("val", val_transforms(options.data, run.fix_size))
+    dataset = CocoDetection(data, "val", val_transforms(options.data, run.fix_size))
     evaluation = evaluate_dataset(run, options, dataset, model, criterion, postprocess, device)
     if not is_main():
         return 0
@@ -231,7 +244,7 @@ def run_evaluation(run: RunOptions, options: Options, data: CocoFolder, model: n
         from reports.summary import write_summary  # importing matplotlib takes a second
 
         how = conditions(options, amp_dtype(options.training, run.amp, device), run.fix_size, run.max_batches)
-        facts = {"checkpoint": run.resume, "config": run.config_file, "data": run.coco_path}
+        facts = {"checkpoint": run.resume, "config": run.config_file, "data": data.root}
         logger.info("summary\n%s", write_summary(run.folder, summary, dataset.folder, run.folder / "log.txt", facts,
                                                  checksum(model.state_dict()), how))
     return 0

@@ -15,8 +15,9 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.coco import CocoFolder, check_num_classes, class_names
+from datasets.coco import CocoDetection, check_num_classes
 from datasets.coco_eval import Rules, log_entries, log_summary, summarize
+from datasets.data import DetectionData
 from datasets.loaders import FirstBatches, eval_loader, train_loader, worker_crash_as_user_error
 from datasets.transforms import largest_train_shape, padding_for, train_transforms, val_transforms
 from engine import Evaluation, evaluate, train_one_epoch
@@ -83,7 +84,7 @@ class Trainer:
     start: what decide_start says of the run. Options change only where the batch size is found (--find_batch_size).
     """
 
-    def __init__(self, run: RunOptions, options: Options, start: Start, data: CocoFolder, device: torch.device):
+    def __init__(self, run: RunOptions, options: Options, start: Start, data: DetectionData, device: torch.device):
         self.run_options, self.options, self.start, self.data, self.device = run, options, start, data, device
         self.folder = run.folder
         self.amp_dtype = amp_dtype(options.training, run.amp, device)
@@ -149,12 +150,16 @@ class Trainer:
 
     def _open_data(self) -> None:
         run, options = self.run_options, self.options.data
-        self.train_set = self.data.dataset("train", train_transforms(options, run.fix_size), run.strict_data, run.seed)
-        self.val_set = self.data.dataset("val", val_transforms(options, run.fix_size))
+        self.train_set = CocoDetection(self.data, "train", train_transforms(options, run.fix_size), run.strict_data,
+                                       run.seed)
+        self.val_set = CocoDetection(self.data, "val", val_transforms(options, run.fix_size))
         train, val = (f"the {split} set of {self.data.root}" for split in ("train", "val"))
-        check_num_classes(options.class_count, self.val_set.coco, val,
+        if shared := self.data.shared_images():
+            logger.warning("%d val images are train images too, such as %s: the AP on val will be too good",
+                           len(shared), shared[0])
+        check_num_classes(options.class_count, self.val_set.names, val,
                           "(the train set alone has fewer), or give both sets the same 'categories'")
-        names, val_names = class_names(self.train_set.coco), class_names(self.val_set.coco)
+        names, val_names = self.train_set.names, self.val_set.names
         mixed_up = disagreement(names, train, val_names, val)
         if mixed_up:
             logger.warning("%s. The AP on val is meaningless where both mean different classes", mixed_up)
@@ -168,8 +173,8 @@ class Trainer:
         """Splits the images of an optimizer step into the largest batches that fit into memory."""
         data = self.options.data
         images = data.batch_size * self.options.training.grad_accum_steps
-        sizes = [(image["width"], image["height"]) for image in self.train_set.coco.dataset["images"]]
-        boxes = max(len(target["boxes"]) for target in self.train_set.boxes.values())
+        sizes = [(width, height) for width, height in self.train_set.table.sizes.tolist()]
+        boxes = self.train_set.most_boxes
 
         def largest_batch(size: int) -> Batch:
             shape = largest_train_shape(data, sizes, size, self.run_options.fix_size, self.pad_multiple)
@@ -305,7 +310,7 @@ class Trainer:
             from reports.summary import PICTURES, write_summary  # importing matplotlib takes a second
 
             how = conditions(self.options, self.amp_dtype, self.run_options.fix_size, self.run_options.max_batches)
-            facts = {"checkpoint": best, "config": self.folder / "config.py", "data": self.run_options.coco_path}
+            facts = {"checkpoint": best, "config": self.folder / "config.py", "data": self.data.root}
             summary = summarize(self.val_set.coco, evaluation.detections, self.options.evaluation)
             logger.info("%s", write_summary(self.folder, summary, self.val_set.folder, self.folder / "log.txt", facts,
                                             checksum(model.state_dict()), how))

@@ -1,10 +1,11 @@
 """Config values that follow from the data: num_classes='auto' and the image sizes for `image_size`."""
 import logging
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from datasets.coco import CocoFolder, check_num_classes, class_names
+from datasets.coco import check_num_classes
+from datasets.data import DetectionData
 from util.class_names import COCO_CLASSES, ClassNames, disagreement
 from util.errors import UserError
 from util.options import DataOptions, Options, checked
@@ -14,7 +15,7 @@ logger = logging.getLogger(__name__)
 SIZES = ("data_aug_scales", "data_aug_max_size", "data_aug_scales2_resize", "data_aug_scales2_crop")
 
 
-def adapt_options(options: Options, data: CocoFolder | None, split: str,
+def adapt_options(options: Options, data: DetectionData | None, split: str,
                   checkpoint: Mapping[str, Any] | None = None) -> Options:
     """The options with numbers for these values: the ones that the checkpoint was trained with, if there is one, else
     those of the `split` ("train", "val", "test") of the data.
@@ -24,7 +25,7 @@ def adapt_options(options: Options, data: CocoFolder | None, split: str,
     """
     checkpoint = checkpoint or {}
     saved = checkpoint.get("config", {})
-    coco = None if data is None else data.annotations(split)
+    table = None if data is None else data.split(split).table
     learned = saved.get("num_classes")
     if "class_names" in checkpoint:
         learned = max(checkpoint["class_names"]) + 1
@@ -33,25 +34,25 @@ def adapt_options(options: Options, data: CocoFolder | None, split: str,
     if options.data.num_classes == "auto":
         if learned is not None:
             options = options.replaced(num_classes=learned)
-        elif coco is not None:
-            options = options.replaced(num_classes=max(class_names(coco)) + 1)
+        elif table is not None:
+            options = options.replaced(num_classes=max(table.names) + 1)
         else:
-            raise UserError("num_classes='auto' takes the classes from a data set: pass --coco_path, or "
+            raise UserError("num_classes='auto' takes the classes from a data set: pass --data, or "
                             "--options num_classes=N")
-    if data is not None and coco is not None:
-        source, largest = f"the {split} set of {data.root}", max(class_names(coco))
+    if data is not None and table is not None:
+        source, largest = f"the {split} set of {data.root}", max(table.names)
         if options.data.num_classes == learned and learned <= largest:
             raise UserError(f"the checkpoint was trained for category ids below {learned}, but {source} has the id "
                             f"{largest}: evaluate it on data with its classes, or start a training on this data from "
                             "it with --pretrain_model_path")
-        check_num_classes(options.data.class_count, coco, source)
-        _check_names(class_names(coco), source, checkpoint, options.data.class_count)
+        check_num_classes(options.data.class_count, table.names, source)
+        _check_names(table.names, source, checkpoint, options.data.class_count)
     if options.data.image_size is not None:
         check_sizes(options.data)
         if all(name in saved for name in SIZES):
             sizes = {name: checked(name, saved[name]) for name in SIZES}
         else:
-            sizes = fitting_sizes(options.data.image_size, coco.dataset["images"] if coco else [])
+            sizes = fitting_sizes(options.data.image_size, [] if table is None else table.sizes)
         options = options.replaced(image_size=None, **sizes)  # the sizes take its place
     return options
 
@@ -78,11 +79,11 @@ def check_sizes(data: DataOptions) -> None:
                         "them")
 
 
-def fitting_sizes(image_size: int, images: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def fitting_sizes(image_size: int, image_sizes: Iterable[Sequence[float]]) -> dict[str, Any]:
     """DETR's sizes for images of 800 px, scaled to a shorter side of image_size px, or to the median of the images'
-    shorter sides if that is less. images: entries with "width" and "height".
+    shorter sides if that is less. image_sizes: (width, height) of the images.
     """
-    sides = [min(image["width"], image["height"]) for image in images]
+    sides = [min(size) for size in image_sizes]
     factor = min([image_size] + ([statistics.median(sides)] if sides else [])) / 800
     scaled = {"data_aug_scales": range(480, 801, 32), "data_aug_scales2_resize": (400, 500, 600),
               "data_aug_scales2_crop": (384, 600)}

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from datasets.boxes import cut, doubt, faults, reaching_over
 from util.errors import UserError
 
 SPLITS = {  # split: image folder, annotation file
@@ -31,10 +30,15 @@ DERIVED = {  # kind of problem: what was derived
     "text_id": "image ids that are numbers beside others that are texts: texts",
     "box": "boxes that are left out: those around the polygons of their annotation",
     "annotation_id": "annotations without an id: numbered",
+    "size": "image sizes that are left out: those of the files",
+    "outline": "lines with corners in place of a box: the boxes around them",
+    "confidence": "lines with a number after the box, such as a confidence: left out",
+}
+WARNED = {  # kind of problem: what a training only tells of
+    "no_labels": "images without an annotation file, taken as images without objects",
 }
 CROWD_WORDS = {"": 0, "0": 0, "false": 0, "none": 0, "null": 0, "1": 1, "true": 1}
 MAX_CATEGORY_ID = 9_999  # a detector has an output for every id up to the largest
-ROUNDING = 0.1  # px by which a box may extend beyond its image unnoticed
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,14 @@ class Problem:
     entry: dict[str, Any]
 
 
-def read_content(root: str | Path, split: str) -> tuple[dict[str, Any], list[Problem]]:
-    """The annotation file of a split with what can be derived (see DERIVED), and for each such value what was there.
+def read_content(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """A COCO annotation file with what can be derived (see DERIVED), and for each such value what was there.
 
-    Image ids are all numbers or all texts. Raises UserError if the file is missing or not a COCO file; individual
+    Image ids are all numbers or all texts. Raises UserError if it cannot be read, or is not a COCO file; individual
     images and annotations are not checked.
     """
-    if not Path(root).is_dir():
-        raise UserError(f"no folder {root}")
-    path = Path(root) / SPLITS[split][1]
     if not path.is_file():
-        raise UserError(f"no annotation file {path}; a COCO folder holds "
-                        f"{', '.join(SPLITS['train'] + SPLITS['val'])}")
+        raise UserError(f"no annotation file {path}")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte-order mark
     except (ValueError, RecursionError) as error:
@@ -66,7 +66,7 @@ def read_content(root: str | Path, split: str) -> tuple[dict[str, Any], list[Pro
         raise UserError(f"cannot read {path}: {error}") from error
     _check_lists(content, path)
     derived = list(_derive(content))
-    _check_categories(content["categories"], path)
+    check_categories(content["categories"], path)
     return content, derived
 
 
@@ -93,7 +93,7 @@ def entry_problems(content: dict[str, Any]) -> Iterator[Problem]:
                                      f"{image['height']!r}: they must be numbers above 0", image)
         if not {"id", "file_name"} <= image.keys():
             continue
-        if not _is_id(image["id"]) or not _is_text(image["file_name"]):
+        if not _is_id(image["id"]) or not is_text(image["file_name"]):
             yield Problem("incomplete", f"an image has the id {image['id']!r} and the file_name "
                                         f"{image['file_name']!r}: they must be a number or text, and text", image)
         elif image["id"] in seen:
@@ -122,65 +122,31 @@ def entry_problems(content: dict[str, Any]) -> Iterator[Problem]:
             yield Problem("not_a_crowd", f"{where}: iscrowd must be 0 or 1, got {annotation['iscrowd']!r}", annotation)
 
 
-def clip_boxes(images: dict[Any, dict], annotations: list[dict]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The annotations' boxes [n, 4] clipped to their images, as xyxy px in the precision of the training, and per
-    fault which of the boxes [n] have it. images: by id, with "width" and "height"."""
-    xywh = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).reshape(-1, 4)
-    shown = [images[a["image_id"]] for a in annotations]
-    sizes = torch.tensor([(image["width"], image["height"]) for image in shown], dtype=torch.float32).reshape(-1, 2)
-    corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
-    corners = torch.minimum(corners.clamp(min=0), sizes.repeat(1, 2))
-    not_finite = ~xywh.isfinite().all(1)
-    empty = ~not_finite & ~(xywh[:, 2:] > 0).all(1)
-    outside = ~not_finite & ~empty & ~(corners[:, 2:] > corners[:, :2]).all(1)
-    return corners, {"not_finite": not_finite, "empty": empty, "outside": outside}
-
-
-def reaches_over(box: list[float], image: dict[str, Any], tolerance: float = ROUNDING) -> bool:
-    """Whether a box [x, y, width, height] extends beyond its image, by more than `tolerance` px."""
-    x, y, width, height = box
-    return (min(x, y) < -tolerance or x + width > image["width"] + tolerance
-            or y + height > image["height"] + tolerance)
-
-
 def usable_annotations(images: dict[Any, dict], annotations: list[dict]) -> tuple[list[dict], int]:
     """The annotations whose box has a part in its image, each cut at the border: the box, and the area where it is
     larger than what is left of the box; and how many were cut by more than ROUNDING. The others are dropped.
     images: by id, with "width" and "height"."""
-    _, faults = clip_boxes(images, annotations)
-    bad = torch.stack(list(faults.values())).any(0).tolist()
-    usable = [annotation for annotation, is_bad in zip(annotations, bad) if not is_bad]
-    over = [reaches_over(a["bbox"], images[a["image_id"]], tolerance=0) for a in usable]
-    kept = [_cut(a, images[a["image_id"]]) if is_over else a for a, is_over in zip(usable, over)]
-    return kept, sum(reaches_over(a["bbox"], images[a["image_id"]]) for a, is_over in zip(usable, over) if is_over)
+    useless = np.any(list(faults(*box_columns(images, annotations)).values()), 0)
+    usable = [annotation for annotation, is_useless in zip(annotations, useless) if not is_useless]
+    boxes, sizes = box_columns(images, usable)
+    over = reaching_over(boxes, sizes, tolerance=0)
+    areas = np.array([a["area"] for a in usable], float)
+    shown, left = cut(boxes, areas, sizes)
+    kept = [a | {"bbox": box, "area": area} if is_over else a
+            for a, box, area, is_over in zip(usable, shown.tolist(), left.tolist(), over)]
+    return kept, int(reaching_over(boxes, sizes).sum())
 
 
 def doubtful_boxes(images: dict[Any, dict], annotations: list[dict]) -> str | None:
     """What bbox seems to be if it is not [x, y, width, height] in pixels; None if there is no reason to think so."""
+    return doubt(*box_columns(images, annotations))
+
+
+def box_columns(images: dict[Any, dict], annotations: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [n, 4] and the sizes of their images [n, 2], as datasets/boxes.py takes them."""
     sizes = {i: (image["width"], image["height"]) for i, image in images.items()}
-    boxes = np.array([a["bbox"] for a in annotations], dtype=float).reshape(-1, 4)
-    limits = np.array([sizes[a["image_id"]] for a in annotations], dtype=float).reshape(-1, 2)
-    finite = np.isfinite(boxes).all(1)
-    boxes, limits = boxes[finite], limits[finite]
-    if len(boxes) < 3:  # anything may be a coincidence
-        return None
-    start, end, seems = boxes[:, :2], boxes[:, 2:], None
-    beyond = (start + end > limits + ROUNDING).any(1)
-
-    def nearly_all(*conditions: np.ndarray) -> bool:
-        return bool(np.all(conditions, (0, 2)).mean() >= 0.95)
-
-    if nearly_all(start <= 1, end <= 1) and limits.min() > 10:
-        seems = "parts of the image (0 to 1)"
-    elif nearly_all(start + end <= 100) and limits.min() >= 300 and len(boxes) >= 20 and (start + end).max() > 80:
-        seems = "per cent of the image (0 to 100)"
-    elif beyond.mean() >= 0.1:
-        if nearly_all(end > start, end <= limits + ROUNDING):
-            seems = "two corners [x1, y1, x2, y2]"
-        elif nearly_all(start - end / 2 >= -ROUNDING, start + end / 2 <= limits + ROUNDING):
-            seems = "a centre and a size [cx, cy, width, height]"
-    return seems and (f"the boxes, such as {boxes[0].round(3).tolist()}, look like {seems}: COCO's bbox is "
-                      "[x, y, width, height] in pixels, where x, y is the upper left corner")
+    return (np.array([a["bbox"] for a in annotations], float).reshape(-1, 4),
+            np.array([sizes[a["image_id"]] for a in annotations], float).reshape(-1, 2))
 
 
 def _check_lists(content: Any, path: Path) -> None:
@@ -197,7 +163,8 @@ def _check_lists(content: Any, path: Path) -> None:
             raise UserError(f"{path}: {name!r} must be a list of objects")
 
 
-def _check_categories(categories: list[dict], path: Path) -> None:
+def check_categories(categories: list[dict], path: Path) -> None:
+    """Raises UserError unless each category has an id of its own, a whole number from 0, and a name."""
     for category in categories:
         absent = [k for k in ("id", "name") if k not in category]
         if absent:
@@ -209,7 +176,7 @@ def _check_categories(categories: list[dict], path: Path) -> None:
     if repeated:
         raise UserError(f"{path}: 'categories' has the id {min(repeated)} more than once")
     for category in categories:
-        if not _is_text(category["name"]) or not category["name"].strip():
+        if not is_text(category["name"]) or not category["name"].strip():
             raise UserError(f"{path}: the category {category['id']} has the name {category['name']!r}: it must be text")
 
 
@@ -351,15 +318,6 @@ def _around(polygons: Any) -> list[float] | None:
     return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
 
 
-def _cut(annotation: dict, image: dict) -> dict:
-    x, y, width, height = annotation["bbox"]
-    left, top = max(x, 0), max(y, 0)
-    # Differences of corners would round the sides of boxes that need no cut.
-    width = image["width"] - left if x + width > image["width"] else width - (left - x)
-    height = image["height"] - top if y + height > image["height"] else height - (top - y)
-    return annotation | {"bbox": [left, top, width, height], "area": min(annotation["area"], width * height)}
-
-
 def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
@@ -373,6 +331,6 @@ def _is_id(value: Any) -> bool:
     return type(value) is int or isinstance(value, str) or type(value) is float and math.isfinite(value)
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     """Whether value is text that can be printed, and be the name of a file."""
     return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)

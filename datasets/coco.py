@@ -1,14 +1,12 @@
-"""COCO-format detection data.
+"""The images of one split with their boxes, as a training and an evaluation see them.
 
-A folder holds train2017/, val2017/ and annotations/instances_{train,val}2017.json; test sets are test2017/ with
-annotations/image_info_test-dev2017.json.
+A split may lie in any layout that datasets/formats knows; `coco` is its ground truth as pycocotools has it.
 """
-import contextlib
-import io
 import logging
 import os
 import re
-from collections import Counter
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +18,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 from torchvision import tv_tensors
 
-from datasets.annotations import (
-    DERIVED,
-    SPLITS,
-    clip_boxes,
-    doubtful_boxes,
-    entry_problems,
-    read_content,
-    usable_annotations,
-)
+from datasets.boxes import corners
+from datasets.data import DetectionData
+from datasets.formats.source import content_of
 from datasets.images import find_files, note_headers, read_image
+from datasets.table import Table, Texts, to_coco
+from util.class_names import ClassNames
 from util.errors import UserError
 from util.nested_tensor import NestedTensor
 
@@ -37,27 +31,10 @@ logger = logging.getLogger(__name__)
 HEADERS = 1000  # images of a set whose headers are looked at before any is read
 
 
-class CocoFolder:
-    """A data folder, of which each annotation file is read and checked once."""
-
-    def __init__(self, root: str | Path):
-        self.root = Path(root)
-        self._annotations: dict[str, COCO] = {}
-
-    def annotations(self, split: str) -> COCO:
-        """See read_annotations."""
-        if split not in self._annotations:
-            self._annotations[split] = read_annotations(self.root, split)
-        return self._annotations[split]
-
-    def dataset(self, split: str, transforms: torch.nn.Module, strict: bool = False, seed: int = 0) -> "CocoDetection":
-        return CocoDetection(self.root, split, transforms, strict, seed, coco=self.annotations(split))
-
-
 class CocoDetection(Dataset):
     """Images of one split with their boxes.
 
-    Crowd regions are left out; the boxes are those of read_annotations, the images those of read_image. A missing or
+    Crowd regions are left out; the boxes are those of the split's table, the images those of read_image. A missing or
     broken image raises UserError, except in training without `strict`: there it is skipped with a warning, and the next
     image takes its place.
 
@@ -67,71 +44,94 @@ class CocoDetection(Dataset):
     An item is an image [3, H, W] and a dict of "boxes" [n, 4] cxcywh in [0, 1], "labels" [n] (category ids), "area" [n]
     and "iscrowd" [n], "image_id", "orig_size" and "size" (height, width), and "skipped" (how many images were skipped).
 
-    coco: the split's annotation file, if it was read before.
+    data: the data set, or its path. `table` has the images that have a file, `names` the classes by category id,
+    `folder` is the one below which all images lie.
     """
 
-    def __init__(self, root: str | Path, split: str, transforms: torch.nn.Module, strict: bool = False, seed: int = 0,
-                 coco: COCO | None = None):
-        folder, annotations = SPLITS[split]
-        self.folder = Path(root) / folder
-        self.coco = read_annotations(root, split) if coco is None else coco
-        if not self.folder.is_dir():
-            raise UserError(f"no image folder {self.folder}")
+    def __init__(self, data: DetectionData | str | Path, split: str, transforms: torch.nn.Module, strict: bool = False,
+                 seed: int = 0):
+        found = (data if isinstance(data, DetectionData) else DetectionData(data)).split(split)
+        self.title, self.folders, self.folder = found.source.title, found.source.folders, found.source.folder
+        self.names = found.table.names
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise UserError(f"no image folder {folder}")
         self.transforms = transforms
         self.training = split == "train"
         self.strict = strict or not self.training
         self.seed = seed
-        self.files = self._find_images(Path(root) / annotations)
-        self.ids = sorted(self.files)
-        self.boxes = self._read_boxes()
-        every = max(1, len(self.ids) // HEADERS)
-        note_headers([(self.files[i], self._annotated_size(i)) for i in self.ids[::every]], folder)
+        self.table = self._with_files(found.table, found.source.annotations)
+        every = max(1, len(self) // HEADERS)
+        note_headers([(self.path(i), self.table.size(i)) for i in range(0, len(self), every)], self.title)
         self._warn_without_boxes(split)
 
-    def _find_images(self, annotations: Path) -> dict[Any, Path]:
-        """The files by image id; the annotations' file names become theirs."""
-        names = {i: image["file_name"] for i, image in self.coco.imgs.items()}
-        files, missing = find_files(self.folder, names.values())
+    def _with_files(self, table: Table, annotations: Path) -> Table:
+        """The images that have a file; names become the files' own."""
+        names, missing = list(table.file_names), []
+        present = np.ones(len(names), bool)
+        for number, folder in enumerate(self.folders):
+            mine = np.flatnonzero(table.folders == number).tolist()
+            files, lacking = find_files(folder, [names[i] for i in mine])
+            missing += lacking
+            for i in mine:
+                name = names[i]
+                present[i] = name in files
+                if present[i] and files[name].name != name:  # in a folder, or written otherwise
+                    names[i] = files[name].relative_to(folder).as_posix()
         if missing:
             text = f"{annotations} names {len(missing)} images that {self.folder} lacks, such as {missing[0]}"
             if self.strict:
                 raise UserError(text)
             logger.warning("%s; skipped", text)
-        if not files:
+        if not present.any():
             raise UserError(f"{annotations}: no image to read")
-        for i, name in names.items():
-            if name in files and files[name].name != name:  # in a folder, or written otherwise
-                self.coco.imgs[i]["file_name"] = files[name].relative_to(self.folder).as_posix()
-        return {i: files[name] for i, name in names.items() if name in files}
+        table = replace(table, file_names=Texts.of(names))
+        return table if present.all() else table.take(np.flatnonzero(present))
 
-    def _read_boxes(self) -> dict[Any, dict[str, Tensor]]:
-        """Boxes of every image, as xyxy in pixels."""
-        by_image = [[a for a in self.coco.imgToAnns[i] if not a["iscrowd"]] for i in self.ids]
-        anns = [annotation for group in by_image for annotation in group]
-        values = {"boxes": clip_boxes(self.coco.imgs, anns)[0],
-                  "labels": torch.tensor([a["category_id"] for a in anns], dtype=torch.int64),
-                  "area": torch.tensor([float(a["area"]) for a in anns]),
-                  "iscrowd": torch.zeros(len(anns), dtype=torch.int64)}
-        # Parts of a tensor keep all of it alive, and go to a process with all of it.
-        parts = {name: [part.clone() for part in value.split([len(group) for group in by_image])]
-                 for name, value in values.items()}
-        return {image_id: {name: parts[name][index] for name in parts} for index, image_id in enumerate(self.ids)}
+    @cached_property
+    def coco(self) -> COCO:
+        """The ground truth, with all crowd regions; file names are those below `folder`."""
+        return to_coco(content_of(self.table, self.folders))
+
+    @property
+    def ids(self) -> list[Any]:
+        """Image ids, in the order of the images."""
+        return [self.table.image_id(i) for i in range(len(self))]
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.folders[self.table.folders[index]] / self.table.file_names[index]
+
+    def boxes(self, index: int) -> dict[str, Tensor]:
+        """Of one image: "boxes" [n, 4] as xyxy px, "labels", "area" and "iscrowd" [n]."""
+        part = self.table.boxes_of(index)
+        keep = ~self.table.crowds[part]
+        boxes = self.table.boxes[part][keep]
+        return {"boxes": corners(boxes, np.repeat(self.table.sizes[index:index + 1], len(boxes), 0)),
+                "labels": torch.from_numpy(self.table.labels[part][keep].astype(np.int64)),
+                "area": torch.from_numpy(self.table.areas[part][keep].astype(np.float32)),
+                "iscrowd": torch.zeros(len(boxes), dtype=torch.int64)}
+
+    @property
+    def most_boxes(self) -> int:
+        """Of an image."""
+        return int(np.bincount(self.table.images_of_boxes()[~self.table.crowds], minlength=1).max())
 
     def _warn_without_boxes(self, split: str) -> None:
-        if split == "test" or any(len(target["boxes"]) for target in self.boxes.values()):
+        crowds = int(self.table.crowds.sum())
+        if split == "test" or len(self.table.crowds) > crowds:
             return
-        crowds = sum(a["iscrowd"] for a in self.coco.dataset["annotations"])
-        logger.warning("%s: no box to %s%s", self.folder.name, "learn from" if self.training else "measure AP with",
+        logger.warning("%s: no box to %s%s", self.title, "learn from" if self.training else "measure AP with",
                        f": its {crowds} annotations are crowd regions (iscrowd=1)" if crowds else "")
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.table)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         repetition, index = divmod(index, len(self))
-        image, image_id, skipped = self._open_from(index)
+        image, shown, skipped = self._open_from(index)
         width, height = image.size
-        target = dict(self.boxes[image_id])
+        target: dict[str, Any] = self.boxes(shown)
         target["boxes"] = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(height, width))
         if self.training:
             with torch.random.fork_rng(devices=[]):
@@ -141,18 +141,18 @@ class CocoDetection(Dataset):
                 tensor, target = self.transforms(image, target)
         else:
             tensor, target = self.transforms(image, target)
-        return tensor, target | {"image_id": image_id, "orig_size": torch.tensor([height, width]), "skipped": skipped}
+        return tensor, target | {"image_id": self.table.image_id(shown),
+                                 "orig_size": torch.tensor([height, width]), "skipped": skipped}
 
-    def _open_from(self, index: int) -> tuple[Image.Image, Any, int]:
-        """The image at index, or the next one that can be read: (image, its id, how many were skipped)."""
+    def _open_from(self, index: int) -> tuple[Image.Image, int, int]:
+        """The image at index, or the next one that can be read: (image, its index, how many were skipped)."""
         worker = get_worker_info()
-        for skipped in range(len(self.ids)):
-            position = (index + skipped) % len(self.ids)
+        for skipped in range(len(self)):
+            position = (index + skipped) % len(self)
             if worker is not None:
                 self.reading[worker.id] = torch.tensor([os.getpid(), position])
-            image_id = self.ids[position]
             try:
-                return read_image(self.files[image_id], self._annotated_size(image_id)), image_id, skipped
+                return read_image(self.path(position), self.table.size(position)), position, skipped
             except UserError as error:
                 if self.strict:
                     raise
@@ -161,68 +161,29 @@ class CocoDetection(Dataset):
 
     def watch_workers(self, num_workers: int) -> None:
         """To be called before a loader starts `num_workers` processes, which record in shared memory what they read."""
-        self.reading = torch.zeros(num_workers, 2, dtype=torch.int64).share_memory_()  # process id, position in ids
+        self.reading = torch.zeros(num_workers, 2, dtype=torch.int64).share_memory_()  # process id, index
 
     def being_read(self, crash: str) -> list[Path]:
         """The images last opened by the data-loading processes whose ids the error text contains."""
         dead = {int(digits) for digits in re.findall(r"\d+", crash)}
-        return [self.files[self.ids[position]] for process, position in self.reading.tolist() if process in dead]
-
-    def _annotated_size(self, image_id: Any) -> tuple[float, float]:
-        return self.coco.imgs[image_id]["width"], self.coco.imgs[image_id]["height"]
+        return [self.path(position) for process, position in self.reading.tolist() if process in dead]
 
 
-def read_annotations(root: str | Path, split: str) -> COCO:
-    """The annotation file of a split as training and evaluation use it.
-
-    Boxes are cut at the border of their image, with their areas; those that are empty, outside or not finite are
-    dropped. The log says how many, and what was derived. Raises UserError that names the file and what is wrong.
-    """
-    path, name = Path(root) / SPLITS[split][1], SPLITS[split][0]
-    content, derived = read_content(root, split)
-    for problem in entry_problems(content):
-        raise UserError(f"{path}: {problem.text}. tools/inspect_dataset.py lists what is wrong, and its --fix writes a "
-                        "corrected copy")
-    if derived:
-        counts = Counter(problem.kind for problem in derived)
-        logger.info("%s: derived %s", name, "; ".join(f"{count} {DERIVED[kind]}" for kind, count in counts.items()))
-    images, annotations = {image["id"]: image for image in content["images"]}, content["annotations"]
-    doubt = doubtful_boxes(images, annotations)
-    if doubt:
-        logger.warning("%s: %s", name, doubt)
-    usable, cut = usable_annotations(images, annotations)
-    if cut:
-        logger.info("%s: %d boxes extend beyond their image: cut at its border, for training and evaluation alike",
-                    name, cut)
-    if len(usable) < len(annotations):
-        logger.warning("%s: dropped %d boxes that are empty, outside their image or not finite", name,
-                       len(annotations) - len(usable))
-    content.setdefault("info", {})  # pycocotools requires it
-    content["annotations"] = usable
-    for number, annotation in enumerate(usable, 1):
-        annotation["id"] = number  # pycocotools needs unique ids above 0
-        annotation.pop("segmentation", None)  # most of the file, and unused
-    coco = COCO()
-    coco.dataset = content
-    _index(coco)
-    return coco
+def read_annotations(data: DetectionData | str | Path, split: str) -> COCO:
+    """The ground truth of a split as training and evaluation use it; see datasets/formats/parsed.py. The images are not
+    looked at."""
+    found = (data if isinstance(data, DetectionData) else DetectionData(data)).split(split)
+    return to_coco(content_of(found.table, found.source.folders))
 
 
-def _index(coco: COCO) -> None:
-    """Builds the look-up tables by id."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-
-
-def class_names(coco: COCO) -> dict[int, str]:
+def class_names(coco: COCO) -> ClassNames:
     """Category id to name."""
     return {category["id"]: category["name"] for category in coco.dataset["categories"]}
 
 
-def check_num_classes(num_classes: int, coco: COCO, source: str, advice: str = "or 'auto'") -> None:
+def check_num_classes(num_classes: int, names: ClassNames, source: str, advice: str = "or 'auto'") -> None:
     """Raises UserError if a category id is not among the classes 0 .. num_classes - 1. `advice` follows the number
     that would do."""
-    names = class_names(coco)
     largest = max(names)
     if num_classes <= largest:
         raise UserError(f"num_classes={num_classes}, but {source} has the category id {largest} ({names[largest]!r}): "

@@ -15,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampl
 from torch.utils.data import dataloader as torch_loader
 
 from datasets.coco import CocoDetection, collate
+from util.cpu import keep_freed_memory
 from util.distributed import rank, world_size
 from util.errors import UserError
 from util.signals import ignore_in_worker
@@ -141,4 +142,9 @@ def _settings(dataset: CocoDetection, num_workers: int, pad_multiple: int = 1) -
     # The loader has its own generator: starting workers must not change the training's random state.
     return {"collate_fn": partial(collate, multiple=pad_multiple), "num_workers": num_workers,
             "pin_memory": torch.cuda.is_available(), "generator": torch.Generator(),
-            "worker_init_fn": ignore_in_worker}
+            "worker_init_fn": _prepare_worker}
+
+
+def _prepare_worker(number: int) -> None:
+    ignore_in_worker(number)
+    keep_freed_memory()  # each image takes and frees tens of MB

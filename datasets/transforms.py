@@ -1,11 +1,15 @@
 """The DETR augmentations (DETR, section 4) as torchvision v2 transforms of an image and its target.
 
+Images are PIL's or uint8 tensors [3, H, W]. Training resizes tensors, for which PyTorch has faster kernels than Pillow;
+evaluation keeps to PIL's, as detection does. A pixel differs by 1 of 255 at most (docs/benchmarks/data.md).
+
 A target is a dict with "boxes" (tv_tensors.BoundingBoxes, xyxy pixels) and per-box tensors "labels", "area", "iscrowd".
 All randomness is torch's.
 """
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -21,6 +25,16 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 PER_BOX = ("boxes", "labels", "area", "iscrowd")
 
 
+Picture = Image.Image | Tensor
+
+
+class ToPixels(nn.Module):
+    """The image as a uint8 tensor [3, H, W] whose values lie pixel by pixel in memory, as PyTorch's resize wants."""
+
+    def forward(self, image: Image.Image, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        return tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1)), target
+
+
 class ResizeShorter(nn.Module):
     """Resizes the shorter side to one of `sizes` px, or less where the longer side would exceed `max_size` px."""
 
@@ -28,8 +42,9 @@ class ResizeShorter(nn.Module):
         super().__init__()
         self.sizes, self.max_size = sizes, max_size
 
-    def forward(self, image: Image.Image, target: dict[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
-        return _resize(image, target, self.result(*image.size, self.sizes[_randint(0, len(self.sizes) - 1)]))
+    def forward(self, image: Picture, target: dict[str, Any]) -> tuple[Picture, dict[str, Any]]:
+        height, width = F.get_size(image)
+        return _resize(image, target, self.result(width, height, self.sizes[_randint(0, len(self.sizes) - 1)]))
 
     def result(self, width: int, height: int, size: int) -> tuple[int, int]:
         """(height, width) of an image of width x height px whose shorter side becomes `size`."""
@@ -48,7 +63,7 @@ class ResizeTo(nn.Module):
         super().__init__()
         self.size = (height, width)
 
-    def forward(self, image: Image.Image, target: dict[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
+    def forward(self, image: Picture, target: dict[str, Any]) -> tuple[Picture, dict[str, Any]]:
         return _resize(image, target, self.size)
 
 
@@ -59,9 +74,10 @@ class RandomSizeCrop(nn.Module):
         super().__init__()
         self.low, self.high = low, high
 
-    def forward(self, image: Image.Image, target: dict[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
-        width, height = (_randint(min(self.low, side), min(self.high, side)) for side in image.size)
-        left, top = _randint(0, image.width - width), _randint(0, image.height - height)
+    def forward(self, image: Picture, target: dict[str, Any]) -> tuple[Picture, dict[str, Any]]:
+        sides = F.get_size(image)[::-1]
+        width, height = (_randint(min(self.low, side), min(self.high, side)) for side in sides)
+        left, top = _randint(0, sides[0] - width), _randint(0, sides[1] - height)
         window = (top, left, height, width)
         boxes = F.crop(target["boxes"], *window)  # clips to the window
         sides = (boxes[:, 2:] - boxes[:, :2]).as_subclass(Tensor)
@@ -72,9 +88,10 @@ class RandomSizeCrop(nn.Module):
 class ToModelInput(nn.Module):
     """Normalised image [3, H, W]; boxes as cxcywh in [0, 1]; "size" (H, W) in px."""
 
-    def forward(self, image: Image.Image, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        width, height = image.size
-        tensor = F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), MEAN, STD)
+    def forward(self, image: Picture, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        height, width = F.get_size(image)
+        pixels = image.as_subclass(Tensor) if isinstance(image, Tensor) else F.pil_to_tensor(image)
+        tensor = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), MEAN, STD, inplace=True)
         scale = torch.tensor([width, height, width, height], dtype=torch.float32)
         boxes = box_convert(target["boxes"].as_subclass(Tensor), "xyxy", "cxcywh") / scale
         return tensor, target | {"boxes": boxes, "size": torch.tensor([height, width])}
@@ -90,7 +107,8 @@ def train_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
     """Flips, then a resize to one of the scales, half of the time after a random crop, then color jitter.
     fix_size: all images get the same size."""
     scales, max_size = _scaled(options.data_aug_scales, options), _scaled([options.data_aug_max_size], options)[0]
-    flips = [v2.RandomHorizontalFlip(), *([v2.RandomVerticalFlip()] if options.data_aug_vertical_flip else [])]
+    flips: list[nn.Module] = [ToPixels(), v2.RandomHorizontalFlip()]
+    flips += [v2.RandomVerticalFlip()] if options.data_aug_vertical_flip else []
     if fix_size:
         return v2.Compose([*flips, ResizeTo(max(scales), max_size), *_color_jitter(options), ToModelInput()])
     # The resize before the crop is bounded too: a panorama would grow to tens of thousands of pixels.
@@ -175,8 +193,9 @@ def _scaled(sizes: list[int], options: DataOptions) -> list[int]:
     return [int(size * factor) for size in sizes] if factor else sizes
 
 
-def _resize(image: Image.Image, target: dict[str, Any], size: tuple[int, int]) -> tuple[Image.Image, dict[str, Any]]:
-    area = target["area"] * (size[0] * size[1] / (image.width * image.height))
+def _resize(image: Picture, target: dict[str, Any], size: tuple[int, int]) -> tuple[Picture, dict[str, Any]]:
+    height, width = F.get_size(image)
+    area = target["area"] * (size[0] * size[1] / (width * height))
     return F.resize(image, size), target | {"boxes": F.resize(target["boxes"], size), "area": area}
 
 

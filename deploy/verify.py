@@ -13,8 +13,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from datasets.coco import CocoDetection, CocoFolder, class_names
+from datasets.coco import CocoDetection
 from datasets.coco_eval import Detections, coco_results, summarize
+from datasets.data import DetectionData
 from datasets.images import read_image
 from inference.artifact import Artifact
 from inference.backends import Backend
@@ -95,24 +96,24 @@ def verify(file: Backend, pytorch: TorchBackend, dtype: str, data: CocoDetection
            batch: int = 1) -> Comparison:
     """Both run on the same resized images, `batch` at a time, the first `most` of the data. Raises UserError where
     nothing could be judged."""
-    ids = data.ids[:most]
-    if "score" not in TOLERANCES[dtype] and all(a["iscrowd"] for i in ids for a in data.coco.imgToAnns[i]):
-        raise UserError(f"no object is annotated in the {len(ids)} images of {data.folder} to compare on, and {dtype} "
+    count = len(data) if most is None else min(most, len(data))
+    if "score" not in TOLERANCES[dtype] and all(data.table.crowd[data.table.of(i)].all() for i in range(count)):
+        raise UserError(f"no object is annotated in the {count} images of {data.folder} to compare on, and {dtype} "
                         "is judged by its AP alone: name a set with annotations for --verify, or more --verify_images")
-    result = Comparison(len(ids), TOLERANCES[dtype])
+    result = Comparison(count, TOLERANCES[dtype])
     backends = {"file": file, "pytorch": pytorch}
     found: dict[str, Detections] = {name: {} for name in backends}
     seconds: dict[str, list[float]] = {name: [] for name in backends}
-    batches = [ids[start:start + batch] for start in range(0, len(ids), batch)]
+    batches = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
     for chosen in Progress("verify", len(batches))(batches):
-        images = [read_image(data.files[image_id]) for image_id in chosen]
+        images = [read_image(data.path(index)) for index in chosen]
         prepared, sizes = [prepare(file, image) for image in images], [image.size for image in images]
         rows = {}
         for name, backend in backends.items():
             start = time.perf_counter()
             rows[name] = backend.detect(prepared, sizes)
             seconds[name].append((time.perf_counter() - start) / len(chosen))
-            found[name] |= coco_results(chosen, rows[name], data.coco.cats)
+            found[name] |= coco_results([data.table.image_id(index) for index in chosen], rows[name], data.names)
         for of_file, of_pytorch, image, size in zip(rows["file"], rows["pytorch"], prepared, sizes):
             difference = compare(of_file, of_pytorch, max(size))
             if difference.exceeded(result.tolerance) and not result.difference.exceeded(result.tolerance):
@@ -183,20 +184,20 @@ def prepare(backend: Backend, image: Image.Image) -> Tensor:
 
 
 def open_data(folder: Path, card: ModelCard, split: str = "val") -> CocoDetection:
-    """One split of a COCO folder. Raises UserError where its category ids mean other classes than the detector's."""
-    data = CocoFolder(folder).dataset(split, torch.nn.Identity(), strict=True)
-    fault = disagreement(class_names(data.coco), f"the {split} set of {folder}", card.class_names, "the detector")
+    """One split of a data set. Raises UserError where its category ids mean other classes than the detector's."""
+    data = CocoDetection(folder, split, torch.nn.Identity(), strict=True)
+    fault = disagreement(data.names, f"the {split} set of {folder}", card.class_names, "the detector")
     if fault:
         raise UserError(fault)
     return data
 
 
 def calibration(folder: Path, artifact: Artifact) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs of the graph from the training images of a COCO folder, or from those of val where it has none."""
-    split = "train" if (folder / "train2017").is_dir() else "val"
+    """Inputs of the graph from the training images of a data set, or from those of val where it has none."""
+    split = "train" if "train" in DetectionData(folder).sources else "val"
     data = open_data(folder, artifact.card, split)
-    for image_id in data.ids:
-        image = read_image(data.files[image_id])
+    for index in range(len(data)):
+        image = read_image(data.path(index))
         pixels = F.pil_to_tensor(F.resize(image, list(artifact.input_size(*image.size))))[None]
         pixels = pixels.expand(artifact.batch or 1, -1, -1, -1)
         yield pixels if artifact.uint8 else pixels.float() / 255, torch.tensor([image.size]).repeat(len(pixels), 1)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from datasets.coco import CocoFolder, class_names
 from datasets.coco_eval import summarize
+from datasets.data import DetectionData
 from engine import Evaluation
 from main import parse_args
 from trainer import Trainer, compare_config
@@ -45,7 +45,7 @@ def make(tiny_config, coco_root, folder):
         args = parse_args(["-c", "unused.py", "--coco_path", str(coco_root), "--device", "cpu", "--num_workers", "0",
                            "--output_dir", str(folder), *flags])
         run = RunOptions.from_arguments(args, Path("unused.py"))
-        return Trainer(run, parse_options(tiny_config | keys), decide_start(run), CocoFolder(coco_root),
+        return Trainer(run, parse_options(tiny_config | keys), decide_start(run), DetectionData(coco_root),
                        torch.device("cpu"))
     return make
 
@@ -99,7 +99,7 @@ def test_what_is_saved_at_the_end_of_an_epoch(train, folder, coco_root):
             "run.json", "info.txt", "log.txt"} <= set(os.listdir(folder))
     saved = checkpoint(folder)
     assert (saved["epoch"], saved["step"], saved["best"], saved["stale"]) == (1, 0, 0.3, 0)
-    assert saved["class_names"] == class_names(CocoFolder(coco_root).annotations("train"))
+    assert saved["class_names"] == DetectionData(coco_root).split("train").table.names
     assert saved["config"] == trainer.options.to_dict() and saved["config"]["modelname"] == "dino"
     assert parse_options(load_config(folder / "config.py")) == trainer.options
     assert [line[AP][0] for line in log_of(folder)] == [0.1, 0.3]

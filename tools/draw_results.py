@@ -1,4 +1,4 @@
-"""Draws the results of a run: python tools/draw_results.py RUN_FOLDER --coco_path DIR
+"""Draws the results of a run: python tools/draw_results.py RUN_FOLDER --data PATH
 
 Reads RUN_FOLDER/results/val_detections.json (written by main.py --eval --save_results) and log.txt, and writes
 detections.png, a grid of val images with ground truth and detections, and curves.png, the training by epoch. An image
@@ -11,7 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from common import run_tool, tool_parser
-from datasets.coco import SPLITS, class_names, read_annotations
+from datasets.coco import class_names, read_annotations
+from datasets.data import DetectionData
 from datasets.images import find_files, read_image
 from reports.curves import plot_log
 from reports.drawing import detection_tensors, draw_detections, truth_tensors
@@ -25,9 +26,10 @@ def main(args: argparse.Namespace) -> int:
     results = args.run / "results" / "val_detections.json"
     if not results.is_file():
         raise UserError(f"no detections {results}; main.py --eval --save_results --output_dir {args.run} writes them")
-    folder = Path(args.coco_path) / SPLITS["val"][0]
-    keep_inputs([args.run / "detections.png", args.run / "curves.png"], [folder])
-    coco = read_annotations(args.coco_path, "val")
+    data = DetectionData(args.data)
+    folder = data.source("val").folder
+    keep_inputs([args.run / "detections.png", args.run / "curves.png"], data.source("val").folders)
+    coco = read_annotations(data, "val")
     detections = defaultdict(list)
     for row in json.loads(results.read_text(encoding="utf-8")):
         detections[row["image_id"]].append(row)
@@ -54,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
 if __name__ == "__main__":
     parser = tool_parser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
-    parser.add_argument("--coco_path", required=True, metavar="DIR")
+    parser.add_argument("--data", "--coco_path", required=True, metavar="PATH")
     parser.add_argument("--images", type=int, default=16, help="number of val images; default: %(default)s")
     parser.add_argument("--score", type=float, default=0.3, help="minimum score of a detection; default: %(default)s")
     run_tool(main, parser.parse_args())

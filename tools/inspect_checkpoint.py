@@ -1,9 +1,9 @@
 """Which detector is in a checkpoint, and which config and options load it, from the names and shapes of its tensors.
 
     python tools/inspect_checkpoint.py CKPT
-    python tools/inspect_checkpoint.py CKPT --coco_path DIR [--images N]
+    python tools/inspect_checkpoint.py CKPT --data PATH [--images N]
 
-A wrong `enc_scale` loads without complaint and evaluates to an AP near 0. With --coco_path every possible value is
+A wrong `enc_scale` loads without complaint and evaluates to an AP near 0. With --data every possible value is
 tried on the first N val images, and they are ranked by AP.
 """
 import argparse
@@ -62,7 +62,7 @@ def undecided(model: nn.Module, found: dict[str, Any]) -> list[str]:
     lines = [] if "nheads" in found else ["nheads: 8 is usual; a wrong number loads without complaint"]
     encoder = _interleaved(model)
     if encoder is not None:
-        lines.append(f"enc_scale: from 1 to {found['num_feature_levels'] - 1}; --coco_path DIR tries them")
+        lines.append(f"enc_scale: from 1 to {found['num_feature_levels'] - 1}; --data PATH tries them")
     if found.get("key_aware") and encoder is None:
         lines.append("num_expansion: small_expand=False leaves no trace of the blocks")
     if found.get("with_box_refine"):
@@ -80,20 +80,20 @@ def _interleaved(model: nn.Module) -> InterleavedEncoder | None:
     return next((m for m in model.modules() if isinstance(m, InterleavedEncoder)), None)
 
 
-def rank_scales(model: nn.Module, postprocess: PostProcess, options: Options, coco_path: str, images: int,
+def rank_scales(model: nn.Module, postprocess: PostProcess, options: Options, data: str, images: int,
                 device: torch.device) -> list[tuple[float, int]]:
     """(AP, enc_scale) on the first val images for each possible enc_scale, highest AP first. Raises UserError if they
     show nothing to measure AP with."""
     encoder = _interleaved(model)
     assert encoder is not None
-    dataset = CocoDetection(coco_path, "val", val_transforms(options.data, False))
+    dataset = CocoDetection(data, "val", val_transforms(options.data, False))
     ranking = []
     for scale in range(1, options.transformer.num_feature_levels):
         encoder.enc_scale = scale
         evaluation = evaluate(model, None, postprocess, eval_loader(dataset, 1, 0), device, max_batches=images)
         ap = summarize(dataset.coco, evaluation.detections).stats[0]
         if ap < 0:
-            raise UserError(f"no object is annotated in the first {images} val images of {coco_path}: choose more "
+            raise UserError(f"no object is annotated in the first {images} val images of {data}: choose more "
                             "--images")
         ranking.append((ap, scale))
     return sorted(ranking, reverse=True)
@@ -119,9 +119,9 @@ def main(args: argparse.Namespace) -> int:
         print(f"\nthese options do not load it: {error}")
         return 1
     print("\nthe weights load with these options")
-    if args.coco_path and _interleaved(model) is not None:
+    if args.data and _interleaved(model) is not None:
         device = usable_device(args.device)
-        ranking = rank_scales(model.to(device), post["bbox"], parse_options(config), args.coco_path, args.images,
+        ranking = rank_scales(model.to(device), post["bbox"], parse_options(config), args.data, args.images,
                               device)
         print(f"\nAP on {args.images} val images")
         for ap, scale in ranking:
@@ -139,7 +139,8 @@ def _arguments(path: Path, options: dict[str, Any]) -> str:
 if __name__ == "__main__":
     parser = tool_parser(__doc__)
     parser.add_argument("checkpoint", metavar="CKPT", help="a file or an https address")
-    parser.add_argument("--coco_path", metavar="DIR", help="try what shapes do not tell on val images of this data set")
+    parser.add_argument("--data", "--coco_path", metavar="PATH",
+                        help="try what shapes do not tell on val images of this data set")
     parser.add_argument("--images", type=int, default=50, help="how many val images")
     add_device_flag(parser)
     run_tool(main, parser.parse_args())

@@ -1,8 +1,11 @@
-"""What to know about COCO-format data before a training: what is in it, what is wrong with it, what a training costs.
+"""What to know about a data set before a training: what is in it, what is wrong with it, what a training costs.
 
-    python tools/inspect_dataset.py DIR                              numbers, problems, pictures
-    python tools/inspect_dataset.py DIR -c CONFIG --options k=v      at its sizes; time and memory of a step
-    python tools/inspect_dataset.py DIR --fix NEW_DIR                a corrected copy
+    python tools/inspect_dataset.py PATH                             numbers, problems, pictures
+    python tools/inspect_dataset.py PATH -c CONFIG --options k=v     at its sizes; time and memory of a step
+    python tools/inspect_dataset.py PATH --fix NEW_DIR               a corrected copy, in COCO 2017's layout
+    python tools/inspect_dataset.py PATH --convert coco NEW_DIR      the same: any layout as COCO 2017
+
+PATH is what main.py takes as --data; -c CONFIG without PATH takes the places that the config names.
 
 Writes report.md, report.json, samples.png (train images as the training sees them) and boxes.png. The exit code is 1
 if something would stop a training.
@@ -23,7 +26,8 @@ from torchvision.transforms.v2 import functional as F
 from common import add_device_flag, add_options_flag, run_tool, tool_parser
 from datasets.adapt import check_sizes, fitting_sizes
 from datasets.annotations import has_size
-from datasets.coco import SPLITS, CocoDetection
+from datasets.coco import CocoDetection
+from datasets.data import DetectionData
 from datasets.inspection.repair import repair
 from datasets.inspection.report import classes, heading, listed_cost, listed_problems, overview, verdict
 from datasets.inspection.split import BOTH, KINDS, SplitInspection, inspect_split
@@ -38,9 +42,10 @@ from reports.data_plots import NAME_LENGTH, plot_boxes
 from reports.drawing import draw_targets
 from reports.fonts import shown_names
 from reports.grid import save_grid
-from util.config import Config, load_config, parse_pairs
+from util.config import Config, load_config, override, parse_pairs
 from util.cpu import keep_freed_memory
 from util.distributed import init_distributed
+from util.errors import UserError
 from util.files import write_text
 from util.options import BackboneOptions, Options, parse_options
 from util.outputs import keep_inputs
@@ -52,20 +57,25 @@ STEP_BATCHES = 3  # whose median is the time of a step
 
 def main(args: argparse.Namespace) -> int:
     """Returns the exit code."""
-    folder = Path(args.output_dir or Path("outputs") / "inspect" / Path(args.root).resolve().name)
-    keep_inputs([folder, *([args.fix] if args.fix else [])], [args.root / SPLITS[split][0] for split in BOTH])
-    config = load_config(args.config_file, parse_pairs(args.options)) if args.config_file else Config(modelname="dino")
+    config = load_config(args.config_file) if args.config_file else Config(modelname="dino")
+    override(config, parse_pairs(args.options), args.config_file or "the usual config")
     options = parse_options(config)
+    data = DetectionData(args.root, options.data)
+    name = Path(args.root or args.config_file or "places").resolve().stem
+    folder = Path(args.output_dir or Path("outputs") / "inspect" / name)
+    new_root = new_folder(args)
+    keep_inputs([folder, *([new_root] if new_root else [])],
+                [images for split in BOTH for images in data.source(split).folders])
     device = init_distributed(args.device, world_size=1, rank=0, local_rank=0, dist_url="env://")
-    train, val = splits = [inspect_split(args.root, split, progress=sys.stderr.isatty()) for split in BOTH]
+    train, val = splits = [inspect_split(data, split, progress=sys.stderr.isatty()) for split in BOTH]
     if options.data.image_size is not None:  # as adapt_options does, but also for data that would stop a training
         check_sizes(options.data)
-        sized = [image for image in train.images.values() if has_size(image)]
+        sized = [(image["width"], image["height"]) for image in train.images.values() if has_size(image)]
         config.update(fitting_sizes(options.data.image_size, sized) | {"image_size": None})
         options = parse_options(config)
     stride, num_queries = finest_stride(options.backbone), options.decoder.num_queries if args.config_file else None
     described = {split.split: split_statistics(split, options.data, stride) for split in splits}
-    found = {"data": str(args.root), "config": args.config_file, "splits": described,
+    found = {"data": str(data.root), "config": args.config_file, "splits": described,
              "problems": {split.split: problems(split) for split in splits},
              "warnings": data_warnings(train, val, described, num_queries),
              "stops": reasons_to_stop(splits, options, args.config_file), "step": None}
@@ -74,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
     print("\n\n".join(text), flush=True)
     draw_boxes(splits, described, options, folder / "boxes.png")
     if not train.stops():
-        dataset = CocoDetection(args.root, "train", train_transforms(options.data))
+        dataset = CocoDetection(data, "train", train_transforms(options.data))
         draw_samples(dataset, train.class_names, args.samples, folder / "samples.png")
         if args.config_file and not found["stops"]:
             found["step"] = expected_cost(config, options, train, described["train"], dataset, device)
@@ -82,8 +92,8 @@ def main(args: argparse.Namespace) -> int:
             print("\n" + text[-1])
     text.append(verdict(found["stops"]))
     print("\n" + text[-1])
-    if args.fix:
-        text.append(write_corrected_copy(args, splits, found["problems"]))
+    if new_root:
+        text.append(write_corrected_copy(new_root, splits, found["problems"]))
         print("\n" + text[-1])
     write_text(folder / "report.md", "\n\n".join(text) + "\n")
     write_text(folder / "report.json", json.dumps(found, indent=1))
@@ -117,16 +127,26 @@ def reasons_to_stop(splits: list[SplitInspection], options: Options, config_file
     return reasons
 
 
-def write_corrected_copy(args: argparse.Namespace, splits: list[SplitInspection], found: dict[str, dict]) -> str:
+def new_folder(args: argparse.Namespace) -> Path | None:
+    """Where --fix or --convert write. Raises UserError for another layout than COCO's."""
+    if args.convert and args.fix:
+        raise UserError("--fix and --convert coco write the same: choose one")
+    if args.convert and args.convert[0] != "coco":
+        raise UserError(f"--convert {args.convert[0]}: only coco is written")
+    target = args.convert[1] if args.convert else args.fix
+    return Path(target) if target else None
+
+
+def write_corrected_copy(new_root: Path, splits: list[SplitInspection], found: dict[str, dict]) -> str:
     """Writes the corrected copy; returns what changed."""
-    before_after = repair(splits, args.fix)
+    before_after = repair(splits, new_root)
     changed, left = [], []
     for split, kinds in found.items():
         changed += [f"- {split}: {old} {name} -> {new}" for name, (old, new) in before_after[split].items()]
         changed += [f"- {split}: {row['count']} {row['meaning']}: {row['remedy']}" for row in kinds.values()
                     if row["remedy"]]
         left += [f"- {split}: {row['count']} {row['meaning']}" for row in kinds.values() if not row["remedy"]]
-    return (f"## Corrected copy in {args.fix}\n\n" + "\n".join(changed)
+    return (f"## Corrected copy in {new_root}\n\n" + "\n".join(changed)
             + "\n\nLeft as they are:\n\n" + ("\n".join(left) or "- nothing else was found"))
 
 
@@ -208,11 +228,12 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
-    parser.add_argument("root", type=Path, metavar="DIR", help="folder with train2017/, val2017/ and annotations/")
+    parser.add_argument("root", nargs="?", metavar="PATH", help="the data set, as main.py takes it as --data")
     parser.add_argument("-c", "--config_file", help="config of the planned training")
     add_options_flag(parser)
-    parser.add_argument("--output_dir", help="default: outputs/inspect/<name of DIR>")
-    parser.add_argument("--fix", metavar="NEW_DIR", help="write a corrected copy")
+    parser.add_argument("--output_dir", help="default: outputs/inspect/<name of PATH>")
+    parser.add_argument("--fix", metavar="NEW_DIR", help="write a corrected copy, in COCO 2017's layout")
+    parser.add_argument("--convert", nargs=2, metavar=("coco", "NEW_DIR"), help="the same as --fix NEW_DIR")
     parser.add_argument("--samples", type=int, default=16, help="pictures in samples.png")
     add_device_flag(parser)
     return parser

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import engine
-from datasets.coco import SPLITS, CocoDetection
+from datasets.annotations import SPLITS
+from datasets.coco import CocoDetection
 from datasets.loaders import train_loader
 from datasets.transforms import train_transforms
 from measure.clock import CallCounter, Clock

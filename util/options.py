@@ -155,6 +155,16 @@ class PostprocessOptions:
 class DataOptions:
     num_classes: int | Literal["auto"] = key(91, "largest category id + 1; 'auto': from the annotations",
                                              least=1)
+    train_images: list[str] | None = key(None, "folders of training images, instead of --data; see docs/data.md")
+    train_annotations: list[str] | None = key(None, "as many COCO files, folders of Pascal VOC's xml files, or folders "
+                                                    "of YOLO's label files with classes.txt")
+    val_images: list[str] | None = key(None, "the same for the val set")
+    val_annotations: list[str] | None = key(None, "the same for the val set")
+    test_images: list[str] | None = key(None, "the same for the test set")
+    test_annotations: list[str] | None = key(None, "the same for the test set")
+    val_fraction: float = key(0.0, "part of the training images that becomes the val set where there is none", least=0,
+                              most=0.9)
+    val_seed: int = key(0, "val_fraction: which images", least=0)
     data_aug_scales: list[int] = key([480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
                                      "training: shorter sides to choose from, px; evaluation uses the largest", least=1)
     data_aug_max_size: int = key(1333, "maximum longer side, px", least=1)
@@ -179,7 +189,7 @@ class DataOptions:
     def class_count(self) -> int:
         """num_classes as a number. Raises UserError while it is still "auto" (see datasets.adapt)."""
         if self.num_classes == "auto":
-            raise UserError("num_classes='auto' takes the classes from a data set: pass --coco_path, or set a number")
+            raise UserError("num_classes='auto' takes the classes from a data set: pass --data, or set a number")
         return self.num_classes
 
 

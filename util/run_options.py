@@ -19,6 +19,7 @@ from util.short_forms import expand_short_forms
 LATEST = "checkpoint.pth"  # the checkpoint in the output folder that --resume auto continues
 LEAST = {"num_workers": 0, "start_epoch": 0, "seed": 0, "world_size": 1, "rank": 0, "local_rank": 0}
 MAX_SEED = 2**32 - 1  # NumPy's
+DATA_PLACES = {f"{split}_{what}" for split in ("train", "val", "test") for what in ("images", "annotations")}
 DEBUG_BATCHES = 16  # of every epoch and evaluation, with --debug
 
 
@@ -51,7 +52,7 @@ class RunOptions:
     arguments: Mapping[str, Any]  # all flags, for run.json
     config: Mapping[str, Any] | None  # that of the weights config_file, in place of a file
 
-    coco_path: str | None
+    data: str | None
     num_workers: int
     fix_size: bool
     strict_data: bool
@@ -92,12 +93,14 @@ class RunOptions:
             **{name: getattr(args, name) for name in same - {"config_file"}})
 
     def with_config_of(self, checkpoint: Mapping[str, Any]) -> "RunOptions":
-        """The same run with the config that the weights of --resume carry, if they do."""
+        """The same run with the config that the weights of --resume carry, if they do. They do not say where data
+        lies."""
         if not checkpoint.get("config"):
             return self
         source = Path(str(self.resume))
         folder = Path(self.arguments["output_dir"] or Path("outputs") / name_of_weights(source))
-        return dataclasses.replace(self, config=checkpoint["config"], config_file=source, folder=folder)
+        config = {name: value for name, value in checkpoint["config"].items() if name not in DATA_PLACES}
+        return dataclasses.replace(self, config=config, config_file=source, folder=folder)
 
     def load_config(self) -> Config:
         """Raises UserError for a config file that is missing or does not run."""
@@ -146,7 +149,6 @@ def _check(args: argparse.Namespace, kind: RunKind) -> None:
           or args.logger) and not trains,
          "--find_unused_params, --note, --strict_data, --compile, --find_batch_size and --logger are for training"),
         (args.rank and args.world_size == 1 and "RANK" not in os.environ, "--rank needs --world_size"),
-        (not args.coco_path and not benchmark_only, "--coco_path DIR is missing"),
     ]
     for wrong, message in mistakes:
         if wrong:

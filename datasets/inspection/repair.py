@@ -1,4 +1,5 @@
-"""A corrected copy of a COCO-format folder: what training would drop or refuse is corrected, cut or left out."""
+"""A corrected copy of a data set, in COCO 2017's layout: what training would drop or refuse is corrected, cut or left
+out."""
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from util.files import write_text
 
 
 def repair(inspections: list[SplitInspection], new_root: str | Path) -> dict[str, dict[str, tuple[int, int]]]:
-    """Writes new_root with the same layout; KINDS in datasets/inspection/split.py says what happens to each problem.
+    """Writes new_root in COCO 2017's layout; KINDS in datasets/inspection/split.py says what happens to each problem.
 
     Image files are hard links to the old ones where the file system allows, so they must not be edited in place.
     Returns by split the numbers of "images" and "annotations" before and after. Raises UserError
@@ -21,13 +22,13 @@ def repair(inspections: list[SplitInspection], new_root: str | Path) -> dict[str
     """
     new_root = Path(new_root)
     if new_root.exists() and (not new_root.is_dir() or any(new_root.iterdir())):
-        raise UserError(f"--fix {new_root}: it exists and is not an empty folder")
+        raise UserError(f"{new_root}: it exists and is not an empty folder")
     contents = {inspection.split: repaired_content(inspection) for inspection in inspections}
     _renumber_categories(inspections, contents)
     for inspection in inspections:
         split = inspection.split
         if not contents[split]["images"]:
-            raise UserError(f"--fix: no image of {inspection.folder} would be left")
+            raise UserError(f"no image of {inspection.folder} would be left")
         for image in contents[split]["images"]:
             source = inspection.paths[image["id"]]
             assert source is not None  # images without a file were left out

@@ -1,7 +1,7 @@
-"""What is wrong with a COCO-format folder: every problem, with its image and annotation.
+"""What is wrong with a data set: every problem, with its image and annotation.
 
-datasets/coco.py stops at the first problem that it cannot ignore, and drops others with a count. Where both check the
-same thing, they share the code.
+A training (datasets/formats/parsed.py) stops at the first problem that it cannot ignore, and drops others with a
+count. Where both check the same thing, they share the code.
 """
 import hashlib
 import os
@@ -19,17 +19,15 @@ from tqdm import tqdm
 
 from datasets.annotations import (
     DERIVED,
-    ROUNDING,
-    SPLITS,
     Problem,
-    clip_boxes,
+    box_columns,
     doubtful_boxes,
     entry_problems,
     has_size,
-    reaches_over,
-    read_content,
     usable_annotations,
 )
+from datasets.boxes import ROUNDING, faults, reaching_over
+from datasets.data import DetectionData
 from datasets.images import find_files, orientation_of, to_rgb, upright_size
 from util.cpu import available_cpus
 from util.errors import UserError
@@ -75,6 +73,11 @@ KINDS = {
     "outside": Kind("boxes entirely outside their image", remedy="left out"),
     "clipped": Kind("boxes that extend beyond their image, which training and evaluation cut", remedy="cut"),
     "repeated_box": Kind("boxes that repeat one of the same class", remedy="one kept"),
+    "bad_line": Kind("lines and objects that are none of their layout", BOTH, "left out"),
+    "per_cent": Kind("sets of boxes in per cent of the image, not in parts of it", BOTH, "divided by 100"),
+    "repeated_name": Kind("images of one name, so that it is unknown which of them is annotated", BOTH, "left out"),
+    "no_labels": Kind("images without an annotation file, which training takes for images without objects",
+                      remedy="written without boxes"),
     "tiny": Kind("boxes with a side below 1 px"),
     "whole_image": Kind("boxes that cover the whole image"),
 } | {kind: Kind(meaning, remedy="written so") for kind, meaning in DERIVED.items() if kind != "default"}
@@ -100,9 +103,9 @@ class ImageFile:
 
 @dataclass
 class SplitInspection:
-    """images, paths and files by image id; a path or file is None if it is missing. The boxes are those that training
-    uses, cut at the border: `box_image` [n] image ids, `box_label` [n], `box_sides` [n, 2] (width, height) px,
-    `box_area` [n] px².
+    """images, paths and files by image id; a path or file is None if it is missing; file names are those below
+    `folder`. The boxes are those that training uses, cut at the border: `box_image` [n] image ids, `box_label` [n],
+    `box_sides` [n, 2] (width, height) px, `box_area` [n] px².
     """
 
     split: str
@@ -133,21 +136,26 @@ class SplitInspection:
         return not usable or any(self.split in KINDS[problem.kind].stops for problem in self.problems)
 
 
-def inspect_split(root: str | Path, split: str, progress: bool = False) -> SplitInspection:
-    """Reads the annotations and every image of a split. Raises UserError if they are missing."""
-    content, derived = read_content(root, split)
-    folder = Path(root) / SPLITS[split][0]
-    if not folder.is_dir():
-        raise UserError(f"no image folder {folder}")
+def inspect_split(data: DetectionData | str | Path, split: str, progress: bool = False) -> SplitInspection:
+    """Reads the annotations and every image of a split. data: the data set, or its path. Raises UserError if they are
+    missing."""
+    source = (data if isinstance(data, DetectionData) else DetectionData(data)).source(split)
+    content, found = source.content()
+    for folder in source.folders:
+        if not folder.is_dir():
+            raise UserError(f"no image folder {folder}")
+    folder = source.folder
     result = SplitInspection(split, folder, content, list(entry_problems(content)))
-    result.problems += [problem for problem in derived if problem.kind in KINDS]
+    result.problems += [problem for problem in found if problem.kind in KINDS]
     useless = {id(problem.entry) for problem in result.problems if problem.kind in USELESS}
     result.images = {image["id"]: image for image in content["images"] if id(image) not in useless}
     names = [image["file_name"] for image in result.images.values()]
     paths = find_files(folder, names)[0]
     result.paths = {i: paths.get(image["file_name"]) for i, image in result.images.items()}
     result.files = _read_files(result.paths, folder.name, progress)
-    result.problems += file_problems(result, folder)
+    result.problems += file_problems(result)
+    if source.exclusive:
+        result.problems += _unlisted_files(result, besides=source.annotations)
     annotations = [a for a in content["annotations"] if id(a) not in useless]
     result.problems += _repeated_annotation_ids(annotations)
     sized = {i: image | _stated_size(image, result.files[i]) for i, image in result.images.items()}
@@ -187,7 +195,7 @@ def _stated_size(image: dict, file: ImageFile | None) -> dict[str, float]:
     return {"width": width, "height": height}
 
 
-def file_problems(inspection: SplitInspection, folder: Path) -> Iterator[Problem]:
+def file_problems(inspection: SplitInspection) -> Iterator[Problem]:
     """Problems of the image files of a split."""
     images, files = inspection.images, inspection.files
     seen: dict[str, str] = {}
@@ -215,10 +223,14 @@ def file_problems(inspection: SplitInspection, folder: Path) -> Iterator[Problem
         if file.digest in seen:
             yield Problem("repeated_file", f"{name} is {seen[file.digest]}", image)
         seen.setdefault(file.digest, name)
-    listed = {os.path.normpath(path) for path in inspection.paths.values() if path is not None}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+
+
+def _unlisted_files(inspection: SplitInspection, besides: Path) -> Iterator[Problem]:
+    """Files of the folder that are neither images of the split nor `besides`."""
+    listed = {os.path.normpath(path) for path in (*inspection.paths.values(), besides) if path is not None}
+    for path in sorted(path for path in inspection.folder.rglob("*") if path.is_file()):
         if os.path.normpath(path) not in listed:
-            yield Problem("unlisted", os.fsencode(path.relative_to(folder)).decode(errors="replace"), {})
+            yield Problem("unlisted", os.fsencode(path.relative_to(inspection.folder)).decode(errors="replace"), {})
 
 
 def _repeated_annotation_ids(annotations: list[dict]) -> Iterator[Problem]:
@@ -242,17 +254,17 @@ def box_problems(images: dict[Any, dict], annotations: list[dict]) -> Iterator[P
     for image_id, group in _by_image(annotations).items():
         image, seen = images[image_id], set()
         width, height = image["width"], image["height"]
-        _, found_faults = clip_boxes(images, group)
-        faults = {kind: found.tolist() for kind, found in found_faults.items()}
+        boxes, sizes = box_columns(images, group)
+        useless, over = faults(boxes, sizes), reaching_over(boxes, sizes)
         for i, annotation in enumerate(group):
             *_, w, h = box = annotation["bbox"]
             context = f"{image['file_name']}, annotation {annotation['id']}: {box}"
-            fault = next((kind for kind, found in faults.items() if found[i]), None)
+            fault = next((kind for kind, found in useless.items() if found[i]), None)
             key = (annotation["category_id"], annotation["iscrowd"], *box)
             if fault is not None:
                 yield Problem(fault, f"{context} in {width}x{height} px", annotation)
                 continue
-            if reaches_over(box, image):
+            if over[i]:
                 yield Problem("clipped", f"{context} in {width}x{height} px", annotation)
             elif w >= width - ROUNDING and h >= height - ROUNDING:
                 yield Problem("whole_image", context, annotation)

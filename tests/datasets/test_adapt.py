@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from datasets.adapt import SIZES, adapt_options, fitting_sizes
-from datasets.coco import CocoFolder
+from datasets.data import DetectionData
 from util.config import load_config
 from util.errors import UserError
 from util.options import DataOptions, parse_options
@@ -19,7 +19,7 @@ def auto(tiny_config):
 
 
 def images(*sides):
-    return [{"width": side, "height": 2 * side} for side in sides]
+    return [(side, 2 * side) for side in sides]
 
 
 def test_sizes_for_800_px_are_those_of_detr():
@@ -37,7 +37,7 @@ def test_images_are_not_enlarged_and_not_larger_than_asked(image_size, sides, la
 
 
 def test_classes_and_sizes_come_from_the_training_images(auto, coco_root):
-    adapted = adapt_options(auto, CocoFolder(coco_root), "train").data
+    adapted = adapt_options(auto, DetectionData(coco_root), "train").data
     images = json.loads((coco_root / "annotations/instances_train2017.json").read_text())["images"]
     sides = sorted(min(image["width"], image["height"]) for image in images)
     assert adapted.class_count == 7 and adapted.image_size is None
@@ -48,28 +48,28 @@ def test_classes_and_sizes_come_from_the_training_images(auto, coco_root):
 def test_a_checkpoint_knows_them_better_than_the_data(auto, coco_root):
     sizes = fitting_sizes(100, [])
     checkpoint = {"class_names": {1: "Disc", 9: "b"}, "config": sizes}
-    adapted = adapt_options(auto, CocoFolder(coco_root), "val", checkpoint).data
+    adapted = adapt_options(auto, DetectionData(coco_root), "val", checkpoint).data
     assert adapted.class_count == 10 and adapted.data_aug_scales == sizes["data_aug_scales"]
 
 
 def test_a_checkpoint_of_other_names_is_refused_with_the_ids(auto, coco_root):
     with pytest.raises(UserError, match="val set of .*set and the checkpoint .* id 1 is 'disc' and 'ring'; id 2 is"):
-        adapt_options(auto, CocoFolder(coco_root), "val", {"class_names": {1: "ring", 2: "disc", 6: "hexagon"}})
+        adapt_options(auto, DetectionData(coco_root), "val", {"class_names": {1: "ring", 2: "disc", 6: "hexagon"}})
 
 
 def test_a_released_checkpoint_of_cocos_size_on_other_classes_is_told(auto, coco_root, caplog):
-    adapt_options(auto.replaced(num_classes=91), CocoFolder(coco_root), "val", {"model": {}})
+    adapt_options(auto.replaced(num_classes=91), DetectionData(coco_root), "val", {"model": {}})
     assert "id 1 is 'disc' and 'person'" in caplog.text
     caplog.clear()
-    adapt_options(auto.replaced(num_classes=90), CocoFolder(coco_root), "val", {"model": {}})
-    adapt_options(auto.replaced(num_classes=91), CocoFolder(coco_root), "train")
+    adapt_options(auto.replaced(num_classes=90), DetectionData(coco_root), "val", {"model": {}})
+    adapt_options(auto.replaced(num_classes=91), DetectionData(coco_root), "train")
     assert not caplog.records
 
 
 @pytest.mark.parametrize("number", [0, -3, 10**18, 7.0, "7"])
 def test_a_damaged_number_of_classes_is_named(auto, coco_root, number):
     with pytest.raises(UserError, match="num_classes="):
-        adapt_options(auto, CocoFolder(coco_root), "val", {"config": {"num_classes": number}})
+        adapt_options(auto, DetectionData(coco_root), "val", {"config": {"num_classes": number}})
 
 
 def test_without_data_the_size_is_the_one_asked_for(auto):
@@ -78,33 +78,33 @@ def test_without_data_the_size_is_the_one_asked_for(auto):
 
 
 def test_classes_need_data_or_a_checkpoint(auto):
-    with pytest.raises(UserError, match="--coco_path"):
+    with pytest.raises(UserError, match="--data"):
         adapt_options(auto, None, "val")
 
 
 def test_too_few_classes_name_the_set(tiny_config, coco_root, tmp_path):
     shutil.copytree(coco_root, tmp_path / "data")
     with pytest.raises(UserError, match=f"val set of {tmp_path}"):
-        adapt_options(parse_options(tiny_config | {"num_classes": 3}), CocoFolder(tmp_path / "data"), "val")
+        adapt_options(parse_options(tiny_config | {"num_classes": 3}), DetectionData(tmp_path / "data"), "val")
 
 
 @pytest.mark.parametrize("checkpoint", [{"class_names": {1: "a", 3: "b"}}, {"config": {"num_classes": 4}}])
 def test_data_with_other_classes_than_the_checkpoint_is_refused(auto, coco_root, checkpoint):
     for options in (auto, auto.replaced(num_classes=4)):
         with pytest.raises(UserError, match=f"ids below 4, but the val set of {coco_root} has the id 6: .*--pretrain"):
-            adapt_options(options, CocoFolder(coco_root), "val", checkpoint)
+            adapt_options(options, DetectionData(coco_root), "val", checkpoint)
 
 
 def test_sizes_that_image_size_would_replace_are_an_error(auto, coco_root):
     chosen = {"data_aug_scales": [480, 512], "data_aug_max_size": 800}
     with pytest.raises(UserError, match="image_size=640 would replace data_aug_scales, data_aug_max_size: .*=None"):
-        adapt_options(auto.replaced(**chosen), CocoFolder(coco_root), "train")
-    adapted = adapt_options(auto.replaced(**chosen, image_size=None), CocoFolder(coco_root), "train").data
+        adapt_options(auto.replaced(**chosen), DetectionData(coco_root), "train")
+    adapted = adapt_options(auto.replaced(**chosen, image_size=None), DetectionData(coco_root), "train").data
     assert adapted.data_aug_scales == [480, 512] and adapted.data_aug_max_size == 800
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite0_640", "r50", "swint"])
 def test_the_configs_for_fine_tuning_adapt(name, coco_root):
     options = parse_options(load_config(f"config/finetune/{name}.py"))
-    adapted = adapt_options(options, CocoFolder(coco_root), "train").data
+    adapted = adapt_options(options, DetectionData(coco_root), "train").data
     assert adapted.class_count == 7 and max(adapted.data_aug_scales) < 100

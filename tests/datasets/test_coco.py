@@ -226,10 +226,10 @@ def worth(root, shift=0.0):
     """COCO's twelve numbers of the boxes that a training is taught, moved to the right by `shift` px."""
     dataset = untouched(root, "val")
     found = {}
-    for image_id in dataset.ids:
-        target = dataset.boxes[image_id]
+    for index, image_id in enumerate(dataset.ids):
+        target = dataset.boxes(index)
         boxes = target["boxes"] + torch.tensor([shift, 0, shift, 0])
-        number = int(dataset.files[image_id].stem)  # no scores are equal, so that the order of the images is no matter
+        number = int(dataset.path(index).stem)  # no scores are equal, so that the order of the images is no matter
         rows = {"scores": torch.linspace(0.99, 0.5, len(boxes)) - number / 1000, "labels": target["labels"],
                 "boxes": boxes}
         found |= coco_results([image_id], [rows], dataset.coco.cats)
@@ -554,11 +554,11 @@ def test_an_annotation_id_given_twice_is_no_matter(root):
 
 
 def test_classes_must_have_room_for_every_category(coco_root):
-    coco = read_annotations(coco_root, "train")
-    assert class_names(coco) == dict(enumerate(("disc", "ring", "square", "triangle", "star", "cross"), 1))
-    check_num_classes(7, coco, "x.json")
-    check_num_classes(91, coco, "x.json")
-    text = refusal(check_num_classes, 6, coco, "x.json")
+    names = class_names(read_annotations(coco_root, "train"))
+    assert names == dict(enumerate(("disc", "ring", "square", "triangle", "star", "cross"), 1))
+    check_num_classes(7, names, "x.json")
+    check_num_classes(91, names, "x.json")
+    text = refusal(check_num_classes, 6, names, "x.json")
     assert "x.json" in text and "num_classes=6" in text and "7" in text
 
 

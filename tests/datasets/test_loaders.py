@@ -1,8 +1,12 @@
 """The order of training batches, and each process's share of an evaluation."""
+import multiprocessing
+import os
 import pickle
 import pkgutil
 import subprocess
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -310,3 +314,21 @@ def test_two_processes_share_the_batches_of_one(as_process):
         as_process(rank, 2)
         shares.append([set(batch) for batch in TrainBatches(Numbers(12), 2, seed=3)])
     assert [a | b for a, b in zip(*shares)] == whole
+
+
+def own_memory(process):
+    """Of a process, MB that it shares with no other."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:")) / 1024
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_2000_steps(coco_root):
+    points = []
+    for step, _ in enumerate(train_loader(opened(coco_root, "train"), 1, 2, seed=0, epoch_batches=2000), 1):
+        if step > 400 and step % 40 == 0:
+            workers = multiprocessing.active_children()
+            assert len(workers) == 2
+            points.append((step, sum(map(own_memory, [os.getpid(), *(worker.pid for worker in workers)]))))
+    slope, _ = np.polyfit(*np.array(points[:-1]).T, 1)  # at the last one, the workers end
+    assert slope * 2000 < 10  # MB

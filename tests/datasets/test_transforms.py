@@ -114,6 +114,26 @@ def test_boxes_scale_with_the_image(resize):
     assert target["area"].item() == pytest.approx(40 * 30 * image.width * image.height / (120 * 80))
 
 
+@pytest.mark.parametrize("options", [SMALL, DataOptions(data_aug_vertical_flip=True)])
+def test_training_sees_pillows_pixels_but_for_rounding(options):
+    """It resizes tensors, and evaluation PIL images; half of the samples are resized twice."""
+    whole = train_transforms(options)
+    pillow = v2.Compose(whole.transforms[1:])
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    picture = Image.fromarray(pixels).resize((320, 240), Image.Resampling.BICUBIC)
+    largest = []
+    for seed in range(12):
+        results = []
+        for transforms in (whole, pillow):
+            torch.manual_seed(seed)
+            results.append(transforms(picture, sample(320, 240, (30, 20, 170, 150))[1]))
+        (image, target), (wanted, its) = results
+        assert type(image) is torch.Tensor and image.shape == wanted.shape
+        assert torch.equal(target["boxes"], its["boxes"]) and torch.equal(target["area"], its["area"])
+        largest.append(((image - wanted).abs() * 255 * torch.tensor(STD).view(3, 1, 1)).max().item())
+    assert max(largest) < 2.01 and min(largest) < 1.01
+
+
 # flips
 
 @pytest.mark.parametrize("box", [(0, 0, 10, 10), (30, 20, 70, 50), (100, 70, 120, 80)])

@@ -44,7 +44,7 @@ def save(tiny_config, tmp_path):
 
 
 def arguments(path, **other):
-    return argparse.Namespace(**{"checkpoint": str(path), "coco_path": None, "images": 2, "device": "cpu"} | other)
+    return argparse.Namespace(**{"checkpoint": str(path), "data": None, "images": 2, "device": "cpu"} | other)
 
 
 @pytest.mark.parametrize("options", [
@@ -111,7 +111,7 @@ def test_scales_are_ranked_by_ap(save, coco_root, monkeypatch):
 
 def test_val_images_are_tried(save, coco_root, capsys):
     path, _ = save()
-    assert main(arguments(path, coco_path=str(coco_root), images=1)) == 0
+    assert main(arguments(path, data=str(coco_root), images=1)) == 0
     printed = capsys.readouterr().out
     assert "enc_scale=1  0." in printed and "enc_scale=2  0." in printed
     assert printed.rstrip().splitlines()[-1].split("enc_scale=")[1] in ("1", "2")

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from datasets.adapt import SIZES
+from tests.datasets.formats import layouts
 from tools.inspect_dataset import finest_stride, get_args_parser, main
+from util.config import Config
 from util.errors import UserError
 from util.options import BackboneOptions, DataOptions
 
@@ -87,6 +89,34 @@ def test_with_a_config_a_step_is_measured(coco_root, tmp_path, tiny_config, caps
     few = ("--options", "num_classes=3", "--output_dir", tmp_path / "few")
     assert run(coco_root, "-c", tmp_path / "config.py", *few) == 1
     assert "set num_classes to 7 or 'auto'" in capsys.readouterr().out
+
+
+def test_any_layout_becomes_coco(tmp_path, capsys):
+    layouts.write_yolo(tmp_path / "yolo")
+    (tmp_path / "yolo/labels/train/train_0.txt").write_text("7 0.5 0.5 0.25 0.25\n")
+    flags = (tmp_path / "yolo", "--output_dir", tmp_path / "out", "--samples", 1)
+    assert run(*flags, "--convert", "coco", tmp_path / "new") == 1
+    assert "train_0.txt, line 1: the class 7, but" in capsys.readouterr().out
+    assert run(tmp_path / "new", *flags[1:]) == 0
+    content = json.loads((tmp_path / "new/annotations/instances_train2017.json").read_text())
+    assert len(content["images"]) == 6 and [row["name"] for row in content["categories"]] == layouts.NAMES
+    with pytest.raises(UserError, match="--convert yolo: only coco is written"):
+        run(*flags, "--convert", "yolo", tmp_path / "other")
+    with pytest.raises(UserError, match="choose one"):
+        run(*flags, "--convert", "coco", tmp_path / "other", "--fix", tmp_path / "other")
+
+
+def test_options_say_where_data_lies_and_what_is_split_off(tmp_path):
+    layouts.write_yolo(tmp_path / "yolo", "train: images/train\nnames: [ant, bee, cat]\n")
+    out = ("--output_dir", tmp_path / "out", "--samples", 1)
+    assert run(tmp_path / "yolo", *out, "--options", "val_fraction=0.4") == 0
+    found = json.loads((tmp_path / "out/report.json").read_text())
+    assert [found["splits"][split]["images"] for split in ("train", "val")] == [4, 2]
+    Config(modelname="dino").dump(tmp_path / "none.py")
+    with pytest.raises(UserError, match="no data: pass --data PATH"):
+        run("-c", tmp_path / "none.py", *out)
+    places = [f"{name}={value[0]}" for name, value in layouts.write_places(tmp_path / "other").items()]
+    assert run(*out, "--options", *places) == 0
 
 
 @pytest.mark.parametrize("indices, dilation, stride", [([1, 2, 3], False, 8), ([0], False, 4), ([3], False, 32),

@@ -31,7 +31,7 @@ def test_the_kind_of_run(flags, kind, split):
 def test_values_of_the_command_line():
     run = options_of("-c", "a/b.py", "--coco_path", "data", "--lr", "0.5", "--note", "x", "--benchmark",
                      "--benchmark_size", 64, 96, "--options", "lr=1e-3", "amp=cuda")
-    assert (run.config_file, run.folder, run.coco_path) == (Path("a/b.py"), Path("outputs/b"), "data")
+    assert (run.config_file, run.folder, run.data) == (Path("a/b.py"), Path("outputs/b"), "data")
     assert run.config_overrides == {"lr": 1e-3, "amp": "cuda"}
     assert run.benchmark_size == [64, 96] and run.seed == 42 and run.max_batches is None
     assert run.arguments["note"] == "x" and run.arguments["lr"] == "0.5"

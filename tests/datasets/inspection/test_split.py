@@ -40,7 +40,7 @@ def test_a_split_without_any_readable_image_stops_a_training(root):
 def test_nothing_to_inspect(root):
     for damage, words in [(lambda: shutil.rmtree(root / "train2017"), "no image folder"),
                           (lambda: file_of(root, "train").write_text("{"), "not valid JSON"),
-                          (lambda: file_of(root, "train").unlink(), "no annotation file")]:
+                          (lambda: file_of(root, "train").unlink(), "no train set")]:
         damage()
         with pytest.raises(UserError, match=words):
             inspect_split(root, "train")

@@ -18,7 +18,7 @@ def test_what_training_uses_is_described(root):
     inspection = inspect_split(root, "train")
     row = split_statistics(inspection, DATA, finest_stride=8)
     dataset = CocoDetection(root, "train", lambda image, target: (image, target))
-    assert row["boxes"] == sum(len(dataset.boxes[i]["boxes"]) for i in dataset.ids) == 7
+    assert row["boxes"] == sum(len(dataset.boxes(i)["boxes"]) for i in range(len(dataset))) == 7
     assert (row["images"], row["images_without_boxes"], row["crowds"]) == (4, 0, 1)
     assert row["boxes_an_image"] == [1, 1.5, 3] and row["fullest_image"] == "train3.png"
     assert row["classes"] == {"1 cat": {"boxes": 4, "images": 4, "small": 0, "medium": 4, "large": 0},

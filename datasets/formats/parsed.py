@@ -1,0 +1,64 @@
+"""What a layout's reader returns, and what all of them do with it."""
+import logging
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from datasets.annotations import DERIVED, WARNED, Problem
+from datasets.boxes import cut, doubt, faults, reaching_over
+from datasets.table import Table
+from util.errors import UserError
+
+Note = tuple[int, str]  # logging's level, and what the log says
+ADVICE = "tools/inspect_dataset.py lists what is wrong, and its --fix writes a corrected copy"
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A split as it is written: boxes are not cut, and problems not judged.
+
+    derived: by kind in DERIVED, how many values that no problem stands for. problems: of the kinds in DERIVED and
+    WARNED, and those that stop a training.
+    notes: what else the log says.
+    """
+
+    table: Table
+    derived: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+
+def usable(parsed: Parsed, source: Path, title: str) -> tuple[Table, list[Note]]:
+    """The table that training and evaluation use, and what the log says of it.
+
+    Boxes are cut at the border of their image, with their areas; those that are empty, outside or not finite are
+    dropped. Raises UserError for the first problem that stops a training. source: what was read; title: of the split.
+    """
+    kinds = Counter(problem.kind for problem in parsed.problems)
+    stops = [problem for problem in parsed.problems if problem.kind not in {*WARNED, *DERIVED}]
+    if stops:
+        more = f" (and {len(stops) - 1} more)" if len(stops) > 1 else ""
+        raise UserError(f"{source}: {stops[0].text}{more}. {ADVICE}")
+    notes = list(parsed.notes)
+    derived = parsed.derived + Counter({kind: count for kind, count in kinds.items() if kind in DERIVED})
+    if derived:
+        found = "; ".join(f"{count} {DERIVED[kind]}" for kind, count in derived.items())
+        notes.append((logging.INFO, f"derived {found}"))
+    for kind in sorted(kinds.keys() & WARNED.keys()):
+        first = next(problem for problem in parsed.problems if problem.kind == kind)
+        notes.append((logging.WARNING, f"{kinds[kind]} {WARNED[kind]}, such as {first.text}"))
+    table, sizes = parsed.table, parsed.table.sizes[parsed.table.images_of_boxes()]
+    if seems := doubt(table.boxes, sizes):
+        notes.append((logging.WARNING, seems))
+    useless = np.any(list(faults(table.boxes, sizes).values()), 0)
+    table, sizes = table.keep_boxes(~useless), sizes[~useless]
+    if over := int(reaching_over(table.boxes, sizes).sum()):
+        notes.append((logging.INFO, f"{over} boxes extend beyond their image: cut at its border, for training and "
+                                    "evaluation alike"))
+    if useless.any():
+        notes.append((logging.WARNING, f"dropped {int(useless.sum())} boxes that are empty, outside their image or not "
+                                       "finite"))
+    boxes, areas = cut(table.boxes, table.areas, sizes)
+    return replace(table, boxes=boxes, areas=areas), [(level, f"{title}: {text}") for level, text in notes]

@@ -1,0 +1,59 @@
+"""Files in places of their own, as the config names them: train_images, train_annotations, val_images, ..."""
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from datasets.formats.coco import ROBOFLOW, CocoSource
+from datasets.formats.listing import image_files
+from datasets.formats.source import Joined, Layout, Source, merged_names
+from datasets.formats.voc import VocSource
+from datasets.formats.yolo import YoloSource
+from util.class_names import ClassNames
+from util.errors import UserError
+
+CLASSES = "classes.txt"  # beside YOLO's label files: a name a line
+
+
+def named_places(places: Mapping[str, tuple[list[str] | None, list[str] | None]]) -> Layout:
+    """places: per split the folders of images and, as many, their annotations: a COCO file, a folder of Pascal VOC's
+    xml files, or a folder of YOLO's label files with a classes.txt.
+
+    Several sets in a split become one. Where there are several, or other kinds than COCO's, classes have one id in all
+    splits, by their name. Raises UserError for what is not there.
+    """
+    sources = {split: _sources(split, images, annotations) for split, (images, annotations) in places.items()
+               if images or annotations}
+    every = [source for group in sources.values() for source in group]
+
+    @cache
+    def classes() -> ClassNames:
+        return merged_names(every)
+
+    plain = all(len(group) == 1 and isinstance(group[0], CocoSource) for group in sources.values())
+    joined = {split: group[0] if plain else Joined(split, group, every, classes) for split, group in sources.items()}
+    return Layout("places that the config names", Path(), joined, "what the config names as train_images, "
+                                                                   "train_annotations, val_images, ...")
+
+
+def _sources(split: str, images: list[str] | None, annotations: list[str] | None) -> list[Source]:
+    if not images or not annotations or len(images) != len(annotations):
+        raise UserError(f"{split}_images and {split}_annotations must name as many places, got {images!r} and "
+                        f"{annotations!r}")
+    return [_source(split, Path(folder), Path(place)) for folder, place in zip(images, annotations)]
+
+
+def _source(split: str, images: Path, place: Path) -> Source:
+    if not images.is_dir():
+        raise UserError(f"{split}_images: no folder {images}")
+    title = f"{split} {images.name}"
+    if place.is_file() and place.suffix == ".json":
+        return CocoSource(title, place, images, with_root=place.name == ROBOFLOW)
+    if place.is_dir() and next(place.glob("*.xml"), None):
+        return VocSource(title, place, images, None)
+    if place.is_dir() and (place / CLASSES).is_file():
+        names = [line.strip() for line in (place / CLASSES).read_text(encoding="utf-8-sig").rstrip().splitlines()]
+        if not names or not all(names) or len(set(names)) < len(names):
+            raise UserError(f"{place / CLASSES}: each line must name a class of its own")
+        return YoloSource(title, place / CLASSES, images, image_files(images), names, labels=place)
+    raise UserError(f"{split}_annotations: {place} is no COCO file (.json), no folder of Pascal VOC's .xml files, and "
+                    f"no folder of YOLO's label files with a {CLASSES}")

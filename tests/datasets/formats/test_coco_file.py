@@ -1,0 +1,113 @@
+"""COCO files as tables: in parts and entry by entry they are the same."""
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from datasets.formats import json_parts
+from datasets.formats.coco_file import _NotPlain, read_by_entry, read_coco_file, read_plainly, unused_root
+from util.errors import UserError
+
+SEVERAL = {"images": [{"id": i, "file_name": f"{i}.jpg", "width": 100 + i, "height": 80} for i in (3, 1, 2)],
+           "categories": [{"id": 4, "name": "cat", "supercategory": "x"}, {"id": 0, "name": "dog"}]}
+POLYGON = [[1, 2, 3, 4, 5.5, 6]]
+
+
+def annotations(**change):
+    rows = [{"id": i, "image_id": 1 + i % 3, "category_id": 4 * (i % 2), "bbox": [i, 2.5, 10, 5 + i],
+             "area": 40 + i, "iscrowd": int(i == 7), "segmentation": POLYGON} for i in range(1, 12)]
+    for row in rows[3:5]:
+        row.update(change)
+    return [{name: value for name, value in row.items() if value != "absent"} for row in rows]
+
+
+def write(path, indent=None, **content):
+    path.write_text(json.dumps({"info": {}} | SEVERAL | {"annotations": annotations()} | content, indent=indent))
+    return path
+
+
+def same(one, other):
+    assert one.table.names == other.table.names and +one.derived == +other.derived and one.notes == other.notes
+    assert list(one.table.file_names) == list(other.table.file_names)
+    for name in ("ids", "folders", "sizes", "starts", "boxes", "labels", "areas", "crowds"):
+        mine, its = getattr(one.table, name), getattr(other.table, name)
+        np.testing.assert_array_equal(mine, its, err_msg=name, strict=True)
+
+
+PLAIN = {
+    "nothing": {}, "no area": {"area": "absent"}, "no flag": {"iscrowd": "absent"},
+    "neither": {"area": "absent", "iscrowd": "absent"}, "area 0": {"area": 0}, "large area": {"area": 1e9},
+    "NaN": {"bbox": [float("nan"), 1, 2, 3]}, "infinite": {"bbox": [1, 2, float("inf"), 3]}, "NaN area": {
+        "area": float("nan")}, "no id": {"id": "absent"}, "null id": {"id": None}, "text id": {"id": "a"},
+    "no outline": {"segmentation": "absent"}, "mask": {"segmentation": {"counts": [1, 2], "size": [3, 4]}},
+    "empty box": {"bbox": [1, 2, 0, 3]}, "keypoints": {"keypoints": [{"x": 1}, {"y": [2]}]}}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("block", [64, 1 << 22])
+def test_both_ways_of_reading_agree(tmp_path, monkeypatch, name, block):
+    monkeypatch.setattr(json_parts, "BLOCK", block)
+    for number, indent in enumerate((None, 2)):
+        path = write(tmp_path / f"{number}.json", indent, annotations=annotations(**PLAIN[name]))
+        same(read_plainly(path), read_by_entry(path))
+
+
+@pytest.mark.parametrize("content", [
+    {"annotations": []}, {"annotations": annotations()[::-1]},
+    {"annotations": [a | {"area": 50} for a in annotations()]},
+    {"annotations": [{k: v for k, v in a.items() if k not in ("area", "iscrowd")} for a in annotations()]},
+    {"categories": [{"id": 4, "name": "cat"}, {"id": 0, "name": "日本"}, {"id": 9_999, "name": "unused"}]}])
+def test_both_ways_agree_on_whole_files(tmp_path, content):
+    path = write(tmp_path / "x.json", **content)
+    same(read_plainly(path), read_by_entry(path))
+    (tmp_path / "first.json").write_text(json.dumps({"annotations": annotations()} | SEVERAL))
+    same(read_plainly(tmp_path / "first.json"), read_by_entry(tmp_path / "first.json"))
+
+
+NOT_PLAIN = {"text": {"area": "40"}, "null area": {"area": None}, "flag as text": {"iscrowd": "1"},
+             "flag as bool": {"iscrowd": True}, "box as text": {"bbox": ["1", "2", "3", "4"]},
+             "no box": {"bbox": "absent", "segmentation": [[1, 2, 3, 4, 5, 9]]}, "image id as text": {"image_id": "2"},
+             "float category": {"category_id": 4.0}}
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_what_is_written_otherwise_is_read_entry_by_entry(tmp_path, name):
+    path = write(tmp_path / "x.json", annotations=annotations(**NOT_PLAIN[name]))
+    with pytest.raises((_NotPlain, ValueError, TypeError, KeyError)):
+        read_plainly(path)
+    found = read_coco_file(path)
+    same(found, read_by_entry(path))
+    assert set(found.derived.values()) == {2}
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"category_id": 1}, "annotation 4 has category_id 1"), ({"image_id": 99}, "annotation 4 has image_id 99"),
+    ({"bbox": [1, 2, 3]}, "annotation 4: bbox must be four numbers"), ({"bbox": [1, 2, 3, True]}, "annotation 4: bbox"),
+    ({"bbox": [1, 2, 3, 10**301]}, "annotation 4: bbox"), ({"iscrowd": 2}, "annotation 4: iscrowd must be 0 or 1")])
+def test_what_cannot_be_used_is_named(tmp_path, change, words):
+    path = write(tmp_path / "x.json", annotations=annotations(**change))
+    with pytest.raises(UserError, match=f"x.json: {words}"):
+        read_coco_file(path)
+
+
+@pytest.mark.parametrize("images", [
+    [{"id": "a", "file_name": "a.jpg", "width": 1, "height": 1}], [{"id": 2**70, "file_name": "a", "width": 1,
+                                                                    "height": 1}]])
+def test_ids_that_are_no_small_numbers_are_read(tmp_path, images):
+    found = read_coco_file(write(tmp_path / "x.json", images=images, annotations=[]))
+    assert found.table.image_id(0) == images[0]["id"]
+
+
+def test_the_root_of_the_categories(tmp_path):
+    root, cat, dog = ({"id": i, "name": name, "supercategory": above}
+                      for i, (name, above) in enumerate([("pets", "none"), ("cat", "pets"), ("dog", "pets")]))
+    assert unused_root([root, cat, dog], {1}) is root and unused_root([root, cat, dog], {0, 1}) is None
+    assert unused_root([cat, dog], {1}) is None and unused_root([root], set()) is None
+    assert unused_root([root, cat, dog | {"supercategory": "wild"}], set()) is None
+    rows = [a | {"category_id": 1} for a in annotations()]
+    path = write(tmp_path / "x.json", categories=[root, cat, dog], annotations=rows)
+    for read in (read_plainly, read_by_entry):
+        found = read(path, with_root=True)
+        assert found.table.names == {1: "cat", 2: "dog"} and found.notes[0][0] == logging.INFO
+        assert read(path).table.names == {0: "pets", 1: "cat", 2: "dog"}

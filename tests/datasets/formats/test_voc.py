@@ -1,0 +1,146 @@
+"""Pascal VOC's layout, and its usual damages."""
+import logging
+
+import pytest
+
+from datasets.coco import CocoDetection
+from datasets.data import DetectionData
+from datasets.inspection.repair import repair
+from datasets.inspection.split import inspect_split
+from tests.datasets.formats.layouts import COUNTS, boxes_of, save, stem, voc_xml, write_voc
+from util.errors import UserError
+from util.options import DataOptions
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_voc(tmp_path / "VOC2007")
+
+
+def xml(root, index=0, split="train"):
+    return root / f"Annotations/{stem(split, index)}.xml"
+
+
+def edited(root, old, new, index=0):
+    text = xml(root, index).read_text()
+    assert old in text
+    xml(root, index).write_text(text.replace(old, new, 1))
+
+
+def table(root, split="train"):
+    return DetectionData(root).split(split).table
+
+
+def test_boxes_are_from_pixel_to_pixel_counted_from_1(root):
+    first = table(root).boxes[table(root).boxes_of(0)].tolist()
+    assert first == [[x, y, w, h] for _, x, y, w, h in boxes_of("train", 0)]
+
+
+def test_difficult_objects_are_crowds(root):
+    xml(root).write_text(voc_xml("train", 0, difficult="    <difficult>1</difficult>\n"))
+    found = table(root)
+    assert found.crowds[found.boxes_of(0)].all() and not found.crowds[found.boxes_of(1)].any()
+    assert len(CocoDetection(root, "train", lambda image, target: (image, target))[0][1]["labels"]) == 0
+
+
+def test_a_list_may_say_more_than_names(root):
+    (root / "ImageSets/Main/train.txt").write_text(f"{stem('train', 1)}  1\n\n{stem('train', 0)} -1\n")
+    assert list(table(root).file_names) == ["train_0.png", "train_1.png"]
+
+
+def test_without_lists_everything_is_the_train_set(root):
+    for split in COUNTS:
+        (root / f"ImageSets/Main/{split}.txt").unlink()
+    assert len(table(root)) == sum(COUNTS.values())
+    assert len(DetectionData(root, DataOptions(val_fraction=0.2)).split("val").table) == 2
+
+
+def test_trainval_stands_for_train(root):
+    (root / "ImageSets/Main/train.txt").rename(root / "ImageSets/Main/trainval.txt")
+    assert len(table(root)) == COUNTS["train"]
+
+
+def test_classes_are_those_of_all_splits(root):
+    edited(root, "<name>", "<name>a")
+    assert table(root).names == table(root, "val").names and 4 == len(table(root).names)
+
+
+@pytest.mark.parametrize("size", [None, (0, 0), ("x", 3), ("nan", 5)])
+def test_a_size_that_is_left_out_is_the_files(root, size, caplog):
+    xml(root).write_text(voc_xml("train", 0, size=size))
+    with caplog.at_level(logging.INFO):
+        assert table(root).size(0) == (64, 128)
+    assert "derived 1 image sizes that are left out" in caplog.text
+
+
+DAMAGES = {  # what is changed, the line, what is said
+    "no name": ("<name>", "<nom>", "no valid XML"), "no box": ("bndbox>", "box>", "no valid XML"),
+    "an empty name": ("<name>", "<name></name><x>", "no valid XML"),
+    "a word": ("<xmin>", "<xmin>x", "line 7: xmin must be a number, got 'x"),
+    "not finite": ("<ymax>", "<ymax>nan</ymax><ymax>", "line 7: ymax must be a number, got 'nan'"),
+    "no corner": ("<xmax>", "<xmax/><xmax>", "line 7: no xmax"),
+    "no flag": ("<bndbox>", "<difficult>perhaps</difficult><bndbox>",
+                "line 7: difficult must be 0 or 1, got 'perhaps'"),
+    "no box at all": ("<bndbox>", "<bndbox/><bndbox>", "line 7: no xmin"),
+    "no class": ("<name>", "<name/><name>", "line 7: no name"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damages_are_named_by_file_and_line_and_left_out_of_a_copy(root, tmp_path, name):
+    old, new, words = DAMAGES[name]
+    edited(root, old, new)
+    with pytest.raises(UserError, match=rf"Annotations: .*train_0.xml, line \d+.*{words.rpartition(': ')[2]}"):
+        table(root)
+    splits = [inspect_split(root, split) for split in COUNTS]
+    problems = splits[0].by_kind()["bad_line"]
+    assert len(problems) == 1 and words in problems[0].text and splits[0].stops()
+    repair(splits, tmp_path / "new")
+    lost = len(boxes_of("train", 0)) if words == "no valid XML" else 1
+    before = sum(len(boxes_of("train", i)) for i in range(COUNTS["train"]))
+    assert len(table(tmp_path / "new").boxes) == before - lost and len(table(tmp_path / "new")) == COUNTS["train"]
+
+
+def test_an_image_without_a_file_is_one_without_objects_and_told(root, caplog):
+    xml(root).unlink()
+    assert len(table(root)) == COUNTS["train"] and "1 images without an annotation file" in caplog.text
+    assert "train_0.png: no" in caplog.text
+    for index in range(COUNTS["train"]):
+        xml(root, index).unlink(missing_ok=True)
+    with pytest.raises(UserError, match="none of the 6 images"):
+        table(root)
+
+
+def test_an_image_that_is_missing_is_passed_over_in_training_only(root, caplog):
+    for split in COUNTS:
+        (root / f"JPEGImages/{stem(split, 0)}.png").unlink()
+    assert len(CocoDetection(root, "train", None)) == COUNTS["train"] - 1 and "train_0.jpg; skipped" in caplog.text
+    with pytest.raises(UserError, match="val_0.jpg"):
+        CocoDetection(root, "val", None)
+
+
+def test_images_of_one_name_are_named(root, tmp_path):
+    save("train", 0, tmp_path)
+    (tmp_path / "train_0.png").rename(root / "JPEGImages/train_0.jpeg")
+    with pytest.raises(UserError, match="train_0.jpeg and train_0.png in .*JPEGImages are images of one name"):
+        table(root)
+    splits = [inspect_split(root, split) for split in COUNTS]
+    repair(splits, tmp_path / "new")
+    assert list(table(tmp_path / "new").file_names) == [f"train_{i}.png" for i in range(1, 6)]
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc/hostname", "a\\b", ".."])
+def test_a_list_leads_to_no_other_folder(root, name):
+    with (root / "ImageSets/Main/train.txt").open("a") as file:
+        file.write(f"{name}\n")
+    with pytest.raises(UserError, match="train.txt, line 7: .* is no name of an image"):
+        table(root)
+
+
+def test_what_is_missing_is_named(root):
+    (root / "ImageSets/Main/train.txt").write_text("\n")
+    with pytest.raises(UserError, match="train.txt: no image is listed"):
+        table(root)
+    (root / "JPEGImages").rename(root / "Images")
+    with pytest.raises(UserError, match="no image folder .*JPEGImages"):
+        DetectionData(root)

@@ -1,0 +1,33 @@
+from itertools import islice
+
+import pytest
+import torch
+
+from tools.data_loading import BATCH, compare_loaders, rate, torchvision_loader
+from tools.training_parts import write_pictures
+from util.options import DataOptions
+
+SMALL = DataOptions(data_aug_scales=[64], data_aug_max_size=128, data_aug_scales2_resize=[64, 80],
+                    data_aug_scales2_crop=[48, 60])
+
+
+@pytest.mark.parametrize("tensors", [True, False])
+def test_torchvisions_loader_makes_the_same_kind_of_samples(tmp_path, tensors):
+    write_pictures(tmp_path)
+    torch.manual_seed(0)
+    samples = [sample for batch in islice(torchvision_loader(tmp_path, SMALL, tensors), 6) for sample in batch]
+    assert len(samples) == 6 * BATCH
+    for image, target in samples:
+        assert image.dtype == torch.float32 and min(image.shape[1:]) in (63, 64) and image.min() < 0
+        assert len(target["boxes"]) == len(target["labels"]) <= 7
+    assert sum(len(target["labels"]) for _, target in samples) > 40
+
+
+def test_the_rate_is_that_after_the_first_batches():
+    assert rate(range(10), 100) > 1000
+
+
+@pytest.mark.slow
+def test_loaders_are_compared():
+    text = compare_loaders(2)
+    assert "this project" in text and text.count("\n") == 4
