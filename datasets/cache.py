@@ -87,5 +87,5 @@ def _checksum(arrays: dict[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         values = arrays[name]
         total = zlib.crc32(f"{name} {values.dtype} {values.shape}".encode(), total)
-        total = zlib.crc32(memoryview(values.reshape(-1).view(np.uint8)), total)
+        total = zlib.crc32(values.reshape(-1).view(np.uint8).data, total)
     return f"{total:08x}"

@@ -97,7 +97,7 @@ def verify(file: Backend, pytorch: TorchBackend, dtype: str, data: CocoDetection
     """Both run on the same resized images, `batch` at a time, the first `most` of the data. Raises UserError where
     nothing could be judged."""
     count = len(data) if most is None else min(most, len(data))
-    if "score" not in TOLERANCES[dtype] and all(data.table.crowd[data.table.of(i)].all() for i in range(count)):
+    if "score" not in TOLERANCES[dtype] and data.table.crowds[:data.table.starts[count]].all():
         raise UserError(f"no object is annotated in the {count} images of {data.folder} to compare on, and {dtype} "
                         "is judged by its AP alone: name a set with annotations for --verify, or more --verify_images")
     result = Comparison(count, TOLERANCES[dtype])

@@ -12,8 +12,8 @@ from typing import Any
 from util.config import Config, load_config, override, parse_pairs
 from util.distributed import all_gather
 from util.errors import UserError
-from util.outputs import name_of_weights
 from util.loggers.several import check_installed
+from util.outputs import name_of_weights
 from util.short_forms import expand_short_forms
 
 LATEST = "checkpoint.pth"  # the checkpoint in the output folder that --resume auto continues
