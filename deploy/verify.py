@@ -194,7 +194,8 @@ def open_data(folder: Path, card: ModelCard, split: str = "val") -> CocoDetectio
 
 def calibration(folder: Path, artifact: Artifact) -> Iterator[tuple[Tensor, Tensor]]:
     """Inputs of the graph from the training images of a data set, or from those of val where it has none."""
-    split = "train" if "train" in DetectionData(folder).sources else "val"
+    train = DetectionData(folder).sources.get("train")
+    split = "train" if train and train.folder.is_dir() else "val"
     data = open_data(folder, artifact.card, split)
     for index in range(len(data)):
         image = read_image(data.path(index))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import datasets.coco
+import datasets.formats.coco
 import main
 from datasets.coco import class_names, read_annotations
 from datasets.coco_eval import summarize
@@ -66,18 +66,21 @@ def test_each_annotation_file_is_read_and_the_config_parsed_once(call, tmp_path,
     data = shutil.copytree(coco_root, tmp_path / "data")
     shutil.copytree(data / "val2017", data / "test2017")
     shutil.copy(data / "annotations/instances_val2017.json", data / "annotations/image_info_test-dev2017.json")
-    splits, parsed = [], []
-    read, parse = datasets.coco.read_content, main.parse_options
-    monkeypatch.setattr("datasets.coco.read_content", lambda root, split: splits.append(split) or read(root, split))
+    files, parsed = [], []
+    read, parse = datasets.formats.coco.read_coco_file, main.parse_options
+    monkeypatch.setattr("datasets.formats.coco.read_coco_file",
+                        lambda path, *root: files.append(path.stem) or read(path, *root))
     for module in ("main", "models"):
         monkeypatch.setattr(f"{module}.parse_options", lambda config: parsed.append(config) or parse(config))
     options = ["epochs=1", "epoch_steps=1", "num_classes=auto", "dn_labelbook_size=None"]
     weights = ["--resume", tmp_path / "run/checkpoint.pth"]
-    for flags, wanted in (([], ["train", "val"]), (["--eval", *weights], ["val"]), (["--test", *weights], ["test"]),
-                          (["--benchmark", "--benchmark_only", "--debug"], ["val"])):
+    train, val = "instances_train2017", "instances_val2017"
+    for flags, wanted in (([], [train, val]), (["--eval", *weights], [val]),
+                          (["--test", *weights], ["image_info_test-dev2017"]),
+                          (["--benchmark", "--benchmark_only", "--debug"], [val])):
         assert call("--output_dir", tmp_path / "run", *flags, data=data, options=options) == 0
-        assert sorted(splits) == wanted and len(parsed) == 1
-        splits.clear(), parsed.clear()
+        assert sorted(files) == wanted and len(parsed) == 1
+        files.clear(), parsed.clear()
 
 
 def test_a_config_in_an_older_checkpoint_serves_a_resumed_training_and_an_evaluation(call, tmp_path, capsys):

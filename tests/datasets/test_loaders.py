@@ -1,4 +1,5 @@
 """The order of training batches, and each process's share of an evaluation."""
+import json
 import multiprocessing
 import os
 import pickle
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datasets import loaders
 from datasets.coco import CocoDetection
@@ -332,3 +334,38 @@ def test_memory_is_flat_over_2000_steps(coco_root):
             points.append((step, sum(map(own_memory, [os.getpid(), *(worker.pid for worker in workers)]))))
     slope, _ = np.polyfit(*np.array(points[:-1]).T, 1)  # at the last one, the workers end
     assert slope * 2000 < 10  # MB
+
+
+# memory
+
+def private_kb(process="self"):
+    lines = Path("/proc", str(process), "smaps_rollup").read_text(encoding="utf-8").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
+def test_memory_over_2000_steps_is_flat(tmp_path):
+    """Of the training's process and of two that load: a target that is kept, or copied because a process touches it,
+    would add about 1 KB a step."""
+    images, boxes = 4000, 40
+    (tmp_path / "train2017").mkdir()
+    (tmp_path / "annotations").mkdir()
+    Image.new("RGB", (64, 48), "gray").save(tmp_path / "picture.jpg")
+    for number in range(1, images + 1):
+        os.link(tmp_path / "picture.jpg", tmp_path / "train2017" / f"{number}.jpg")
+    (tmp_path / "annotations/instances_train2017.json").write_text(json.dumps({
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 64, "height": 48} for i in range(1, images + 1)],
+        "annotations": [{"id": i + 1, "image_id": i % images + 1, "category_id": 1, "bbox": [1, 2, 10, 10], "area": 100,
+                         "iscrowd": 0} for i in range(images * boxes)],
+        "categories": [{"id": 1, "name": "thing"}]}), encoding="utf-8")
+    loader = train_loader(opened(tmp_path, "train"), 2, 2, seed=0, epoch_batches=2000)
+    steps, kept = [], []
+    for step, _ in enumerate(loader):
+        if step >= 500 and step % 50 == 0:
+            workers = [process.pid for process in multiprocessing.active_children()]
+            assert len(workers) == 2
+            steps.append(step)
+            kept.append([private_kb(), *map(private_kb, workers)])
+    growth = np.polyfit(steps, kept, 1)[0]  # KB a step, of each process
+    assert (growth < 0.5).all(), growth

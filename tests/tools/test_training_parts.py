@@ -7,5 +7,5 @@ from util.options import DataOptions
 def test_pictures_are_a_training_set(tmp_path):
     write_pictures(tmp_path)
     dataset = CocoDetection(tmp_path, "train", train_transforms(DataOptions()), strict=True)
-    assert len(dataset) == PICTURES and all(len(boxes["boxes"]) == 7 for boxes in dataset.boxes.values())
+    assert len(dataset) == PICTURES and all(len(dataset.boxes(i)["boxes"]) == 7 for i in range(PICTURES))
     assert dataset[0][0].shape[0] == 3
