@@ -347,7 +347,7 @@ def private_kb(process="self"):
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
 def test_memory_over_2000_steps_is_flat(tmp_path):
     """Of the training's process and of two that load: a target that is kept, or copied because a process touches it,
-    would add about 1 KB a step."""
+    would add about 1 KB a step. (What the first thousand take is taken once.)"""
     images, boxes = 4000, 40
     (tmp_path / "train2017").mkdir()
     (tmp_path / "annotations").mkdir()
@@ -362,7 +362,7 @@ def test_memory_over_2000_steps_is_flat(tmp_path):
     loader = train_loader(opened(tmp_path, "train"), 2, 2, seed=0, epoch_batches=2000)
     steps, kept = [], []
     for step, _ in enumerate(loader):
-        if step >= 500 and step % 50 == 0:
+        if step >= 1000 and step % 50 == 0:
             workers = [process.pid for process in multiprocessing.active_children()]
             assert len(workers) == 2
             steps.append(step)
