@@ -74,10 +74,8 @@ class CocoDetection(Dataset):
             files, lacking = find_files(folder, [names[i] for i in mine])
             missing += lacking
             for i in mine:
-                name = names[i]
-                present[i] = name in files
-                if present[i] and files[name].name != name:  # in a folder, or written otherwise
-                    names[i] = files[name].relative_to(folder).as_posix()
+                present[i] = names[i] in files
+                names[i] = files.get(names[i], names[i])
         if missing:
             text = f"{annotations} names {len(missing)} images that {self.folder} lacks, such as {missing[0]}"
             if self.strict:

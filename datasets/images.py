@@ -104,8 +104,9 @@ def note_kind(image: Image.Image, path: str | os.PathLike) -> None:
         _say_once("files of several pictures", "only the first is read", path)
 
 
-def find_files(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
-    """By the file names of annotations, files inside `folder`; and the names that there is no file for.
+def find_files(folder: Path, names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """By the file names of annotations, what the files inside `folder` are called below it; and the names that there
+    is no file for.
 
     A name is found too if it differs from the file's only in its slashes, in the form of its accents or in upper and
     lower case, and no other name means that file. Raises UserError for a name that leads outside the folder.
@@ -113,27 +114,28 @@ def find_files(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], lis
     top = {entry.name for entry in os.scandir(folder) if entry.is_file()}
     found, others = {}, []
     for name in names:
-        path = folder / name if name in top else inside(folder, name.replace("\\", "/"))
-        if name in top or os.path.isfile(path):
-            found[name] = path
+        if name in top:
+            found[name] = name
+        elif os.path.isfile(path := inside(folder, name.replace("\\", "/"))):
+            found[name] = path.relative_to(os.path.normpath(folder)).as_posix()
         else:
             others.append(name)
     files = _spelled_files(folder, set(found.values())) if others else {}
     written_otherwise = {name: files[_spelling(name)][0] for name in others if len(files.get(_spelling(name), ())) == 1}
     if written_otherwise:
-        name, path = next(iter(written_otherwise.items()))
+        name, file_name = next(iter(written_otherwise.items()))
         logger.info("%s: %d file names, such as %r, differ from the file's (%r) in accents or in upper and lower case",
-                    folder.name, len(written_otherwise), name, path.name)
+                    folder.name, len(written_otherwise), name, file_name)
     return found | written_otherwise, [name for name in others if name not in written_otherwise]
 
 
-def _spelled_files(folder: Path, taken: set[Path]) -> dict[str, list[Path]]:
+def _spelled_files(folder: Path, taken: set[str]) -> dict[str, list[str]]:
     """The files in and below the folder, but for those in `taken`, by their spelling."""
     files = defaultdict(list)
     for directory, _, names in os.walk(folder):
-        for path in (Path(directory, name) for name in names):
-            if path not in taken:
-                files[_spelling(str(path.relative_to(folder)))].append(path)
+        for name in (os.path.relpath(os.path.join(directory, name), folder) for name in names):
+            if name not in taken:
+                files[_spelling(name)].append(name)
     return files
 
 

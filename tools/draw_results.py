@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     for row in chosen:
         image_id, name = row["id"], row["file_name"]
         try:
-            image = read_image(files.get(name, folder / name), (row["width"], row["height"]))
+            image = read_image(folder / files.get(name, name), (row["width"], row["height"]))
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             skipped += 1

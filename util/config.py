@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import addict
-from yapf.yapflib.yapf_api import FormatCode
 
 from util.errors import UserError, nearest
 from util.files import write_text
@@ -31,6 +30,8 @@ class Config(addict.Dict):
 
     def text(self) -> str:
         """The config as a formatted Python file."""
+        from yapf.yapflib.yapf_api import FormatCode  # it takes a quarter of a second, and most processes write none
+
         lines = "".join(f"{key} = {value!r}\n" for key, value in self.to_dict().items())
         return FormatCode(lines, style_config={"based_on_style": "pep8", "column_limit": 119})[0]
 

@@ -150,8 +150,9 @@ def inspect_split(data: DetectionData | str | Path, split: str, progress: bool =
     useless = {id(problem.entry) for problem in result.problems if problem.kind in USELESS}
     result.images = {image["id"]: image for image in content["images"] if id(image) not in useless}
     names = [image["file_name"] for image in result.images.values()]
-    paths = find_files(folder, names)[0]
-    result.paths = {i: paths.get(image["file_name"]) for i, image in result.images.items()}
+    files = find_files(folder, names)[0]
+    result.paths = {i: folder / files[image["file_name"]] if image["file_name"] in files else None
+                    for i, image in result.images.items()}
     result.files = _read_files(result.paths, folder.name, progress)
     result.problems += file_problems(result)
     if source.exclusive:

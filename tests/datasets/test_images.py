@@ -185,7 +185,7 @@ def test_names_of_other_systems_find_their_files(tmp_path, caplog):
               unicodedata.normalize("NFC", "köln.jpg"): unicodedata.normalize("NFD", "köln.jpg"), "a.jpg": "A.JPG"}
     with caplog.at_level(logging.INFO):
         found, lacking = find_files(tmp_path, [*wanted, "none.jpg", "b\0.jpg", "part"])
-    assert {name: str(path.relative_to(tmp_path)) for name, path in found.items()} == wanted
+    assert found == wanted
     assert lacking == ["none.jpg", "b\0.jpg", "part"] and "2 file names" in caplog.text
 
 
