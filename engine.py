@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets.coco_eval import Detections, coco_results
 from datasets.loaders import DetectionLoader, worker_crash_as_user_error
+from datasets.transforms import model_input
 from models.criterion import SetCriterion, weighted_sum
 from models.postprocess import PostProcess
 from util.distributed import all_gather, all_reduce_mean, is_main, rank, world_size
@@ -158,7 +159,7 @@ def evaluate(model: nn.Module, criterion: SetCriterion | None, postprocess: Post
 def to_device(samples: NestedTensor, targets: list[dict], device: torch.device) -> tuple[NestedTensor, list[dict]]:
     targets = [{name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
                 for name, value in target.items()} for target in targets]
-    return samples.to(device, non_blocking=True), targets
+    return model_input(samples.to(device, non_blocking=True)), targets
 
 
 def gradient_exchange(model: nn.Module, ends_group: bool) -> contextlib.AbstractContextManager:

@@ -22,7 +22,7 @@ from datasets.coco_eval import log_entries, log_summary, save_results, summarize
 from datasets.data import SPLIT_NAMES, DetectionData
 from datasets.evaluation.evaluators import chosen
 from datasets.loaders import eval_loader
-from datasets.transforms import val_transforms
+from datasets.transforms import normalized, val_transforms
 from engine import Evaluation, evaluate
 from measure.model_cost import benchmark
 from models import build_detector, compile_parts
@@ -205,7 +205,7 @@ def run_benchmark(run: RunOptions, options: Options, data: DetectionData | None,
     """--benchmark: prints the model's cost on val images, or on noise."""
     if data is not None and not run.benchmark_size:
         dataset = CocoDetection(data, "val", val_transforms(options.data, run.fix_size))
-        images = [dataset[i][0] for i in range(min(100, len(dataset)))]
+        images = [normalized(dataset[i][0]) for i in range(min(100, len(dataset)))]
     else:
         generator = torch.Generator().manual_seed(run.seed)
         images = [torch.randn(3, *(run.benchmark_size or (800, 1066)), generator=generator)]

@@ -41,8 +41,9 @@ class CocoDetection(Dataset):
     In training, an index beyond the last image means the same images again with other augmentations: sample i and
     sample i + len(self) show the same image. Seed and index determine the sample, in any worker.
 
-    An item is an image [3, H, W] and a dict of "boxes" [n, 4] cxcywh in [0, 1], "labels" [n] (category ids), "area" [n]
-    and "iscrowd" [n], "image_id", "orig_size" and "size" (height, width), and "skipped" (how many images were skipped).
+    An item is an image, uint8 [3, H, W], and a dict of "boxes" [n, 4] cxcywh in [0, 1], "labels" [n] (category ids),
+    "area" [n] and "iscrowd" [n], "image_id", "orig_size" and "size" (height, width), and "skipped" (how many images
+    were skipped).
 
     data: the data set, or its path. `table` has the images that have a file, `names` the classes by category id,
     `folder` is the one below which all images lie.

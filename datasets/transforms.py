@@ -1,7 +1,8 @@
 """The DETR augmentations (DETR, section 4) as torchvision v2 transforms of an image and its target.
 
-Images are PIL's or uint8 tensors [3, H, W]. Training resizes tensors, for which PyTorch has faster kernels than Pillow;
-evaluation keeps to PIL's, as detection does. A pixel differs by 1 of 255 at most (docs/benchmarks/data.md).
+Images are PIL's or uint8 tensors [3, H, W], and uint8 at the end: the device normalises them (`model_input`), so
+that a data-loading process passes a quarter of the bytes. Training resizes tensors, since PyTorch has faster kernels
+for it than Pillow; evaluation keeps to PIL's, as detection does. A pixel differs by 1 of 255 at most at each resize.
 
 A target is a dict with "boxes" (tv_tensors.BoundingBoxes, xyxy pixels) and per-box tensors "labels", "area", "iscrowd".
 All randomness is torch's.
@@ -19,6 +20,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from util.integers import round_up
+from util.nested_tensor import NestedTensor
 from util.options import DataOptions
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
@@ -85,16 +87,28 @@ class RandomSizeCrop(nn.Module):
         return F.crop(image, *window), keep_boxes(target, (boxes[:, 2:] > boxes[:, :2]).all(1))
 
 
-class ToModelInput(nn.Module):
-    """Normalised image [3, H, W]; boxes as cxcywh in [0, 1]; "size" (H, W) in px."""
+class ToTensors(nn.Module):
+    """uint8 image [3, H, W]; boxes as cxcywh in [0, 1]; "size" (H, W) in px."""
 
     def forward(self, image: Picture, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         height, width = F.get_size(image)
         pixels = image.as_subclass(Tensor) if isinstance(image, Tensor) else F.pil_to_tensor(image)
-        tensor = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), MEAN, STD, inplace=True)
         scale = torch.tensor([width, height, width, height], dtype=torch.float32)
         boxes = box_convert(target["boxes"].as_subclass(Tensor), "xyxy", "cxcywh") / scale
-        return tensor, target | {"boxes": boxes, "size": torch.tensor([height, width])}
+        return pixels, target | {"boxes": boxes, "size": torch.tensor([height, width])}
+
+
+def normalized(pixels: Tensor) -> Tensor:
+    """uint8 images [..., 3, H, W] as a model reads them: float32, each channel by ImageNet's mean and deviation."""
+    return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), MEAN, STD, inplace=True)
+
+
+def model_input(samples: NestedTensor) -> NestedTensor:
+    """A loader's batch of pixels, normalised where it lies, with 0 as padding. A normalised one stays as it is."""
+    if samples.tensors.dtype != torch.uint8:
+        return samples
+    images = normalized(samples.tensors)
+    return NestedTensor(images if samples.mask is None else images.masked_fill_(samples.mask[:, None], 0), samples.mask)
 
 
 def keep_boxes(target: dict[str, Any], keep: Tensor) -> dict[str, Any]:
@@ -110,13 +124,13 @@ def train_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
     flips: list[nn.Module] = [ToPixels(), v2.RandomHorizontalFlip()]
     flips += [v2.RandomVerticalFlip()] if options.data_aug_vertical_flip else []
     if fix_size:
-        return v2.Compose([*flips, ResizeTo(max(scales), max_size), *_color_jitter(options), ToModelInput()])
+        return v2.Compose([*flips, ResizeTo(max(scales), max_size), *_color_jitter(options), ToTensors()])
     # The resize before the crop is bounded too: a panorama would grow to tens of thousands of pixels.
     crop = v2.Compose([ResizeShorter(_scaled(options.data_aug_scales2_resize, options), max_size),
                        RandomSizeCrop(*_scaled(options.data_aug_scales2_crop, options)),
                        ResizeShorter(scales, max_size)])
     return v2.Compose([*flips, v2.RandomChoice([ResizeShorter(scales, max_size), crop]), *_color_jitter(options),
-                       ToModelInput()])
+                       ToTensors()])
 
 
 def val_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
@@ -124,7 +138,7 @@ def val_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
     without randomness."""
     size, max_size = eval_limits(options)
     resize = ResizeTo(size, max_size) if fix_size else ResizeShorter([size], max_size)
-    return v2.Compose([resize, ToModelInput()])
+    return v2.Compose([resize, ToTensors()])
 
 
 def eval_limits(options: DataOptions) -> tuple[int, int]:

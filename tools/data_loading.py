@@ -15,8 +15,9 @@ from torchvision.transforms.v2 import functional as F
 from datasets.annotations import SPLITS
 from datasets.coco import CocoDetection
 from datasets.loaders import train_loader
-from datasets.transforms import MEAN, STD, train_transforms
+from datasets.transforms import MEAN, STD, model_input, train_transforms
 from training_parts import write_pictures
+from util.cpu import keep_freed_memory
 from util.markdown import table, three_digits
 from util.options import DataOptions
 
@@ -71,14 +72,20 @@ def rate(batches: Iterable, seconds: float) -> float:
 
 
 def compare_loaders(seconds: float) -> str:
-    """A table of the median rates of both, measured in turn."""
+    """A table of the median rates, measured in turn. Images of this project are normalised where they are used, by
+    the GPU or the CPU that trains."""
+    torch.set_num_threads(1)
     options = DataOptions()
+    keep_freed_memory()  # as main.py does
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder))
         dataset = CocoDetection(folder, "train", train_transforms(options))
         makers = {"torchvision's classes, PIL images": lambda: torchvision_loader(Path(folder), options, False),
                   "torchvision's classes, tensors": lambda: torchvision_loader(Path(folder), options, True),
-                  "this project": lambda: train_loader(dataset, BATCH, 1, seed=0, epoch_batches=10**6)}
+                  "this project": lambda: train_loader(dataset, BATCH, 1, seed=0, epoch_batches=10**6),
+                  "this project, normalised by the CPU that trains": lambda: (
+                      model_input(samples) for samples, _ in train_loader(dataset, BATCH, 1, seed=0,
+                                                                          epoch_batches=10**6))}
         rates: dict[str, list[float]] = {name: [] for name in makers}
         for _ in range(ROUNDS):
             for name, make in makers.items():

@@ -33,7 +33,7 @@ from datasets.inspection.report import classes, heading, listed_cost, listed_pro
 from datasets.inspection.split import BOTH, KINDS, SplitInspection, inspect_split
 from datasets.inspection.statistics import data_warnings, seen_sides, split_statistics
 from datasets.loaders import train_loader
-from datasets.transforms import MEAN, STD, eval_limits, largest_train_shape, padding_for, train_transforms
+from datasets.transforms import eval_limits, largest_train_shape, padding_for, train_transforms
 from measure.memory import resident
 from measure.model_cost import device_name
 from measure.step_cost import Batch, measure_step, memory_levers, memory_limit, worst_batch
@@ -165,9 +165,8 @@ def draw_samples(dataset: CocoDetection, names: dict[int, str], count: int, path
     """Evenly spaced samples of the train set, augmented as in the first epoch."""
     chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
     pictures = []
-    for tensor, target in (dataset[index] for index in chosen):
-        pixels = tensor * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
-        image: Image.Image = F.to_pil_image(pixels.clamp(0, 1))
+    for pixels, target in (dataset[index] for index in chosen):
+        image: Image.Image = F.to_pil_image(pixels)
         boxes = box_convert(target["boxes"], "cxcywh", "xyxy") * torch.tensor([*image.size] * 2)
         pictures.append(draw_targets(image, target["labels"], boxes, names))
     save_grid(pictures, path, title=f"{dataset.folder.name} as the training sees it", legend=False)

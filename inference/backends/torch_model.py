@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from datasets.adapt import adapt_options
-from datasets.transforms import MEAN, STD, ResizeShorter, eval_limits
+from datasets.transforms import ResizeShorter, eval_limits, normalized
 from inference.backends import Backend, in_order, same_size_groups
 from models import build_detector, compile_parts
 from models.detector import Detector
@@ -42,8 +41,8 @@ class TorchBackend(Backend):
     def model_input(self, images: list[Tensor]) -> NestedTensor:
         """Images uint8 [3, h, w] of one size as the model reads them: on its device, normalised as in an evaluation."""
         batch = torch.stack(images).to(self.device, non_blocking=True)  # contiguous: faster below than channels last
-        batch = F.normalize(F.to_dtype(batch, torch.float32, scale=True), MEAN, STD, inplace=True)
-        return NestedTensor(batch, torch.zeros(len(batch), *batch.shape[-2:], dtype=torch.bool, device=self.device))
+        unpadded = torch.zeros(len(batch), *batch.shape[-2:], dtype=torch.bool, device=self.device)
+        return NestedTensor(normalized(batch), unpadded)
 
     @torch.inference_mode()
     def detect(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:

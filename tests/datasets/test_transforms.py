@@ -18,13 +18,16 @@ from datasets.transforms import (
     RandomSizeCrop,
     ResizeShorter,
     ResizeTo,
-    ToModelInput,
+    ToTensors,
     keep_boxes,
     largest_train_shape,
+    model_input,
+    normalized,
     padding_for,
     train_transforms,
     val_transforms,
 )
+from util.nested_tensor import NestedTensor
 from util.options import DataOptions
 
 SMALL = DataOptions(data_aug_scales=[64, 96], data_aug_max_size=128, data_aug_scales2_resize=[64, 80],
@@ -130,8 +133,8 @@ def test_training_sees_pillows_pixels_but_for_rounding(options):
         (image, target), (wanted, its) = results
         assert type(image) is torch.Tensor and image.shape == wanted.shape
         assert torch.equal(target["boxes"], its["boxes"]) and torch.equal(target["area"], its["area"])
-        largest.append(((image - wanted).abs() * 255 * torch.tensor(STD).view(3, 1, 1)).max().item())
-    assert max(largest) < 2.01 and min(largest) < 1.01
+        largest.append((image.int() - wanted.int()).abs().max().item())
+    assert max(largest) <= 2 and min(largest) <= 1
 
 
 # flips
@@ -176,9 +179,9 @@ def test_colours_change_by_up_to_data_aug_color():
         torch.manual_seed(0)
         augment = train_transforms(dataclasses.replace(SMALL, data_aug_color=change), fix_size=True)
         images = [augment(Image.fromarray(stripes), target)[0].permute(1, 2, 0) for _ in range(100)]
-        pixels = torch.stack([image[40, [20, 64, 110]] for image in images]) * torch.tensor(STD) + torch.tensor(MEAN)
-        flipped = pixels[:, 0, 2] > pixels[:, 0, 0] + 0.01  # the blue stripe is on the left
-        return torch.where(flipped[:, None, None], pixels.flip(1), pixels) * 255
+        pixels = torch.stack([image[40, [20, 64, 110]] for image in images]).float()
+        flipped = pixels[:, 0, 2] > pixels[:, 0, 0] + 2  # the blue stripe is on the left
+        return torch.where(flipped[:, None, None], pixels.flip(1), pixels)
 
     def ranges(pixels):
         """Of the mean, of the greys' ratio, and of the blue's spread over its mean: smallest and largest."""
@@ -318,13 +321,30 @@ def test_validation_is_not_random_and_takes_the_largest_size():
 def test_pixels_are_normalised_with_the_values_of_imagenet():
     image = Image.new("RGB", (4, 2))
     image.putpixel((3, 1), (255, 51, 102))
-    tensor, target = ToModelInput()(image, sample(4, 2, (1, 0, 3, 2))[1])
+    pixels, target = ToTensors()(image, sample(4, 2, (1, 0, 3, 2))[1])
+    assert pixels.dtype == torch.uint8 and pixels[:, 1, 3].tolist() == [255, 51, 102]
+    tensor = normalized(pixels)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     assert (MEAN, STD) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert tensor.shape == (3, 2, 4) and tensor.dtype == torch.float32
     torch.testing.assert_close(tensor[:, 0, 0], -mean / std)
     torch.testing.assert_close(tensor[:, 1, 3], (torch.tensor([1.0, 0.2, 0.4]) - mean) / std)
     assert target["boxes"].tolist() == [[0.5, 0.5, 0.5, 1.0]] and target["size"].tolist() == [2, 4]
+
+
+def test_a_batch_is_normalised_like_its_images_and_padded_with_zeros():
+    images = [torch.randint(1, 256, (3, *size), dtype=torch.uint8) for size in ((5, 7), (6, 4))]
+    batch = model_input(NestedTensor.from_list(images))
+    wanted = NestedTensor.from_list([normalized(image) for image in images])
+    assert torch.equal(batch.tensors, wanted.tensors) and torch.equal(batch.mask, wanted.mask)
+    assert (batch.tensors[0, :, 5:] == 0).all() and (batch.tensors[1, :, :, 4:] == 0).all()
+    unpadded = model_input(NestedTensor(images[0][None], None))
+    assert torch.equal(unpadded.tensors[0], normalized(images[0])) and unpadded.mask is None
+
+
+def test_a_batch_that_is_normalised_stays():
+    batch = NestedTensor(torch.randn(1, 3, 2, 2), None)
+    assert model_input(batch) is batch
 
 
 @pytest.mark.skipif(not os.environ.get("COCO_MINI"), reason="COCO_MINI names no folder")
@@ -339,6 +359,7 @@ def test_validation_samples_are_those_of_the_reference():
             assert target[name].tolist() == wanted[name], name
         for name, tolerance in (("boxes", 1e-6), ("area", 0.1)):
             torch.testing.assert_close(target[name], torch.tensor(wanted[name]), rtol=1e-5, atol=tolerance)
+        image = normalized(image)
         torch.testing.assert_close(image.mean((1, 2)), torch.tensor(wanted["mean"]), rtol=0, atol=1e-3)
         torch.testing.assert_close(image.std((1, 2)), torch.tensor(wanted["std"]), rtol=0, atol=1e-3)
         # One level of 255 is 0.018 here, by which JPEG decoders may differ.
