@@ -89,6 +89,10 @@ class FactReader:
         self.pairs: dict[str, list[tuple[int, int]]] = {NEGATIVE: [], NOT_EXHAUSTIVE: []}
         self.ignored: list[int] = []
 
+    def add_info(self, info: Any) -> None:
+        """A set that was written from a table says so here."""
+        self.has_visible = self.has_visible or isinstance(info, dict) and info.get(HAS_VISIBLE) is True
+
     def add_images(self, entries: Sequence[dict[str, Any]]) -> None:
         for name, pairs in self.pairs.items():
             for number, entry in enumerate(entries, self.images):

@@ -50,6 +50,7 @@ def read_by_entry(path: Path, with_root: bool = False) -> Parsed:
         raise UserError(f"{path}: {problem.text}. {ADVICE}")
     notes = _leave_root_out(content["categories"], {a["category_id"] for a in content["annotations"]}, with_root)
     facts = FactReader(path)
+    facts.add_info(content.get("info"))
     facts.add_images(content["images"])
     facts.add_annotations(content["annotations"])
     return Parsed(content_table(content, facts.facts(content["categories"])),
@@ -102,6 +103,8 @@ def read_plainly(path: Path, with_root: bool = False) -> Parsed:
             facts.add_annotations(value)
         elif key == "categories":
             categories += value
+        elif key == "info":
+            facts.add_info(value)
     check_categories(categories, path)
     names = {category["id"]: category["name"] for category in categories}
     _require(images.ids and max(names) <= MAX_CATEGORY_ID)

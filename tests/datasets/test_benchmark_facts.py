@@ -9,6 +9,7 @@ from datasets.benchmark_facts import HAS_VISIBLE, NEGATIVE, NOT_EXHAUSTIVE, Benc
 from datasets.data import DetectionData
 from datasets.evaluation.crowdhuman import is_crowdhuman
 from datasets.evaluation.lvis import is_lvis
+from datasets.formats.coco_file import read_by_entry, read_plainly
 from datasets.table import joined, make_table, to_coco
 from tests.datasets.facts import same_facts, some_facts
 from tests.datasets.formats.layouts import write_coco
@@ -95,4 +96,11 @@ def test_they_are_read_from_a_file_its_cache_and_a_share_of_it(tmp_path, monkeyp
     for split in ("train", "val"):
         part = data.split(split).table
         assert len(part) == 3 and told(part)[0] == {i: ([1 + i % 3], []) for i in part.ids.tolist()}
-    json.dumps(part.content())
+
+
+@pytest.mark.parametrize("read", [read_plainly, read_by_entry])
+def test_a_set_that_was_written_from_a_table_has_them(tmp_path, read):
+    (tmp_path / "x.json").write_text(json.dumps(table_of().content()))
+    written = read(tmp_path / "x.json").table
+    assert told(written) == told(table_of())
+    same_facts(dataclasses.replace(written.facts, negative=some_facts().negative), some_facts())
