@@ -195,8 +195,8 @@ def _derive(content: dict[str, Any]) -> Iterator[Problem]:
         for name, read in (("id", lambda value: value if isinstance(value, str) else _whole(value)),
                            ("width", _number), ("height", _number)):
             yield from _replace(image, name, read, "number", f"image {image.get('id')!r}")
-        if image.get("file_name") is None and (name := name_in_url(image)):
-            image["file_name"] = name
+        if image.get("file_name") is None and (in_url := name_in_url(image)):
+            image["file_name"] = in_url
             yield Problem("file_name", f"image {image.get('id')!r}: no file_name", image)
     image_ids = [image["id"] for image in content["images"] if _is_id(image.get("id"))]
     if len({isinstance(i, str) for i in image_ids}) == 2:

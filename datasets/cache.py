@@ -83,8 +83,8 @@ def _table(arrays: dict[str, np.ndarray], described: dict[str, Any]) -> Table:
         return Texts(*(arrays[f"{name}.{part}"] for part in TEXTS))
 
     known = described["facts"]
-    facts = BenchmarkFacts(**known | {"frequencies": dict(known["frequencies"])},
-                           **{name: arrays[f"facts.{name}"] for name in FACTS})
+    facts = BenchmarkFacts(dict(known["frequencies"]), known["has_class_lists"], arrays["facts.negative"],
+                           arrays["facts.not_exhaustive"], known["has_visible"], arrays["facts.ignored"])
     return Table(dict(described["names"]), arrays["ids"] if "ids" in arrays else texts("ids"), texts("file_names"),
                  facts=facts, **{name: arrays[name] for name in COLUMNS})
 

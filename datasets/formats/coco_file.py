@@ -135,7 +135,8 @@ class _Images:
         self.sizes: list[np.ndarray] = []
 
     def add(self, part: list[dict[str, Any]]) -> None:
-        ids, names = [entry["id"] for entry in part], [entry.get("file_name") for entry in part]
+        ids = [entry["id"] for entry in part]
+        names: list[Any] = [entry.get("file_name") for entry in part]
         if None in names:
             self.unnamed += names.count(None)
             names = [name_in_url(entry) if name is None else name for name, entry in zip(names, part)]
