@@ -30,6 +30,7 @@ DERIVED = {  # kind of problem: what was derived
     "text_id": "image ids that are numbers beside others that are texts: texts",
     "box": "boxes that are left out: those around the polygons of their annotation",
     "annotation_id": "annotations without an id: numbered",
+    "file_name": "file names that are left out, as in LVIS: those of the images' coco_url, below its host",
     "size": "image sizes that are left out: those of the files",
     "outline": "lines with corners in place of a box: the boxes around them",
     "confidence": "lines with a number after the box, such as a confidence: left out",
@@ -68,6 +69,12 @@ def read_content(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     derived = list(_derive(content))
     check_categories(content["categories"], path)
     return content, derived
+
+
+def name_in_url(image: dict[str, Any]) -> str | None:
+    """The file name in an image's coco_url, such as val2017/000000000139.jpg; None if there is none."""
+    url = image.get("coco_url")
+    return url.partition("://")[2].partition("/")[2] or None if isinstance(url, str) else None
 
 
 def has_size(image: dict[str, Any]) -> bool:
@@ -188,6 +195,9 @@ def _derive(content: dict[str, Any]) -> Iterator[Problem]:
         for name, read in (("id", lambda value: value if isinstance(value, str) else _whole(value)),
                            ("width", _number), ("height", _number)):
             yield from _replace(image, name, read, "number", f"image {image.get('id')!r}")
+        if image.get("file_name") is None and (in_url := name_in_url(image)):
+            image["file_name"] = in_url
+            yield Problem("file_name", f"image {image.get('id')!r}: no file_name", image)
     image_ids = [image["id"] for image in content["images"] if _is_id(image.get("id"))]
     if len({isinstance(i, str) for i in image_ids}) == 2:
         for image in content["images"]:
@@ -235,7 +245,7 @@ def _derive_annotation(annotation: dict[str, Any], number: int, image_ids: dict[
         annotation["iscrowd"] = 0
         yield Problem("default", f"{where}: no iscrowd", annotation)
     else:
-        yield from _replace(annotation, "iscrowd", _crowd_flag, "crowd", where)
+        yield from _replace(annotation, "iscrowd", flag_of, "crowd", where)
     yield from _derive_area(annotation, same_area, where)
 
 
@@ -301,7 +311,8 @@ def _numbers(value: Any) -> list[float] | None:
     return None if any(number is None for number in numbers) else numbers  # type: ignore[return-value]
 
 
-def _crowd_flag(value: Any) -> int | None:
+def flag_of(value: Any) -> int | None:
+    """The 0 or 1 that value is or spells; None if it is neither."""
     if isinstance(value, (int, float)):
         return int(value) if value in (0, 1) else None
     return CROWD_WORDS.get(str(value).strip().lower())

@@ -15,16 +15,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from datasets.benchmark_facts import BenchmarkFacts
 from datasets.formats.parsed import Note
 from datasets.table import Table, Texts
 from util.errors import UserError
 from util.files import atomic_write
 
 logger = logging.getLogger(__name__)
-VERSION = 1  # raise it when the same files give another table
+VERSION = 2  # raise it when the same files give another table
 LEAST_BYTES, LEAST_FILES = 8 << 20, 2000  # smaller sets are read as fast as they are mapped
 COLUMNS = ("folders", "sizes", "starts", "boxes", "labels", "areas", "crowds")
 TEXTS = ("data", "ends")
+FACTS = ("negative", "not_exhaustive", "ignored")  # those that are arrays
 
 
 def cache_file(folder: Path, name: str, place: str) -> Path:
@@ -36,8 +38,10 @@ def cache_file(folder: Path, name: str, place: str) -> Path:
 def write_table(path: Path, state: str, table: Table, notes: list[Note]) -> None:
     """state: a checksum of what the table was read from. Raises UserError for what the disk refuses."""
     arrays = {name: np.ascontiguousarray(values) for name, values in _arrays(table).items()}
-    described = {"version": VERSION, "state": state, "names": list(table.names.items()), "notes": notes,
-                 "checksum": _checksum(arrays)}
+    facts = {"frequencies": list(table.facts.frequencies.items()), "has_class_lists": table.facts.has_class_lists,
+             "has_visible": table.facts.has_visible}
+    described = {"version": VERSION, "state": state, "names": list(table.names.items()), "facts": facts,
+                 "notes": notes, "checksum": _checksum(arrays)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,6 +72,7 @@ def read_table(path: Path, state: str) -> tuple[Table, list[Note]] | None:
 def _arrays(table: Table) -> dict[str, np.ndarray]:
     arrays = {name: getattr(table, name) for name in COLUMNS}
     arrays |= {f"file_names.{name}": getattr(table.file_names, name) for name in TEXTS}
+    arrays |= {f"facts.{name}": getattr(table.facts, name) for name in FACTS}
     if isinstance(table.ids, Texts):
         return arrays | {f"ids.{name}": getattr(table.ids, name) for name in TEXTS}
     return arrays | {"ids": table.ids}
@@ -77,8 +82,11 @@ def _table(arrays: dict[str, np.ndarray], described: dict[str, Any]) -> Table:
     def texts(name: str) -> Texts:
         return Texts(*(arrays[f"{name}.{part}"] for part in TEXTS))
 
+    known = described["facts"]
+    facts = BenchmarkFacts(dict(known["frequencies"]), known["has_class_lists"], arrays["facts.negative"],
+                           arrays["facts.not_exhaustive"], known["has_visible"], arrays["facts.ignored"])
     return Table(dict(described["names"]), arrays["ids"] if "ids" in arrays else texts("ids"), texts("file_names"),
-                 **{name: arrays[name] for name in COLUMNS})
+                 facts=facts, **{name: arrays[name] for name in COLUMNS})
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:

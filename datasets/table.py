@@ -7,11 +7,13 @@ import contextlib
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import numpy as np
 from pycocotools.coco import COCO
+
+from datasets.benchmark_facts import BenchmarkFacts, joined_facts
 
 Array = np.ndarray
 
@@ -61,6 +63,7 @@ class Table:
     labels: Array  # int32 [m]: category ids
     areas: Array  # float64 [m]: px²
     crowds: Array  # bool [m]
+    facts: BenchmarkFacts = field(default_factory=BenchmarkFacts)
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -86,9 +89,10 @@ class Table:
         counts = np.diff(self.starts)[images]
         kept = np.zeros(len(self), bool)
         kept[images] = True
-        return replace(self._with_boxes(kept[self.images_of_boxes()]), starts=_starts(counts),
-                       ids=_taken(self.ids, images), file_names=self.file_names.take(images),
-                       folders=self.folders[images], sizes=self.sizes[images])
+        part = self._with_boxes(kept[self.images_of_boxes()])
+        return replace(part, starts=_starts(counts), ids=_taken(self.ids, images),
+                       file_names=self.file_names.take(images), folders=self.folders[images], sizes=self.sizes[images],
+                       facts=part.facts.moved(_numbers_of(kept), np.arange(len(part.labels))))
 
     def keep_boxes(self, keep: Array) -> "Table":
         """Only the boxes where keep [m] is True."""
@@ -97,7 +101,8 @@ class Table:
 
     def _with_boxes(self, keep: Array) -> "Table":
         return replace(self, boxes=self.boxes[keep], labels=self.labels[keep], areas=self.areas[keep],
-                       crowds=self.crowds[keep])
+                       crowds=self.crowds[keep],
+                       facts=self.facts.moved(np.arange(len(self)), _numbers_of(keep)))
 
     def content(self) -> dict[str, Any]:
         """The same as a COCO annotation file has it."""
@@ -109,21 +114,25 @@ class Table:
         annotations = [{"id": number, "image_id": ids[image], "category_id": label, "bbox": box, "area": area,
                         "iscrowd": int(crowd)} for number, (image, label, box, area, crowd) in enumerate(columns, 1)]
         categories = [{"id": i, "name": name} for i, name in self.names.items()]
-        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+        content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+        self.facts.add_to(content)
+        return content
 
 
 def make_table(names: dict[int, str], ids: list, file_names: Sequence[str], sizes: Array, images_of_boxes: Array,
-               boxes: Array, labels: Array, areas: Array, crowds: Array) -> Table:
-    """A table of images and boxes in any order; boxes of an image keep theirs. images_of_boxes [m]: index in ids."""
+               boxes: Array, labels: Array, areas: Array, crowds: Array, facts: BenchmarkFacts | None = None) -> Table:
+    """A table of images and boxes in any order, which is also that of the facts; boxes of an image keep theirs.
+    images_of_boxes [m]: index in ids."""
     order = sorted(range(len(ids)), key=ids.__getitem__)
     rank = np.empty(len(ids), np.int64)
     rank[order] = np.arange(len(ids))
     by_image = np.argsort(rank[images_of_boxes], kind="stable")
+    facts = (facts or BenchmarkFacts()).moved(rank, np.argsort(by_image))
     starts = _starts(np.bincount(rank[images_of_boxes], minlength=len(ids)))
     return Table(names, id_column([ids[i] for i in order]), Texts.of(file_names[i] for i in order),
                  np.zeros(len(ids), np.int32), np.asarray(sizes, np.float64).reshape(-1, 2)[order], starts,
                  np.asarray(boxes, np.float64).reshape(-1, 4)[by_image], np.asarray(labels, np.int32)[by_image],
-                 np.asarray(areas, np.float64)[by_image], np.asarray(crowds, bool)[by_image])
+                 np.asarray(areas, np.float64)[by_image], np.asarray(crowds, bool)[by_image], facts)
 
 
 def id_column(ids: list) -> Array | Texts:
@@ -149,15 +158,23 @@ def joined(tables: Sequence[Table], renumbered: Sequence[Array], folders: Sequen
         return np.concatenate([getattr(table, name) for table in tables])
 
     first = np.cumsum([0, *folders])
+    images, boxes = (np.cumsum([0, *counts]) for counts in (map(len, tables), (len(t.labels) for t in tables)))
+    facts = joined_facts(t.facts.renumbered(new).moved(np.arange(len(t)) + image, np.arange(len(t.labels)) + box)
+                         for t, new, image, box in zip(tables, renumbered, images, boxes))
     return Table(names, np.arange(1, sum(map(len, tables)) + 1), Texts.of(n for t in tables for n in t.file_names),
                  np.concatenate([t.folders + start for t, start in zip(tables, first)]).astype(np.int32),
                  column("sizes"), _starts(np.concatenate([np.diff(table.starts) for table in tables])), column("boxes"),
                  np.concatenate([new[t.labels] for t, new in zip(tables, renumbered)]).astype(np.int32),
-                 column("areas"), column("crowds"))
+                 column("areas"), column("crowds"), facts)
 
 
 def _starts(counts: Array) -> Array:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _numbers_of(kept: Array) -> Array:
+    """The new indices of what is kept, -1 for the rest; kept: bool."""
+    return np.where(kept, np.cumsum(kept) - 1, -1)
 
 
 def _taken(ids: Array | Texts, indices: Array) -> Array | Texts:

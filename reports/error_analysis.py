@@ -15,8 +15,9 @@ import numpy as np
 from pycocotools import mask
 from pycocotools.coco import COCO
 
+from datasets.benchmark_facts import NOT_EXHAUSTIVE
 from datasets.coco_eval import COCO_RULES, Rules
-from datasets.evaluation.lvis import NOT_EXHAUSTIVE, judged_rows
+from datasets.evaluation.lvis import judged_rows
 from util.errors import UserError
 
 # TIDE's t_f and t_b: the IoU from which a detection finds a box, and below which it shows nothing.

@@ -11,12 +11,11 @@ import numpy as np
 from pycocotools import mask
 from pycocotools.coco import COCO
 
+from datasets.benchmark_facts import HAS_VISIBLE
 from datasets.evaluation.arrays import DetectionArrays, GroundTruth
 
 IOU = 0.5  # above which a detection finds a person, and the share of it above which it lies on an ignored region
 FALSE_POSITIVES = (0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0.5623, 1.0000)  # per image
-# The box of what is visible of a person, as converters of CrowdHuman and CityPersons name it.
-VISIBLE = frozenset({"vbox", "bbox_vis", "vis_bbox", "vis_box", "visible_bbox", "bbox_visible"})
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class PersonMatches:
 
 def is_crowdhuman(coco: COCO) -> bool:
     """Whether an annotation file says what is visible of the objects, as those of CrowdHuman and CityPersons do."""
-    return any(not VISIBLE.isdisjoint(annotation) for annotation in coco.anns.values())
+    return coco.dataset.get("info", {}).get(HAS_VISIBLE, False)
 
 
 def crowdhuman_stats(truth: GroundTruth, detections: DetectionArrays) -> dict[str, float | None]:

@@ -82,7 +82,9 @@ def measure(truth: GroundTruth, detections: DetectionArrays, limits: Limits, nam
     evaluator = chosen(name)
     try:
         return EVALUATORS[evaluator](truth, detections, limits), evaluator
-    except Exception as error:  # of an optional package, of any version
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # of an optional package, of any version; a panic in Rust is no Exception
         if name != "auto" or evaluator == JUDGE:
             raise
         logger.warning("%s failed, and %s evaluates in its place: %s: %s", evaluator, JUDGE, type(error).__name__,

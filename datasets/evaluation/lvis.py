@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
+from datasets.benchmark_facts import NEGATIVE, NOT_EXHAUSTIVE
 from datasets.evaluation.arrays import DetectionArrays, GroundTruth, rank_in_group
 from datasets.evaluation.curves import Curves, mean_measured
 
 MAX_DETECTIONS = 300  # in an image
 FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}  # rare, common, frequent: images of the training set with the class
 FAR = 1e7  # px: no box of an image ends beyond
-NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
 
 
 @dataclass(frozen=True)

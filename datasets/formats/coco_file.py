@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from datasets.annotations import MAX_CATEGORY_ID, check_categories, entry_problems, is_text, read_content
+from datasets.annotations import (
+    MAX_CATEGORY_ID,
+    check_categories,
+    entry_problems,
+    is_text,
+    name_in_url,
+    read_content,
+)
+from datasets.benchmark_facts import BenchmarkFacts, FactReader
 from datasets.boxes import likely_areas
 from datasets.formats.json_parts import read_parts
 from datasets.formats.parsed import ADVICE, Note, Parsed
@@ -41,7 +49,12 @@ def read_by_entry(path: Path, with_root: bool = False) -> Parsed:
     for problem in entry_problems(content):
         raise UserError(f"{path}: {problem.text}. {ADVICE}")
     notes = _leave_root_out(content["categories"], {a["category_id"] for a in content["annotations"]}, with_root)
-    return Parsed(content_table(content), Counter(problem.kind for problem in derived), notes=notes)
+    facts = FactReader(path)
+    facts.add_info(content.get("info"))
+    facts.add_images(content["images"])
+    facts.add_annotations(content["annotations"])
+    return Parsed(content_table(content, facts.facts(content["categories"])),
+                  Counter(problem.kind for problem in derived), notes=notes)
 
 
 def unused_root(categories: list[dict[str, Any]], used: set[int]) -> dict[str, Any] | None:
@@ -64,8 +77,8 @@ def _leave_root_out(categories: list[dict[str, Any]], used: set[int], with_root:
                            "left out")]
 
 
-def content_table(content: dict[str, Any]) -> Table:
-    """The table of a file's content, in which entry_problems finds nothing."""
+def content_table(content: dict[str, Any], facts: BenchmarkFacts) -> Table:
+    """The table of a file's content, in which entry_problems finds nothing, with the facts that are in it."""
     images, annotations = content["images"], content["annotations"]
     index = {image["id"]: i for i, image in enumerate(images)}
     return make_table({category["id"]: category["name"] for category in content["categories"]},
@@ -75,19 +88,23 @@ def content_table(content: dict[str, Any]) -> Table:
                       np.array([a["bbox"] for a in annotations], np.float64),
                       np.array([a["category_id"] for a in annotations], np.int64),
                       np.array([a["area"] for a in annotations], np.float64),
-                      np.array([a["iscrowd"] for a in annotations], bool))
+                      np.array([a["iscrowd"] for a in annotations], bool), facts)
 
 
 def read_plainly(path: Path, with_root: bool = False) -> Parsed:
     """What read_coco_file returns, of a file in which nothing is written otherwise."""
-    images, annotations, categories = _Images(), _Annotations(), []
+    images, annotations, categories, facts = _Images(), _Annotations(), [], FactReader(path)
     for key, value in read_parts(path, skipped="segmentation"):
         if key == "images":
             images.add(value)
+            facts.add_images(value)
         elif key == "annotations":
             annotations.add(value)
+            facts.add_annotations(value)
         elif key == "categories":
             categories += value
+        elif key == "info":
+            facts.add_info(value)
     check_categories(categories, path)
     names = {category["id"]: category["name"] for category in categories}
     _require(images.ids and max(names) <= MAX_CATEGORY_ID)
@@ -101,12 +118,12 @@ def read_plainly(path: Path, with_root: bool = False) -> Parsed:
     boxes, areas, derived = columns["bbox"], columns["area"], annotations.derived
     own = boxes[:, 2] * boxes[:, 3]
     unlikely = columns["stated"] & ~likely_areas(areas, boxes, columns["stated"])
-    derived["area"] += int(unlikely.sum())
+    derived += Counter({"area": int(unlikely.sum()), "file_name": images.unnamed})
     areas = np.where(columns["stated"] & ~unlikely, areas, own)
     notes = _leave_root_out(categories, set(np.unique(columns["category_id"]).tolist()), with_root)
     names = {category["id"]: category["name"] for category in categories}
     table = make_table(names, images.ids, images.file_names, np.concatenate(images.sizes), image, boxes,
-                       columns["category_id"], areas, columns["iscrowd"])
+                       columns["category_id"], areas, columns["iscrowd"], facts.facts(categories))
     return Parsed(table, +derived, notes=notes)
 
 
@@ -114,10 +131,15 @@ class _Images:
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.file_names: list[str] = []
+        self.unnamed = 0
         self.sizes: list[np.ndarray] = []
 
     def add(self, part: list[dict[str, Any]]) -> None:
-        ids, names = [entry["id"] for entry in part], [entry["file_name"] for entry in part]
+        ids = [entry["id"] for entry in part]
+        names: list[Any] = [entry.get("file_name") for entry in part]
+        if None in names:
+            self.unnamed += names.count(None)
+            names = [name_in_url(entry) if name is None else name for name, entry in zip(names, part)]
         sizes = [(entry["width"], entry["height"]) for entry in part]
         _require(_types(ids) <= {int} and _types(chain.from_iterable(sizes)) <= NUMBERS and _types(names) <= {str})
         _require(is_text("".join(names)))

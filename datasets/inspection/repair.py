@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.annotations import SPLITS, usable_annotations
+from datasets.benchmark_facts import NEGATIVE, NOT_EXHAUSTIVE
 from datasets.images import inside, upright_box
 from datasets.inspection.split import USELESS, SplitInspection, box_problems
 from util.errors import UserError
@@ -74,6 +75,9 @@ def _renumber_categories(inspections: list[SplitInspection], contents: dict[str,
         content["categories"] = [category | {"id": numbers[category["id"]]} for category in content["categories"]]
         for annotation in content["annotations"]:
             annotation["category_id"] = numbers[annotation["category_id"]]
+        for image in content["images"]:
+            image |= {name: [numbers[i] for i in image[name] if i in numbers]
+                      for name in (NEGATIVE, NOT_EXHAUSTIVE) if name in image}
 
 
 def _repaired_images(inspection: SplitInspection) -> dict[Any, dict]:

@@ -91,18 +91,33 @@ def test_the_fastest_that_is_installed_is_chosen(monkeypatch):
         chosen("hotcoco")
 
 
-def test_where_the_chosen_one_fails_pycocotools_evaluates(monkeypatch, caplog):
+class Panic(BaseException):
+    """As hotcoco, which is written in Rust, would raise."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ImportError, AttributeError, Panic])
+def test_where_the_chosen_one_fails_pycocotools_evaluates(monkeypatch, caplog, kind):
     truth, detections = scene(0)
     wanted = measure(truth, detections, LIMITS, JUDGE)[0].stats()
 
     def fails(*arguments):
-        raise RuntimeError("another version")
+        raise kind("another version")
 
     monkeypatch.setattr("datasets.evaluation.evaluators.chosen", lambda name: "hotcoco")
     monkeypatch.setitem(EVALUATORS, "hotcoco", fails)
     with caplog.at_level(logging.WARNING):
         curves, evaluator = measure(truth, detections, LIMITS)
     assert evaluator == JUDGE and curves.stats() == wanted
-    assert "hotcoco failed, and pycocotools evaluates in its place: RuntimeError: another version" in caplog.text
-    with pytest.raises(RuntimeError):  # who asks for a program gets its error
+    assert f"hotcoco failed, and pycocotools evaluates in its place: {kind.__name__}: another version" in caplog.text
+    with pytest.raises(kind):  # who asks for a program gets its error
         measure(truth, detections, LIMITS, "hotcoco")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_who_stops_the_program_gets_no_other_evaluation(monkeypatch, kind):
+    def stopped(*arguments):
+        raise kind
+
+    monkeypatch.setitem(EVALUATORS, chosen("auto"), stopped)
+    with pytest.raises(kind):
+        measure(*scene(0), LIMITS)

@@ -5,8 +5,10 @@ import logging
 import numpy as np
 import pytest
 
+from datasets.benchmark_facts import NEGATIVE, NOT_EXHAUSTIVE
 from datasets.formats import json_parts
 from datasets.formats.coco_file import _NotPlain, read_by_entry, read_coco_file, read_plainly, unused_root
+from tests.datasets.facts import same_facts
 from util.errors import UserError
 
 SEVERAL = {"images": [{"id": i, "file_name": f"{i}.jpg", "width": 100 + i, "height": 80} for i in (3, 1, 2)],
@@ -33,6 +35,7 @@ def same(one, other):
     for name in ("ids", "folders", "sizes", "starts", "boxes", "labels", "areas", "crowds"):
         mine, its = getattr(one.table, name), getattr(other.table, name)
         np.testing.assert_array_equal(mine, its, err_msg=name, strict=True)
+    same_facts(one.table.facts, other.table.facts)
 
 
 PLAIN = {
@@ -41,7 +44,8 @@ PLAIN = {
     "NaN": {"bbox": [float("nan"), 1, 2, 3]}, "infinite": {"bbox": [1, 2, float("inf"), 3]}, "NaN area": {
         "area": float("nan")}, "no id": {"id": "absent"}, "null id": {"id": None}, "text id": {"id": "a"},
     "no outline": {"segmentation": "absent"}, "mask": {"segmentation": {"counts": [1, 2], "size": [3, 4]}},
-    "empty box": {"bbox": [1, 2, 0, 3]}, "keypoints": {"keypoints": [{"x": 1}, {"y": [2]}]}}
+    "empty box": {"bbox": [1, 2, 0, 3]}, "ignored": {"ignore": 1}, "ignored, in words": {"ignore": "True"},
+    "visible": {"vbox": [1, 2, 3, 4]}, "keypoints": {"keypoints": [{"x": 1}, {"y": [2]}]}}
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -111,3 +115,46 @@ def test_the_root_of_the_categories(tmp_path):
         found = read(path, with_root=True)
         assert found.table.names == {1: "cat", 2: "dog"} and found.notes[0][0] == logging.INFO
         assert read(path).table.names == {0: "pets", 1: "cat", 2: "dog"}
+
+
+def lvis_images(**change):
+    """As in LVIS: no file names; image 3 says nothing of other classes."""
+    images = [{"id": i, "coco_url": f"http://images.cocodataset.org/val2017/{i:03}.jpg", "width": 100, "height": 80,
+               NEGATIVE: [0, 77], NOT_EXHAUSTIVE: [4]} for i in (3, 1, 2)]
+    del images[0][NEGATIVE], images[0][NOT_EXHAUSTIVE]
+    return [images[0], images[1] | change, images[2]]
+
+
+@pytest.mark.parametrize("block", [64, 1 << 22])
+def test_what_lvis_and_crowdhuman_say_is_in_the_table(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(json_parts, "BLOCK", block)
+    path = write(tmp_path / "x.json", images=lvis_images(), annotations=annotations(ignore=True, bbox_vis=None),
+                 categories=[{"id": 4, "name": "cat", "frequency": "r"}, {"id": 0, "name": "dog"}])
+    found, same_found = read_plainly(path), read_by_entry(path)
+    same(found, same_found)
+    table, facts = found.table, found.table.facts
+    assert list(table.file_names) == [f"val2017/00{i}.jpg" for i in (1, 2, 3)] and found.derived["file_name"] == 3
+    assert facts.frequencies == {4: "r"} and facts.has_class_lists and facts.has_visible
+    # By index: image 1 is the first. No class has the id 77.
+    assert sorted(facts.negative.tolist()) == [[0, 0], [1, 0]]
+    assert sorted(facts.not_exhaustive.tolist()) == [[0, 4], [1, 4]]
+    assert sorted(table.boxes[facts.ignored, 0].tolist()) == [4, 5]  # of the annotations that are changed
+
+
+def test_other_files_have_no_facts(tmp_path):
+    for read in (read_plainly, read_by_entry):
+        facts = read(write(tmp_path / "x.json")).table.facts
+        assert not (facts.frequencies or facts.has_class_lists or facts.has_visible)
+        assert not any(map(len, (facts.negative, facts.not_exhaustive, facts.ignored)))
+
+
+@pytest.mark.parametrize("content, words", [
+    ({"images": lvis_images(neg_category_ids="0")}, "image 1: neg_category_ids must be a list of category ids, got"),
+    ({"images": lvis_images(not_exhaustive_category_ids=["4"])}, "image 1: not_exhaustive_category_ids must be a list"),
+    ({"images": lvis_images(coco_url="val2017.jpg")}, "an entry of 'images' .id 1. has no 'file_name'"),
+    ({"annotations": annotations(ignore=2)}, "annotation 4: ignore must be 0 or 1, got 2")])
+def test_facts_that_mean_nothing_are_named(tmp_path, content, words):
+    path = write(tmp_path / "x.json", **content)
+    for read in (read_coco_file, read_by_entry):
+        with pytest.raises(UserError, match=f"x.json: {words}"):
+            read(path)

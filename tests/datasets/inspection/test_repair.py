@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.benchmark_facts import NEGATIVE, NOT_EXHAUSTIVE
 from datasets.coco import CocoDetection, class_names, read_annotations
 from datasets.inspection.repair import repair
 from datasets.inspection.split import KINDS, inspect_split
@@ -85,6 +86,7 @@ def test_large_category_ids_become_the_same_small_ones_in_both_splits(root, tmp_
         content["categories"] = [{"id": 74673216, "name": "dog"}, {"id": 5, "name": "cat"}]
         for annotation in content["annotations"]:
             annotation["category_id"] = {1: 5, 2: 74673216}[annotation["category_id"]]
+        content["images"][0] |= {NEGATIVE: [74673216, 6], NOT_EXHAUSTIVE: [5]}
 
     edit(enlarge)(root)
     edit(enlarge, "val")(root)
@@ -94,6 +96,8 @@ def test_large_category_ids_become_the_same_small_ones_in_both_splits(root, tmp_
         coco = read_annotations(tmp_path / "new", split)
         assert class_names(coco) == wanted
         assert sorted(a["category_id"] for a in coco.dataset["annotations"]) == [1, 1, 1, 1, 3]
+        lists = [(image[NEGATIVE], image[NOT_EXHAUSTIVE]) for image in coco.dataset["images"]]
+        assert lists == [([3], [1])] + [([], [])] * 3
 
 
 def test_names_of_other_systems_are_written_as_the_files_are_called(root, tmp_path):
