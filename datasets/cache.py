@@ -21,7 +21,7 @@ from util.errors import UserError
 from util.files import atomic_write
 
 logger = logging.getLogger(__name__)
-VERSION = 1  # raise it when the same files give another table
+VERSION = 2  # raise it when the same files give another table
 LEAST_BYTES, LEAST_FILES = 8 << 20, 2000  # smaller sets are read as fast as they are mapped
 COLUMNS = ("folders", "sizes", "starts", "boxes", "labels", "areas", "crowds")
 TEXTS = ("data", "ends")
@@ -36,8 +36,8 @@ def cache_file(folder: Path, name: str, place: str) -> Path:
 def write_table(path: Path, state: str, table: Table, notes: list[Note]) -> None:
     """state: a checksum of what the table was read from. Raises UserError for what the disk refuses."""
     arrays = {name: np.ascontiguousarray(values) for name, values in _arrays(table).items()}
-    described = {"version": VERSION, "state": state, "names": list(table.names.items()), "notes": notes,
-                 "checksum": _checksum(arrays)}
+    content = {"names": list(table.names.items()), "notes": notes}
+    described = {"version": VERSION, "state": state, "content": content, "checksum": _checksum(arrays, content)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -57,9 +57,10 @@ def read_table(path: Path, state: str) -> tuple[Table, list[Note]] | None:
             if described["version"] != VERSION or described["state"] != state:
                 return None
             arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}
-        if described["checksum"] != _checksum(arrays):
+        content = described["content"]
+        if described["checksum"] != _checksum(arrays, content):
             raise ValueError("its content changed")
-        return _table(arrays, described), [(level, text) for level, text in described["notes"]]
+        return _table(arrays, content["names"]), [(level, text) for level, text in content["notes"]]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s is damaged (%s): the data set is read again", path, error)
         return None
@@ -73,17 +74,17 @@ def _arrays(table: Table) -> dict[str, np.ndarray]:
     return arrays | {"ids": table.ids}
 
 
-def _table(arrays: dict[str, np.ndarray], described: dict[str, Any]) -> Table:
+def _table(arrays: dict[str, np.ndarray], names: list[tuple[int, str]]) -> Table:
     def texts(name: str) -> Texts:
         return Texts(*(arrays[f"{name}.{part}"] for part in TEXTS))
 
-    return Table(dict(described["names"]), arrays["ids"] if "ids" in arrays else texts("ids"), texts("file_names"),
+    return Table(dict(names), arrays["ids"] if "ids" in arrays else texts("ids"), texts("file_names"),
                  **{name: arrays[name] for name in COLUMNS})
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    """Of names, types, shapes and bytes."""
-    total = 0
+def _checksum(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> str:
+    """Of the content, and of the arrays' names, types, shapes and bytes."""
+    total = zlib.crc32(json.dumps(content).encode())
     for name in sorted(arrays):
         values = arrays[name]
         total = zlib.crc32(f"{name} {values.dtype} {values.shape}".encode(), total)

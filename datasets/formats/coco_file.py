@@ -80,6 +80,7 @@ def content_table(content: dict[str, Any]) -> Table:
 
 def read_plainly(path: Path, with_root: bool = False) -> Parsed:
     """What read_coco_file returns, of a file in which nothing is written otherwise."""
+    _require(path.is_file())  # a pipe would be waited for
     images, annotations, categories = _Images(), _Annotations(), []
     for key, value in read_parts(path, skipped="segmentation"):
         if key == "images":

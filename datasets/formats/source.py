@@ -62,6 +62,7 @@ class Source:
             try:
                 found = os.stat(path)
             except OSError:
+                digest.update(f"no {os.fspath(path)}\n".encode(errors="replace"))
                 continue
             digest.update(f"{os.fspath(path)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="replace"))
             size, count = size + found.st_size, count + 1
@@ -119,7 +120,7 @@ class Share(Source):
         parsed = self.whole.read()
         if len(parsed.table) < 2:
             raise UserError(f"{self.annotations}: one image cannot be split into a train and a val set")
-        images = share(parsed.table, self.fraction, self.seed)
+        images = share(parsed.table.file_names, self.fraction, self.seed)
         if self.rest:
             images = np.setdiff1d(np.arange(len(parsed.table)), images)
         return Parsed(parsed.table.take(images), parsed.derived, parsed.problems, parsed.notes)
@@ -141,11 +142,14 @@ def content_of(table: Table, folders: Sequence[Path]) -> dict[str, Any]:
     return content
 
 
-def share(table: Table, fraction: float, seed: int) -> np.ndarray:
-    """The rising indices of a random part of the images, at least one and not all. It depends on the seed and the
-    number of images only."""
-    count = min(max(1, round(fraction * len(table))), len(table) - 1)
-    return np.sort(np.random.default_rng(seed).permutation(len(table))[:count])
+def share(file_names: Iterable[str], fraction: float, seed: int) -> np.ndarray:
+    """The rising indices of a random part of the images, at least one and not all. Each image has a place of its own in
+    the draw, by the seed and its file's name: it does not depend on the layout, and hardly on what other images there
+    are, so that a resumed training does not learn its val images when some are added."""
+    last = [name.replace("\\", "/").rpartition("/")[2] for name in file_names]
+    places = [hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest() for name in last]
+    count = min(max(1, round(fraction * len(places))), len(places) - 1)
+    return np.sort(np.array(sorted(range(len(places)), key=places.__getitem__)[:count], np.int64))
 
 
 def merged_names(sources: Iterable[Source]) -> ClassNames:

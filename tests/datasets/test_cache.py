@@ -73,7 +73,7 @@ def test_a_damaged_cache_is_replaced(tmp_path, everything_is_large, caplog):
 def test_a_cache_of_another_version_is_replaced(tmp_path, everything_is_large, monkeypatch):
     opened("coco", tmp_path / "set", tmp_path / "cache").split("train")
     before = cached(tmp_path / "cache")[0].read_bytes()
-    monkeypatch.setattr(cache, "VERSION", 2)
+    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
     DetectionData(tmp_path / "set", cache_folder=tmp_path / "cache").split("train")
     assert cached(tmp_path / "cache")[0].read_bytes() != before
 

@@ -5,7 +5,6 @@ import pytest
 
 from datasets.data import DetectionData
 from datasets.formats import find_layout
-from datasets.formats.data_yaml import inner_path
 from tests.datasets.formats.layouts import COUNTS, stem, write_yolo
 from util.errors import UserError
 
@@ -83,7 +82,7 @@ def test_names_may_be_numbered(root):
     ("!!python/object/apply:os.system [ls]", "no valid YAML"),
     ("train: images/train\n", "'names' must list the classes"), ("names: []\n", "'names' must list"),
     ("names: [a, a]\n", "that no other has"), ("names: ['']\n", "must be a text"),
-    ("names: {1: a, 2: b}\n", r"must be 0, 1, .. 1, got \[1, 2\]"), ("names: [a]\nnc: 2\n", "nc is 2, but there are 1"),
+    ("names: {1: a, 2: b}\n", "must be 0, 1, .. 1, got 1, 2$"), ("names: [a]\nnc: 2\n", "nc is 2, but there are 1"),
     (f"train: {{a: b}}\n{NAMES}", "'train' must be a path or a list of paths"),
     (f"train: nowhere\n{NAMES}", "data.yaml: train: 'nowhere' is not there: there is no .*set/nowhere"),
     (f"train: ../outside\n{NAMES}", "'../outside' lies outside .*set.*train_images"),
@@ -110,11 +109,3 @@ def test_an_image_that_a_list_names_and_nobody_has_is_missing(root, caplog):
     (root / "train.txt").write_text(f"images/train/{TRAIN[0]}\nimages/train/none.png\n")
     described(root, f"train: train.txt\n{NAMES}")
     assert len(CocoDetection(root, "train", None)) == 1 and "names 1 images that" in caplog.text
-
-
-def test_inner_paths(tmp_path):
-    (tmp_path / "a/b").mkdir(parents=True)
-    assert inner_path(tmp_path, "b", tmp_path / "a") == tmp_path / "a/b"
-    assert inner_path(tmp_path, "x/y/a/b") == tmp_path / "a/b"
-    assert inner_path(tmp_path, "none") == tmp_path / "none"
-    assert inner_path(tmp_path, "/none/at/all") is None and inner_path(tmp_path, "../none") is None

@@ -52,11 +52,25 @@ def test_each_class_has_the_id_of_the_first_that_has_it():
         1: "cat", 7: "dog", 2: "bee", 8: "hen"}
 
 
-def test_a_share_depends_on_the_seed_alone(tmp_path):
-    table = opened("coco", tmp_path / "set").split("train").table
-    assert share(table, 0.5, 1).tolist() == share(table, 0.5, 1).tolist() == sorted(share(table, 0.5, 1).tolist())
-    assert len({tuple(share(table, 0.5, seed)) for seed in range(9)}) > 3
-    assert len(share(table, 0.001, 0)) == 1 and len(share(table, 0.9, 0)) == 5
+def test_a_share_depends_on_seed_and_names(tmp_path):
+    names = [f"{i}.png" for i in range(6)]
+    assert share(names, 0.5, 1).tolist() == share(names, 0.5, 1).tolist() == sorted(share(names, 0.5, 1).tolist())
+    assert len({tuple(share(names, 0.5, seed)) for seed in range(9)}) > 3
+    assert len(share(names, 0.001, 0)) == 1 and len(share(names, 0.9, 0)) == 5
+    many = [f"{i}.png" for i in range(1000)]
+    chosen = {many[i] for i in share(many, 0.1, 0)}
+    backwards = [f"a\\\\b/{name}" for name in reversed(many)]  # another layout: other folders, another order
+    assert {backwards[i].rpartition("/")[2] for i in share(backwards, 0.1, 0)} == chosen and len(chosen) == 100
+
+
+def test_an_image_that_is_added_hardly_moves_others(tmp_path):
+    names = [f"{i}.png" for i in range(1000)]
+    before = {names[i] for i in share(names, 0.1, 0)}
+    more = ["added.png", *names]
+    assert len({more[i] for i in share(more, 0.1, 0)} - {"added.png"} - before) <= 1
+
+
+def test_one_image_cannot_be_split(tmp_path):
     one = write_yolo(tmp_path / "one", "train: images/train\nnames: [ant, bee, cat]\n")
     for path in sorted((one / "images/train").iterdir())[1:]:
         path.unlink()
