@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets.annotations import SPLITS
 from datasets.formats.coco import ROBOFLOW
 from datasets.formats.listing import is_image
-from datasets.formats.places import NAME_FILES
+from datasets.formats.places import NAME_FILES, names_file
 
 WORDS = {"train": ("train", ""), "val": ("val", "valid", "validation"), "test": ("test",)}  # as folders are called
 
@@ -37,16 +37,14 @@ def _yaml_files(path: Path) -> str:
 
 
 def _named_labels(path: Path) -> str:
-    """Label files with a list of the classes."""
-    if not any((folder / name).is_file() for folder in _near(path) for name in NAME_FILES):
-        return ""
-    return _labels(path)
+    """Label files with a list of the classes, beside which other programs write files of other kinds."""
+    return _labels(path) if any((folder / name).is_file() for folder in _near(path) for name in NAME_FILES) else ""
 
 
 def _labels(path: Path) -> str:
     found = _by_split(path, ".txt", besides={"train.txt", "valid.txt", "val.txt", "test.txt", *NAME_FILES})
-    places = {split: file.parent for split, file in found.items() if not file.name.lower().startswith("readme")}
-    named = any((folder / name).is_file() for folder in _near(path) for name in NAME_FILES)
+    places = {split: file.parent for split, file in found.items()}
+    named = all(map(names_file, places.values()))
     return places and _places(_with_images(path, places)) + (
         "" if named else f", with {NAME_FILES[0]} among the label files: the name of a class in each line") or ""
 
@@ -57,8 +55,12 @@ def _xml_files(path: Path) -> str:
 
 
 def _json_files(path: Path) -> str:
-    found = {"train": path} if path.suffix.lower() == ".json" else _by_split(path, ".json")
-    return found and _places(_with_images(path if path.is_dir() else path.parent, found)) or ""
+    if path.is_dir():
+        found = _by_split(path, ".json")
+    else:
+        found, path = {"train": path} if path.suffix.lower() == ".json" else {}, path.parent
+        path = path.parent if path.name == "annotations" else path
+    return found and _places(_with_images(path, found)) or ""
 
 
 def _by_split(path: Path, suffix: str, besides: Iterable[str] = ()) -> dict[str, Path]:
@@ -67,7 +69,7 @@ def _by_split(path: Path, suffix: str, besides: Iterable[str] = ()) -> dict[str,
     for file in _files(_near(path), suffix):
         words = f"{file.parent.relative_to(path)} {file.stem}".lower()
         split = next((name for name in ("val", "test") if name in words), "train")
-        if file.name not in besides:
+        if file.name not in besides and not file.name.lower().startswith("readme"):
             found.setdefault(split, file)
     return found
 
@@ -96,11 +98,11 @@ def _listed(paths: Iterable[Path]) -> str:
 
 def _near(path: Path) -> list[Path]:
     """The folder, those in it, and those in them."""
-    return [path, *(inner for folder in _folders(path) for inner in (folder, *_folders(folder)))] if path.is_dir() else []
+    return [path, *(inner for folder in _folders(path) for inner in (folder, *_folders(folder)))]
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return sorted(folder for folder in (path.iterdir() if path.is_dir() else ()) if folder.is_dir() and not folder.name.startswith("."))
 
 
 def _files(folders: Iterable[Path], suffix: str) -> list[Path]:

@@ -33,15 +33,14 @@ def yolo(path: Path) -> Layout | None:
         if entries is None:
             continue
         texts = _texts(entries, keys[0], described)
-        places = [below(described.parent, root, text, f"{described}: {split}: {text!r}") for text in texts]
-        missing = [place for place in places if not os.path.exists(place)]
-        if missing and split == "train":
-            raise UserError(f"{described}: {split}: {entries!r} is not there: there is no {missing[0]}")
-        if missing:
-            logger.warning("%s: %s: %r is not there: there is no %s. There is no %s set then", described, split,
-                           entries, missing[0], split)
-        else:
-            sources[split] = _source(described, root, split, places, names, keypoints)
+        try:
+            places = [below(described.parent, root, text, f"{described}: {split}: {text!r}") for text in texts]
+        except UserError as error:
+            if split == "train":
+                raise
+            logger.warning("%s. There is no %s set then", error, split)
+            continue
+        sources[split] = _source(described, root, split, places, names, keypoints)
     return Layout("YOLO", described.parent, sources, f"what 'train:', 'val:' and 'test:' in {described.name} name")
 
 

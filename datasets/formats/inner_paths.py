@@ -35,11 +35,13 @@ def listed_images(path: Path, top: Path, root: Path) -> list[Path]:
 
 
 def below(top: Path, root: Path, entry: str, where: str) -> Path:
-    """What an entry means below the folder `top`, there or not. Raises UserError, which begins with `where`, if it
-    leads outside."""
+    """The file or folder below `top` that an entry means. Raises UserError, which begins with `where`, if it leads
+    outside or there is none."""
     found, moved = inner_path(top, entry, root)
     if found is None:
         raise UserError(f"{where} {OUTSIDE.format(top=top)}")
+    if not os.path.exists(found):
+        raise UserError(f"{where} is not there: there is no {found}")
     if moved:
         logger.info("%s is not there and means %s", where, found)
     return found

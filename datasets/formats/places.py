@@ -1,4 +1,5 @@
 """Files in places of their own, as the config names them: train_images, train_annotations, val_images, ..."""
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from datasets.formats.yolo import CLASSES, YoloSource
 from util.class_names import ClassNames
 from util.errors import UserError
 
-NAME_FILES = (CLASSES, "obj.names")  # among YOLO's label files or in the folder above: a name a line
+NAME_FILES = (CLASSES, "obj.names")  # a name a line
 
 
 def named_places(places: Mapping[str, tuple[list[str] | None, list[str] | None]]) -> Layout:
@@ -52,11 +53,16 @@ def _source(split: str, images: Path, place: Path) -> Source:
         return VocSource(title, place.parents[2] / "Annotations", images, place)
     if place.is_dir() and xml_files(place):
         return VocSource(title, place, images, None)
-    listed = [folder / name for folder in (place, place.parent) for name in NAME_FILES if (folder / name).is_file()]
-    if place.is_dir() and listed:
-        return YoloSource(title, listed[0], images, image_files(images), _names(listed[0]), labels=place)
+    if place.is_dir() and (listed := names_file(place)):
+        return YoloSource(title, listed, images, image_files(images), _names(listed), labels=place)
     raise UserError(f"{split}_annotations: {place} is no COCO file (.json), no folder of Pascal VOC's .xml files or list "
                     f"in ImageSets/Main, and no folder of YOLO's label files with a {NAME_FILES[0]}")
+
+
+def names_file(labels: Path) -> Path | None:
+    """The list of the classes of a folder of label files: in it, or in one of the two folders above."""
+    folders = (labels, *Path(os.path.abspath(labels)).parents[:2])
+    return next((folder / name for folder in folders for name in NAME_FILES if (folder / name).is_file()), None)
 
 
 def _names(path: Path) -> list[str]:
