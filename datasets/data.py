@@ -7,9 +7,10 @@ from pathlib import Path
 
 from datasets import cache
 from datasets.formats import find_layout
+from datasets.formats.combined import Share
 from datasets.formats.parsed import Note, usable
 from datasets.formats.places import named_places
-from datasets.formats.source import Layout, Share, Source
+from datasets.formats.source import Layout, Source
 from datasets.table import Table
 from util.distributed import all_gather, is_main
 from util.errors import UserError

@@ -29,7 +29,7 @@ def listed_images(path: Path, top: Path, root: Path) -> list[Path]:
         if is_moved:
             moved.append((entry, image))
     if moved:
-        logger.info("%s: %d paths are not there and mean files below %s, such as %r: %s", path, len(moved), top,
+        logger.warning("%s: %d paths are not there and mean files below %s, such as %r: %s", path, len(moved), top,
                     *moved[0])
     return images
 
@@ -43,7 +43,7 @@ def below(top: Path, root: Path, entry: str, where: str) -> Path:
     if not os.path.exists(found):
         raise UserError(f"{where} is not there: there is no {found}")
     if moved:
-        logger.info("%s is not there and means %s", where, found)
+        logger.warning("%s is not there and means %s", where, found)
     return found
 
 
@@ -60,6 +60,6 @@ def inner_path(top: Path, entry: str, root: Path | None = None) -> tuple[Path | 
         parts.pop(0)
     for first in range(len(parts) if ".." not in parts else 0):
         tail = top.joinpath(*parts[first:])
-        if os.path.exists(tail):
-            return tail, True
+        if os.path.exists(tail) and parts[first:] != ["images"]:  # which may be those of any split
+            return tail, first > 0 or not entry.startswith("../")  # Roboflow writes ../train/images
     return (inner[0] if inner else None), False

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from datasets.formats.combined import Joined, merged_names
 from datasets.formats.coco import ROBOFLOW, CocoSource
 from datasets.formats.listing import image_files, read_text
-from datasets.formats.source import Joined, Layout, Source, merged_names
+from datasets.formats.source import Layout, Source
 from datasets.formats.voc import VocSource, xml_files
 from datasets.formats.yolo import CLASSES, YoloSource
 from util.class_names import ClassNames
@@ -40,7 +41,10 @@ def _sources(split: str, images: list[str] | None, annotations: list[str] | None
     if not images or not annotations or len(images) != len(annotations):
         raise UserError(f"{split}_images and {split}_annotations must name as many places, got {images!r} and "
                         f"{annotations!r}")
-    return [_source(split, Path(folder), Path(place)) for folder, place in zip(images, annotations)]
+    sources = [_source(split, Path(folder), Path(place)) for folder, place in zip(images, annotations)]
+    for source in sources:
+        source.needs_labels = split != "test"
+    return sources
 
 
 def _source(split: str, images: Path, place: Path) -> Source:

@@ -52,7 +52,7 @@ class VocSource(Source):
         for index, (stem, image) in enumerate(images):
             file = f"{stem}.xml"
             reading.add(index, self.annotations / xml.get(file, file), self.folders[0] / image)
-        if images and sum(problem.kind == "no_labels" for problem in problems) == len(images):
+        if self.needs_labels and images and sum(problem.kind == "no_labels" for problem in problems) == len(images):
             raise UserError(f"{self.annotations}: none of the {len(images)} images of {self.title} has a file there")
         boxes = np.array(reading.boxes, np.float64).reshape(-1, 4)
         table = make_table(names, list(range(1, len(images) + 1)), [image for _, image in images],

@@ -82,7 +82,7 @@ class YoloSource(Source):
                 problems.append(Problem("bad_line", str(error), {}))
             else:
                 lines.add(index, path, text)
-        if images and sum(problem.kind == "no_labels" for problem in problems) == len(images):
+        if self.needs_labels and images and sum(problem.kind == "no_labels" for problem in problems) == len(images):
             raise UserError(f"{self.annotations}: none of the {len(images)} images of {self.folder} has a label file, "
                             f"such as {labels[images[0]]}")
         problems += self.without_image(labels)

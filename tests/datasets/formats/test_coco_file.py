@@ -1,6 +1,7 @@
 """COCO files as tables: in parts and entry by entry they are the same."""
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -111,3 +112,21 @@ def test_the_root_of_the_categories(tmp_path):
         found = read(path, with_root=True)
         assert found.table.names == {1: "cat", 2: "dog"} and found.notes[0][0] == logging.INFO
         assert read(path).table.names == {0: "pets", 1: "cat", 2: "dog"}
+
+
+@pytest.mark.parametrize("name", ["images", "annotations", "categories"])
+def test_a_list_that_is_there_twice_is_refused(tmp_path, name):
+    """All but the last would be lost."""
+    path = write(tmp_path / "x.json")
+    path.write_text(path.read_text()[:-1] + f', "{name}": []' + "}")
+    with pytest.raises(UserError, match=f"x.json is not valid JSON: '{name}' is there more than once"):
+        read_coco_file(path)
+    path = write(tmp_path / "y.json")
+    path.write_text('{"info": 1, ' + path.read_text()[1:])
+    assert len(read_coco_file(path).table) == 3  # that is of no use here
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(UserError, match="no annotation file .*x.json"):
+        read_coco_file(tmp_path / "x.json")

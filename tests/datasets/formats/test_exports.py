@@ -111,7 +111,10 @@ def test_what_other_programs_write_is_the_same_set(tmp_path, write, caplog):
         assert found.labels.tolist() == its.labels.tolist() and not found.crowds.any()
     assert [record.message for record in caplog.records] == (
         [f"{tmp_path}/set/data.yaml: test: '../test/images' {OUTSIDE.format(top=tmp_path / 'set')}. There is no test set "
-         "then"] if write is roboflow_yolo else [])
+         "then"] if write is roboflow_yolo else
+        [f"{tmp_path}/set/{name}: {COUNTS[split]} paths are not there and mean files below {tmp_path}/set, such as "
+         f"'C:\\\\darknet\\\\data\\\\obj\\\\{split}_0.png': {tmp_path}/set/obj/{split}_0.png"
+         for split, name in (("train", "train.txt"), ("val", "valid.txt"))] if write is darknet else [])
 
 
 # what is of no layout: the error says which options read it, and they do

@@ -11,6 +11,9 @@ def test_inner_paths(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     assert inner_path(tmp_path, "b", tmp_path / "a") == (tmp_path / "a/b", False)
     assert inner_path(tmp_path, "x/y/a/b") == (tmp_path / "a/b", True)
+    (tmp_path / "images").mkdir()
+    assert inner_path(tmp_path, "/x/images/a/b")[0] == tmp_path / "a/b"
+    assert inner_path(tmp_path, "../test/images")[0] is None is inner_path(tmp_path, "/x/test/images")[0]
     assert inner_path(tmp_path, "none") == (tmp_path / "none", False)
     assert inner_path(tmp_path, "/none/at/all")[0] is None and inner_path(tmp_path, "../none")[0] is None
 

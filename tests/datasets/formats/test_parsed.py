@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datasets.annotations import Problem
-from datasets.formats.parsed import Parsed, usable
+from datasets.formats.parsed import Parsed, alike, repeating, usable
 from datasets.table import make_table
 from util.errors import UserError
 
@@ -28,7 +28,7 @@ def test_boxes_are_cut_and_the_useless_dropped_and_both_are_told():
     assert table.boxes.tolist() == [[10, 10, 20, 20], [0, 70, 20, 10]] and table.areas.tolist() == [400, 200]
     assert notes == [(logging.INFO, "train: 1 boxes extend beyond their image: cut at its border, for training and "
                                     "evaluation alike"),
-                     (logging.WARNING, "train: dropped 2 boxes that are empty, outside their image or not finite")]
+                     (logging.WARNING, "train: dropped 2 boxes that are empty, outside their image or not finite, such as [200.0, 10.0, 5.0, 5.0] in a.jpg")]
     assert read([(10, 10, 20, 20)])[1] == []
 
 
@@ -50,3 +50,17 @@ def test_any_other_problem_stops_a_training():
 def test_boxes_of_another_format_are_told():
     _, notes = read([(0.1 * i, 0.1, 0.2, 0.3) for i in range(5)])
     assert len(notes) == 1 and "look like parts of the image" in notes[0][1]
+
+
+def test_boxes_that_repeat_one_are_counted():
+    boxes = np.array([[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 5]], float)
+    table = make_table({1: "a", 2: "b"}, [1, 2], ["a.jpg", "b.jpg"], np.full((2, 2), 99), np.array([0, 0, 0, 1, 0]), boxes,
+                       np.array([1, 1, 2, 1, 1]), boxes[:, 2] * boxes[:, 3], np.zeros(5, bool))
+    assert int(repeating(table).sum()) == 1
+    assert [text for _, text in usable(Parsed(table), Path("x"), "train")[1]] == [
+        "train: 1 boxes repeat one of the same class in their image, and count too"]
+
+
+def test_classes_that_hardly_differ_are_named():
+    assert alike({1: "RBC", 2: "WBC"}) == []
+    assert "'red cell' (id 1) and 'Red_cell' (id 5)" in alike({1: "red cell", 2: "WBC", 5: "Red_cell"})[0]

@@ -1,7 +1,10 @@
 """Pascal VOC's layout, and its usual damages."""
 import logging
+import os
+import unicodedata
 
 import pytest
+from PIL import Image
 
 from datasets.coco import CocoDetection
 from datasets.data import DetectionData
@@ -144,3 +147,67 @@ def test_what_is_missing_is_named(root):
     (root / "JPEGImages").rename(root / "Images")
     with pytest.raises(UserError, match="no image folder .*JPEGImages"):
         DetectionData(root)
+
+
+def test_files_are_found_however_their_names_are_written(root, caplog):
+    wanted = table(root).boxes.tolist()
+    nfc, nfd = (unicodedata.normalize(form, "train_\u00e4") for form in ("NFC", "NFD"))
+    (root / "JPEGImages/train_0.png").rename(root / f"JPEGImages/{nfd}.PNG")
+    xml(root).rename(root / "Annotations" / f"{nfc.upper()}.xml")
+    names = (root / "ImageSets/Main/train.txt").read_text().replace("train_0", nfc)
+    (root / "ImageSets/Main/train.txt").write_text(names, encoding="utf-8")
+    found = table(root)
+    assert sorted(found.boxes.tolist()) == sorted(wanted) and f"{nfd}.PNG" in list(found.file_names)
+    assert not caplog.records
+
+
+def test_names_may_hold_spaces(root):
+    for old, new in (("train_0", "photo 1"), ("train_1", "photo (2)")):
+        (root / f"JPEGImages/{old}.png").rename(root / f"JPEGImages/{new}.png")
+        (root / f"Annotations/{old}.xml").rename(root / f"Annotations/{new}.xml")
+    (root / "ImageSets/Main/train.txt").write_text("photo 1\nphoto (2) 1\ntrain_3 -1\n")
+    assert list(table(root).file_names) == ["photo (2).png", "photo 1.png", "train_3.png"]
+
+
+def test_lists_of_other_names_only_are_no_split(root):
+    for split in COUNTS:
+        (root / f"ImageSets/Main/{split}.txt").rename(root / f"ImageSets/Main/ant_{split}.txt")
+    with pytest.raises(UserError, match="Main has ant_train.txt, ant_val.txt, but none of train.txt, .*write train.txt"):
+        DetectionData(root)
+    (root / "ImageSets/Main/ant_train.txt").rename(root / "ImageSets/Main/default.txt")  # as CVAT writes it
+    assert len(table(root)) == COUNTS["train"]
+
+
+def test_boxes_that_may_be_counted_from_0_are_told(root, caplog):
+    first = boxes_of("train", 0)[0]
+    edited(root, f"<xmin>{first[1] + 1}<", "<xmin>0<")
+    table(root)
+    assert "1 files with boxes from pixel 0, where Pascal VOC counts from 1" in caplog.text
+    assert "train_0.xml" in caplog.text
+
+
+def test_an_xml_file_of_another_kind_is_refused(root):
+    xml(root).write_text("<annotations><image/></annotations>")
+    with pytest.raises(UserError, match="train_0.xml, line 1: <annotations> where Pascal VOC has <annotation>"):
+        table(root)
+
+
+def test_hidden_files_and_pipes(root):
+    for split in COUNTS:
+        (root / f"ImageSets/Main/{split}.txt").unlink()
+    (root / "Annotations/._train_0.xml").write_bytes(b"\0\5\x16\7")  # macOS
+    (root / "JPEGImages/._train_0.png").write_bytes(b"\0\5\x16\7")
+    assert len(table(root)) == sum(COUNTS.values())
+    xml(root).unlink()
+    os.mkfifo(xml(root))
+    with pytest.raises(UserError, match="train_0.xml: not a file"):
+        table(root)
+
+
+def test_a_photo_whose_size_is_stated_before_it_is_turned(root, caplog):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 128)).save(root / "JPEGImages/train_0.png", exif=exif)
+    picture, target = CocoDetection(root, "train", lambda image, target: (image, target))[0]
+    assert picture.size == (64, 128) and "1 images, such as train_0.png, have an EXIF orientation" in caplog.text
+    assert target["boxes"].tolist() == [[x, y, x + w, y + h] for _, x, y, w, h in boxes_of("train", 0)]
