@@ -1,4 +1,4 @@
-"""Short forms of config keys, which are flags of the published main.py files but for one; and flags that are refused."""
+"""Short forms of config keys, all but one flags of the published main.py files; and those that are refused."""
 import argparse
 
 # flag: what it stands for in --options; with {} it takes a value, with [{}] one or more

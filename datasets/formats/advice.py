@@ -26,9 +26,9 @@ def _sets_inside(path: Path) -> str:
     voc = [folder for folder in sets if (folder / "ImageSets/Main/train.txt").is_file()]
     if len(voc) < 2:
         return sets and f"But {' and '.join(map(str, sets))} may: pass that as --data" or ""
-    return f"But {' and '.join(map(str, voc))} do: pass one of them, or all. " + _places({split: (
-        _listed(folder / "JPEGImages" for folder in voc), _listed(folder / f"ImageSets/Main/{split}.txt" for folder in voc))
-        for split in ("train", "val")})
+    places = {split: (_listed(folder / "JPEGImages" for folder in voc),
+                      _listed(folder / f"ImageSets/Main/{split}.txt" for folder in voc)) for split in ("train", "val")}
+    return f"But {' and '.join(map(str, voc))} do: pass one of them, or all. {_places(places)}"
 
 
 def _yaml_files(path: Path) -> str:
@@ -79,7 +79,8 @@ def _with_images(path: Path, annotations: dict[str, Path]) -> dict[str, tuple[st
     places = {}
     for split, place in annotations.items():
         beside = place if place.is_dir() else place.parent
-        folders = [path / base / word / last for word in WORDS[split] for base in ("images", "") for last in ("", "images")]
+        folders = [path / base / word / last for word in WORDS[split] for base in ("images", "")
+                   for last in ("", "images")]
         folder = next((one for one in [*folders, beside, path / "images", *_folders(path)] if _has_images(one)), None)
         places[split] = (str(folder or "FOLDER_OF_IMAGES"), str(place))
     return places
@@ -102,7 +103,8 @@ def _near(path: Path) -> list[Path]:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(folder for folder in (path.iterdir() if path.is_dir() else ()) if folder.is_dir() and not folder.name.startswith("."))
+    inside = path.iterdir() if path.is_dir() else ()
+    return sorted(folder for folder in inside if folder.is_dir() and not folder.name.startswith("."))
 
 
 def _files(folders: Iterable[Path], suffix: str) -> list[Path]:

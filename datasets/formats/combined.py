@@ -40,11 +40,12 @@ class Joined(Source):
 
     def content(self) -> tuple[dict[str, Any], list[Problem]]:
         names, problems = self.names(), []
+        ids = {comparable(name): i for i, name in names.items()}
         joint: dict[str, Any] = {"info": {}, "images": [], "annotations": [],
                                  "categories": [{"id": i, "name": name} for i, name in names.items()]}
         for source in self.sources:
             content, found = source.content()
-            _renumber(content, source.annotations, {comparable(name): i for i, name in names.items()}, len(joint["images"]))
+            _renumber(content, source.annotations, ids, len(joint["images"]))
             for image in content["images"]:
                 if is_text(image.get("file_name")):
                     image["file_name"] = name_below(self.folder, source.folder, image["file_name"])
@@ -119,8 +120,8 @@ def merged_names(sources: Iterable[Source]) -> ClassNames:
 
 
 def _renumber(content: dict[str, Any], source: Path, ids: Mapping[str, int], before: int) -> None:
-    """Gives a content other image ids, from before + 1, and the category ids of the names. Annotations are told apart by
-    their file, and so is what they name that is not there."""
+    """Gives a content other image ids, from before + 1, and the category ids of the names. Annotations are told apart
+    by their file, and so is what they name that is not there."""
     images: dict[str, int] = {}
     for image in content["images"]:
         if "id" in image:

@@ -29,7 +29,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Of a file in UTF-8, with or without a byte-order mark. Raises as read_bytes does, and UserError for other text."""
+    """Of a file in UTF-8, with or without a byte-order mark. Raises what read_bytes does, and UserError for other
+    text."""
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:

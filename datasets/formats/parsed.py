@@ -57,14 +57,14 @@ def usable(parsed: Parsed, source: Path, title: str) -> tuple[Table, list[Note]]
     if repeated := int(repeating(table).sum()):
         notes.append((logging.INFO, f"{repeated} boxes repeat one of the same class in their image, and count too"))
     useless = np.any(list(faults(table.boxes, sizes).values()), 0)
-    first = _first(table, useless)
+    example = _first(table, useless)
     table, sizes = table.keep_boxes(~useless), sizes[~useless]
     if over := int(reaching_over(table.boxes, sizes).sum()):
         notes.append((logging.INFO, f"{over} boxes extend beyond their image: cut at its border, for training and "
                                     "evaluation alike"))
     if useless.any():
         notes.append((logging.WARNING, f"dropped {int(useless.sum())} boxes that are empty, outside their image or not "
-                                       f"finite, such as {first}"))
+                                       f"finite, such as {example}"))
     boxes, areas = cut(table.boxes, table.areas, sizes)
     return replace(table, boxes=boxes, areas=areas), [(level, f"{title}: {text}") for level, text in notes]
 
@@ -74,8 +74,8 @@ def alike(names: ClassNames) -> list[str]:
     groups = defaultdict(list)
     for i, name in names.items():
         groups[comparable(name)].append(f"{name!r} (id {i})")
-    return [f"the names of the classes {' and '.join(group)} differ in case, spaces, hyphens, underscores or not at all: "
-            "if they are one class, they need one name" for group in groups.values() if len(group) > 1]
+    return [f"the names of the classes {' and '.join(group)} differ in case, spaces, hyphens, underscores or not at "
+            "all: if they are one class, they need one name" for group in groups.values() if len(group) > 1]
 
 
 def repeating(table: Table) -> Array:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from datasets.formats.combined import Joined, merged_names
 from datasets.formats.coco import ROBOFLOW, CocoSource
+from datasets.formats.combined import Joined, merged_names
 from datasets.formats.listing import image_files, read_text
 from datasets.formats.source import Layout, Source
 from datasets.formats.voc import VocSource, xml_files
@@ -59,8 +59,8 @@ def _source(split: str, images: Path, place: Path) -> Source:
         return VocSource(title, place, images, None)
     if place.is_dir() and (listed := names_file(place)):
         return YoloSource(title, listed, images, image_files(images), _names(listed), labels=place)
-    raise UserError(f"{split}_annotations: {place} is no COCO file (.json), no folder of Pascal VOC's .xml files or list "
-                    f"in ImageSets/Main, and no folder of YOLO's label files with a {NAME_FILES[0]}")
+    raise UserError(f"{split}_annotations: {place} is no COCO file (.json), no folder of Pascal VOC's .xml files or "
+                    f"list in ImageSets/Main, and no folder of YOLO's label files with a {NAME_FILES[0]}")
 
 
 def names_file(labels: Path) -> Path | None:

@@ -47,7 +47,8 @@ class YoloSource(Source):
         return [*super().parts(), *self.classes, self.labels, self.keypoints]
 
     def label_files(self) -> dict[Path, Path]:
-        """By image: its file, also where accents or upper and lower case are written otherwise; or where it would be."""
+        """By image: its file, also where accents or upper and lower case are written otherwise, or where it would
+        be."""
         wanted, folders = {image: self.label_file(image) for image in self.images}, defaultdict(list)
         for path in wanted.values():
             folders[path.parent].append(path.name)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.data import DetectionData
 from datasets.adapt import SIZES
+from datasets.data import DetectionData
 from tests.datasets.formats import layouts
 from tools.inspect_dataset import finest_stride, get_args_parser, main
 from util.config import Config
@@ -110,7 +110,8 @@ def test_any_layout_becomes_coco(tmp_path, capsys):
 def test_a_test_set_is_converted_too(tmp_path, capsys):
     layouts.write_yolo(tmp_path / "yolo", "train: images/train\nval: images/val\ntest: images/test\nnames: [a, b, c]\n")
     layouts.save("train", 0, tmp_path / "yolo/images/test")  # without a label file
-    assert run(tmp_path / "yolo", "--output_dir", tmp_path / "out", "--samples", 1, "--convert", "coco", tmp_path / "new") == 0
+    flags = ("--output_dir", tmp_path / "out", "--samples", 1)
+    assert run(tmp_path / "yolo", *flags, "--convert", "coco", tmp_path / "new") == 0
     table = DetectionData(tmp_path / "new").split("test").table
     assert list(table.file_names) == ["train_0.png"] and table.names == {1: "a", 2: "b", 3: "c"}
     assert (tmp_path / "new/test2017/train_0.png").is_file() and "- test: 1 images without" in capsys.readouterr().out

@@ -86,11 +86,17 @@ def test_one_image_cannot_be_split(tmp_path):
 def test_the_val_set_is_the_same_in_every_layout(tmp_path):
     def split_off(path, **options):
         data = DetectionData(path, DataOptions(val_fraction=0.5, **options))
-        return [sorted(name.rpartition("/")[2] for name in data.split(split).table.file_names) for split in ("train", "val")]
+        return [sorted(name.rpartition("/")[2] for name in data.split(split).table.file_names)
+                for split in ("train", "val")]
 
     places = write_places(tmp_path / "places")
-    coco = write_coco(tmp_path / "coco", change=lambda content: [image.update(id=-image["id"]) for image in content["images"]]
-                      + [a.update(image_id=-a["image_id"]) for a in content["annotations"]])
+    def backwards(content):
+        for image in content["images"]:
+            image["id"] *= -1
+        for annotation in content["annotations"]:
+            annotation["image_id"] *= -1
+
+    coco = write_coco(tmp_path / "coco", change=backwards)
     shutil.rmtree(coco / "val2017"), (coco / "annotations/instances_val2017.json").unlink()
     yolo = write_yolo(tmp_path / "yolo", "train: images/train\nnames: [ant, bee, cat]\n")
     (voc := write_voc(tmp_path / "voc")).joinpath("ImageSets/Main/val.txt").unlink()
@@ -143,5 +149,6 @@ def test_a_joined_set_leads_no_further_than_each_of_its_folders(tmp_path):
 
 def test_classes_of_one_set_that_become_one_are_told(tmp_path, two_sets, caplog):
     (tmp_path / "b/labels/train/classes.txt").write_text("Cat\ncat\nANT\n")
-    assert DetectionData(None, two_sets).split("train").table.names == {1: "ant", 2: "bee", 3: "cat", 4: "dog", 5: "hen"}
+    names = DetectionData(None, two_sets).split("train").table.names
+    assert names == {1: "ant", 2: "bee", 3: "cat", 4: "dog", 5: "hen"}
     assert "the classes 'Cat' (id 1) and 'cat' (id 2) differ in case" in caplog.text and "taken for one" in caplog.text

@@ -79,8 +79,10 @@ def test_names_may_be_numbered(root):
 
 
 @pytest.mark.parametrize("words, wanted", [
-    ("[1, 2, 010]", ["1", "2", "010"]), ("[yes, no, on]", ["yes", "no", "on"]), ("[null, 12:30, 1e3]", ["null", "12:30", "1e3"]),
-    ("{0: 2020-01-01, 1: 0x10, 2: ~}", ["2020-01-01", "0x10", "~"]), ("['a b', \"a\\tb\", a_b ]", ["a b", "a\tb", "a_b"])])
+    ("[1, 2, 010]", ["1", "2", "010"]), ("[yes, no, on]", ["yes", "no", "on"]),
+    ("[null, 12:30, 1e3]", ["null", "12:30", "1e3"]),
+    ("{0: 2020-01-01, 1: 0x10, 2: ~}", ["2020-01-01", "0x10", "~"]),
+    ("['a b', \"a\\tb\", a_b ]", ["a b", "a\tb", "a_b"])])
 def test_names_are_what_is_written(root, words, wanted):
     """YAML reads the class no as False, and 010 as 8."""
     found = DetectionData(described(root, f"train: images/train\nnames: {words}\nnc: 3\n")).source("train").names()
@@ -122,7 +124,8 @@ def test_pipes_and_folders_are_not_read(root, name):
 
 @pytest.mark.parametrize("text, words", [
     ("names: [a, b]\nnames: [b, a]\n", "no valid YAML: a key is there twice.*line 1"),
-    ("names: {0: a, 1: b, 1: c}\n", "a key is there twice"), ("kpt_shape: 3\nnames: [a]\n", "kpt_shape must be two numbers"),
+    ("names: {0: a, 1: b, 1: c}\n", "a key is there twice"),
+    ("kpt_shape: 3\nnames: [a]\n", "kpt_shape must be two numbers"),
     (f"train: {'a' * 300}\n{NAMES}", "is not there"), ("names: [[a], b]\n", "must be a text"),
     ("names: {a: b}\nnc: 1\n", "must be 0, 1, .. 0, got a$"),
     ("names: [a]\ntrain: [", "no valid YAML: .*line 2"), ("- a\n", "it holds a list"), ("", "it holds a NoneType"),

@@ -27,7 +27,8 @@ def test_only_files_in_utf8_are_texts(tmp_path):
 
 def test_names_that_are_written_otherwise_are_meant_if_nothing_else_is():
     nfc, nfd = (unicodedata.normalize(form, "Fußgänger.txt") for form in ("NFC", "NFD"))
-    assert meant(["a", nfc, "IMG.txt", "none"], ["a", nfd, "img.TXT", "b"]) == {"a": "a", nfc: nfd, "IMG.txt": "img.TXT"}
+    assert meant(["a", nfc, "IMG.txt", "none"], ["a", nfd, "img.TXT", "b"]) == {
+        "a": "a", nfc: nfd, "IMG.txt": "img.TXT"}
     assert meant(["a", "A"], ["a"]) == {"a": "a"}  # that is the other's
     assert meant(["ab", "AB"], ["Ab"]) == {} == meant(["ab"], ["Ab", "AB"])
 
