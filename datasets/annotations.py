@@ -34,9 +34,12 @@ DERIVED = {  # kind of problem: what was derived
     "size": "image sizes that are left out: those of the files",
     "outline": "lines with corners in place of a box: the boxes around them",
     "confidence": "lines with a number after the box, such as a confidence: left out",
+    "keypoints": "lines with keypoints after the box: left out",
 }
 WARNED = {  # kind of problem: what a training only tells of
     "no_labels": "images without an annotation file, taken as images without objects",
+    "no_image": "label files without an image, left out",
+    "from_0": "files with boxes from pixel 0, where Pascal VOC counts from 1: if all count from 0, boxes are 1 px off",
 }
 CROWD_WORDS = {"": 0, "0": 0, "false": 0, "none": 0, "null": 0, "1": 1, "true": 1}
 MAX_CATEGORY_ID = 9_999  # a detector has an output for every id up to the largest
@@ -60,7 +63,7 @@ def read_content(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     if not path.is_file():
         raise UserError(f"no annotation file {path}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte-order mark
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_entry)  # BOM or none
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     except OSError as error:
@@ -75,6 +78,16 @@ def name_in_url(image: dict[str, Any]) -> str | None:
     """The file name in an image's coco_url, such as val2017/000000000139.jpg; None if there is none."""
     url = image.get("coco_url")
     return url.partition("://")[2].partition("/")[2] or None if isinstance(url, str) else None
+
+
+def _entry(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError if one of the lists is there twice: all but the last would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        if lists := sorted({"images", "annotations", "categories"}.intersection(repeated)):
+            raise ValueError(f"{lists[0]!r} is there more than once")
+    return found
 
 
 def has_size(image: dict[str, Any]) -> bool:

@@ -40,8 +40,8 @@ def write_table(path: Path, state: str, table: Table, notes: list[Note]) -> None
     arrays = {name: np.ascontiguousarray(values) for name, values in _arrays(table).items()}
     facts = {"frequencies": list(table.facts.frequencies.items()), "has_class_lists": table.facts.has_class_lists,
              "has_visible": table.facts.has_visible}
-    described = {"version": VERSION, "state": state, "names": list(table.names.items()), "facts": facts,
-                 "notes": notes, "checksum": _checksum(arrays)}
+    content = {"names": list(table.names.items()), "facts": facts, "notes": notes}
+    described = {"version": VERSION, "state": state, "content": content, "checksum": _checksum(arrays, content)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,9 +61,10 @@ def read_table(path: Path, state: str) -> tuple[Table, list[Note]] | None:
             if described["version"] != VERSION or described["state"] != state:
                 return None
             arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}
-        if described["checksum"] != _checksum(arrays):
+        content = described["content"]
+        if described["checksum"] != _checksum(arrays, content):
             raise ValueError("its content changed")
-        return _table(arrays, described), [(level, text) for level, text in described["notes"]]
+        return _table(arrays, content), [(level, text) for level, text in content["notes"]]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s is damaged (%s): the data set is read again", path, error)
         return None
@@ -78,20 +79,20 @@ def _arrays(table: Table) -> dict[str, np.ndarray]:
     return arrays | {"ids": table.ids}
 
 
-def _table(arrays: dict[str, np.ndarray], described: dict[str, Any]) -> Table:
+def _table(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> Table:
     def texts(name: str) -> Texts:
         return Texts(*(arrays[f"{name}.{part}"] for part in TEXTS))
 
-    known = described["facts"]
+    known = content["facts"]
     facts = BenchmarkFacts(dict(known["frequencies"]), known["has_class_lists"], arrays["facts.negative"],
                            arrays["facts.not_exhaustive"], known["has_visible"], arrays["facts.ignored"])
-    return Table(dict(described["names"]), arrays["ids"] if "ids" in arrays else texts("ids"), texts("file_names"),
+    return Table(dict(content["names"]), arrays["ids"] if "ids" in arrays else texts("ids"), texts("file_names"),
                  facts=facts, **{name: arrays[name] for name in COLUMNS})
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    """Of names, types, shapes and bytes."""
-    total = 0
+def _checksum(arrays: dict[str, np.ndarray], content: dict[str, Any]) -> str:
+    """Of the content, and of the arrays' names, types, shapes and bytes."""
+    total = zlib.crc32(json.dumps(content).encode())
     for name in sorted(arrays):
         values = arrays[name]
         total = zlib.crc32(f"{name} {values.dtype} {values.shape}".encode(), total)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from datasets import cache
 from datasets.formats import find_layout
+from datasets.formats.combined import Share
 from datasets.formats.parsed import Note, usable
 from datasets.formats.places import named_places
-from datasets.formats.source import Layout, Share, Source
+from datasets.formats.source import Layout, Source
 from datasets.table import Table
 from util.distributed import all_gather, is_main
 from util.errors import UserError
@@ -57,7 +58,7 @@ class DetectionData:
     def source(self, name: str) -> Source:
         """Raises UserError if the data set has no such split."""
         if name not in self.sources:
-            advice = "; val_fraction=0.1 splits a tenth off the train set" if name == "val" else ""
+            advice = "; --val_fraction 0.1 splits a tenth off the train set" if name == "val" else ""
             raise UserError(f"no {name} set in {self.root}: {self.layout.name} has {self.layout.holds}{advice}")
         return self.sources[name]
 
@@ -115,7 +116,8 @@ def _with_val(layout: Layout, options: DataOptions) -> Mapping[str, Source]:
         raise UserError(f"val_fraction={options.val_fraction} is for data without a val set, and {layout.root} has "
                         f"{layout.sources['val'].title}: set val_fraction=0")
     if "train" not in layout.sources:
-        raise UserError(f"val_fraction={options.val_fraction} splits off the train set, and {layout.root} has none")
+        raise UserError(f"val_fraction={options.val_fraction} splits off the train set, and {layout.root} has none: "
+                        "set val_fraction=0")
     whole, shared = layout.sources["train"], (options.val_fraction, options.val_seed)
     return {**layout.sources, "train": Share(f"{whole.title} (train part)", whole, *shared, rest=True),
             "val": Share(f"{whole.title} (val part)", whole, *shared, rest=False)}

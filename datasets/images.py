@@ -121,7 +121,7 @@ def find_files(folder: Path, names: Iterable[str]) -> tuple[dict[str, str], list
         else:
             others.append(name)
     files = _spelled_files(folder, set(found.values())) if others else {}
-    written_otherwise = {name: files[_spelling(name)][0] for name in others if len(files.get(_spelling(name), ())) == 1}
+    written_otherwise = {name: files[spelling(name)][0] for name in others if len(files.get(spelling(name), ())) == 1}
     if written_otherwise:
         name, file_name = next(iter(written_otherwise.items()))
         logger.info("%s: %d file names, such as %r, differ from the file's (%r) in accents or in upper and lower case",
@@ -135,11 +135,12 @@ def _spelled_files(folder: Path, taken: set[str]) -> dict[str, list[str]]:
     for directory, _, names in os.walk(folder):
         for name in (os.path.relpath(os.path.join(directory, name), folder) for name in names):
             if name not in taken:
-                files[_spelling(name)].append(name)
+                files[spelling(name)].append(name)
     return files
 
 
-def _spelling(name: str) -> str:
+def spelling(name: str) -> str:
+    """The same for names that differ in slashes, in the form of accents or in upper and lower case only."""
     return unicodedata.normalize("NFC", os.path.normpath(name.replace("\\", "/"))).casefold()
 
 

@@ -3,7 +3,7 @@
     python tools/inspect_dataset.py PATH                             numbers, problems, pictures
     python tools/inspect_dataset.py PATH -c CONFIG --options k=v     at its sizes; time and memory of a step
     python tools/inspect_dataset.py PATH --fix NEW_DIR               a corrected copy, in COCO 2017's layout
-    python tools/inspect_dataset.py PATH --convert coco NEW_DIR      the same: any layout as COCO 2017
+    python tools/inspect_dataset.py PATH --convert coco NEW_DIR      the same: any layout as COCO 2017; a test set too
 
 PATH is what main.py takes as --data; -c CONFIG without PATH takes the places that the config names.
 
@@ -93,7 +93,8 @@ def main(args: argparse.Namespace) -> int:
     text.append(verdict(found["stops"]))
     print("\n" + text[-1])
     if new_root:
-        text.append(write_corrected_copy(new_root, splits, found["problems"]))
+        copied = [*splits, *(inspect_split(data, "test") for name in data.sources if name == "test")]
+        text.append(write_corrected_copy(new_root, copied, {split.split: problems(split) for split in copied}))
         print("\n" + text[-1])
     write_text(folder / "report.md", "\n\n".join(text) + "\n")
     write_text(folder / "report.json", json.dumps(found, indent=1))

@@ -1,8 +1,9 @@
-"""The flags of the published main.py files: short forms of config keys, and those that are refused."""
+"""Short forms of config keys, all but one flags of the published main.py files; and those that are refused."""
 import argparse
 
 # flag: what it stands for in --options; with {} it takes a value, with [{}] one or more
 SHORT_FORMS: dict[str, str] = {
+    "val_fraction": "val_fraction={}",  # of this project
     # DETR and SDETR
     "lr": "lr={}", "lr_backbone": "lr_backbone={}", "batch_size": "batch_size={}", "weight_decay": "weight_decay={}",
     "epochs": "epochs={}", "lr_drop": "lr_drop={}", "clip_max_norm": "clip_max_norm={}",

@@ -6,6 +6,7 @@ into a Table (datasets/table.py); everything else reads tables.
 from collections.abc import Callable
 from pathlib import Path
 
+from datasets.formats.advice import advice
 from datasets.formats.coco import coco_2017, roboflow
 from datasets.formats.data_yaml import yolo
 from datasets.formats.source import Layout
@@ -28,5 +29,4 @@ def find_layout(path: str | Path) -> Layout:
     for layout in LAYOUTS.values():
         if (path.is_dir() or layout is yolo) and (found := layout(path)) is not None:
             return found
-    raise UserError(f"{path} holds no data set of a known layout, which are: {'; '.join(LAYOUTS)}. Files in other "
-                    "places are named in the config (train_images, train_annotations, val_images, ...)")
+    raise UserError(f"{path} holds no data set of a known layout, which are: {'; '.join(LAYOUTS)}. {advice(path)}")

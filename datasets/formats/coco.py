@@ -8,6 +8,7 @@ from datasets.formats.coco_file import read_coco_file, unused_root
 from datasets.formats.parsed import Parsed
 from datasets.formats.source import Layout, Source
 from util.class_names import ClassNames
+from util.errors import UserError
 
 ROBOFLOW = "_annotations.coco.json"
 ROBOFLOW_FOLDERS = {"train": "train", "val": "valid", "test": "test"}
@@ -26,7 +27,10 @@ class CocoSource(Source):
         return read_coco_file(self.annotations, self.with_root)
 
     def names(self) -> ClassNames:
-        return self.read().table.names
+        try:
+            return self.read().table.names
+        except UserError:  # for an inspection
+            return {category["id"]: category["name"] for category in self.content()[0]["categories"]}
 
     def files(self) -> Iterable[Path]:
         return [self.annotations]

@@ -93,6 +93,7 @@ def content_table(content: dict[str, Any], facts: BenchmarkFacts) -> Table:
 
 def read_plainly(path: Path, with_root: bool = False) -> Parsed:
     """What read_coco_file returns, of a file in which nothing is written otherwise."""
+    _require(path.is_file())  # a pipe would be waited for
     images, annotations, categories, facts = _Images(), _Annotations(), [], FactReader(path)
     for key, value in read_parts(path, skipped="segmentation"):
         if key == "images":

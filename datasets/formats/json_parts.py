@@ -16,8 +16,8 @@ def read_parts(path: Path, skipped: str) -> Iterator[tuple[str, Any]]:
     """(key, value) for each entry of the JSON object in a file; a list comes in parts, at least one, under one key.
 
     skipped: name of a key, wherever it is, whose value comes as an empty list if it is a list of numbers, or of such
-    lists: reading millions of numbers takes most of the time. Raises ValueError if the file is not a JSON object, or
-    has a key twice.
+    lists: reading millions of numbers takes most of the time, so that a mistake among them is not noticed. Raises
+    ValueError if the file is not a JSON object, or has a key twice.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from _Reader(file, f'"{skipped}"').entries()
@@ -118,6 +118,7 @@ def _without_numbers(text: str, key: str) -> str:
         quote = other.find('"')
         limit = other.find("}", 0, quote) if quote >= 0 else other.find("}")
         end = other.rfind("]", 0, limit if limit >= 0 else max(quote, 0))
-        is_list = end >= 0 and other[:20].lstrip(" \t\n\r:").startswith("[")
+        is_list = (end >= 0 and other[:20].lstrip(" \t\n\r:").startswith("[")
+                   and other.count("[", 0, end) == other.count("]", 0, end) + 1)  # else it may end elsewhere
         parts.append(f"{key}:[]{other[end + 1:]}" if is_list else key + other)
     return "".join(parts)

@@ -1,18 +1,16 @@
 """One split of a data set: where it lies, and what every reader offers."""
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from datasets.annotations import Problem
 from datasets.formats.parsed import Parsed
-from datasets.table import Table, joined
-from util.class_names import ClassNames, comparable
-from util.errors import UserError
+from datasets.images import inside
+from datasets.table import Table
+from util.class_names import ClassNames
 
 
 class Source:
@@ -24,6 +22,7 @@ class Source:
     """
 
     exclusive = False
+    needs_labels = True  # False: an image set to detect in may have none
 
     def __init__(self, title: str, annotations: Path, folders: Sequence[Path]):
         self.title, self.annotations, self.folders = title, annotations, list(folders)
@@ -62,6 +61,7 @@ class Source:
             try:
                 found = os.stat(path)
             except OSError:
+                digest.update(f"no {os.fspath(path)}\n".encode(errors="replace"))
                 continue
             digest.update(f"{os.fspath(path)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="replace"))
             size, count = size + found.st_size, count + 1
@@ -77,55 +77,9 @@ class Layout:
     sources: Mapping[str, Source]  # by split: "train", "val", "test"
     holds: str
 
-
-class Joined(Source):
-    """Several sets at once: images are numbered anew, and classes of one name are one. every: the sources of all
-    splits, whose classes are the same then; classes: those."""
-
-    def __init__(self, title: str, sources: Sequence[Source], every: Sequence[Source],
-                 classes: Callable[[], ClassNames]):
-        folders = [folder for source in sources for folder in source.folders]
-        super().__init__(title, sources[0].annotations, folders)
-        self.sources, self.every = list(sources), list(every)
-        self.names = classes  # type: ignore[method-assign]
-
-    def read(self) -> Parsed:
-        parsed, names = [source.read() for source in self.sources], self.names()
-        ids = {comparable(name): i for i, name in names.items()}
-        tables = [part.table for part in parsed]
-        return Parsed(joined(tables, [_renumbering(table, ids) for table in tables],
-                             [len(source.folders) for source in self.sources], names),
-                      sum((part.derived for part in parsed), start=type(parsed[0].derived)()),
-                      [problem for part in parsed for problem in part.problems],
-                      [note for part in parsed for note in part.notes])
-
-    def files(self) -> Iterable[Path]:
-        for source in self.every:
-            yield from source.files()
-
-    def parts(self) -> Iterable[Any]:
-        return [*super().parts(), *(part for source in (*self.sources, *self.every) for part in source.parts())]
-
-
-class Share(Source):
-    """A part of another split's images."""
-
-    def __init__(self, title: str, whole: Source, fraction: float, seed: int, rest: bool):
-        super().__init__(title, whole.annotations, whole.folders)
-        self.whole, self.fraction, self.seed, self.rest = whole, fraction, seed, rest
-        self.names, self.files = whole.names, whole.files  # type: ignore[method-assign]
-
-    def read(self) -> Parsed:
-        parsed = self.whole.read()
-        if len(parsed.table) < 2:
-            raise UserError(f"{self.annotations}: one image cannot be split into a train and a val set")
-        images = share(parsed.table, self.fraction, self.seed)
-        if self.rest:
-            images = np.setdiff1d(np.arange(len(parsed.table)), images)
-        return Parsed(parsed.table.take(images), parsed.derived, parsed.problems, parsed.notes)
-
-    def parts(self) -> Iterable[Any]:
-        return [*self.whole.parts(), self.fraction, self.seed, self.rest]
+    def __post_init__(self) -> None:
+        if "test" in self.sources:
+            self.sources["test"].needs_labels = False
 
 
 def common_folder(folders: Sequence[Path]) -> Path:
@@ -137,32 +91,10 @@ def content_of(table: Table, folders: Sequence[Path]) -> dict[str, Any]:
     content, common = table.content(), common_folder(folders)
     if len(folders) > 1:
         for image, folder in zip(content["images"], table.folders.tolist()):
-            image["file_name"] = os.path.relpath(folders[folder] / image["file_name"], common)
+            image["file_name"] = name_below(common, folders[folder], image["file_name"])
     return content
 
 
-def share(table: Table, fraction: float, seed: int) -> np.ndarray:
-    """The rising indices of a random part of the images, at least one and not all. It depends on the seed and the
-    number of images only."""
-    count = min(max(1, round(fraction * len(table))), len(table) - 1)
-    return np.sort(np.random.default_rng(seed).permutation(len(table))[:count])
-
-
-def merged_names(sources: Iterable[Source]) -> ClassNames:
-    """The classes of all sources by name; each has the id of the first that has it, or the next free one."""
-    merged: ClassNames = {}
-    known: set[str] = set()
-    for source in sources:
-        for i, name in sorted(source.names().items()):
-            if comparable(name) not in known:
-                known.add(comparable(name))
-                merged[i if i not in merged else max(merged) + 1] = name
-    return merged
-
-
-def _renumbering(table: Table, ids: Mapping[str, int]) -> np.ndarray:
-    """New category ids [largest + 1] by the old ones."""
-    numbers = np.zeros(max(table.names) + 1, np.int32)
-    for old, name in table.names.items():
-        numbers[old] = ids[comparable(name)]
-    return numbers
+def name_below(common: Path, folder: Path, name: str) -> str:
+    """The file name below the common folder. Raises UserError if it leads outside its own."""
+    return os.path.relpath(inside(folder, name.replace("\\", "/")), common)

@@ -3,6 +3,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
+from datasets.formats.listing import read_bytes
 from util.errors import UserError
 
 
@@ -47,12 +48,12 @@ def read_xml(path: Path) -> Element:
     parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = text, refuse
     parser.buffer_text = True
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(read_bytes(path), True)
+    except UserError:
+        raise
     except (expat.ExpatError, ValueError, LookupError) as error:
-        if isinstance(error, UserError):
-            raise
         line = getattr(error, "lineno", parser.CurrentLineNumber)
         raise UserError(f"{path}, line {line}: no valid XML: {error}") from error
-    except OSError as error:
+    except FileNotFoundError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     return open_elements[0].children[0]

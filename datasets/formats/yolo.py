@@ -1,45 +1,69 @@
 """YOLO's layout: data.yaml, and beside each image a text file with lines `class cx cy w h`, in parts of the image.
 
-A line may also hold a corner list (`class x y x y x y ...`: the box around it), or end with a confidence.
+A line may also hold a corner list (`class x y x y x y ...`: the box around it), or end with a confidence or keypoints.
 """
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datasets.annotations import Problem
-from datasets.formats.listing import header_size, of_one_name
+from datasets.formats.listing import header_size, is_image, meant, of_one_name, read_text
 from datasets.formats.parsed import Parsed
 from datasets.formats.source import Source
+from datasets.images import spelling
 from datasets.table import make_table
 from util.class_names import ClassNames
 from util.errors import UserError
 
+CLASSES = "classes.txt"  # among label files: a name a line
 REACH = 0.5  # parts of the image by which a centre may lie outside; more is no fraction
 
 
 class YoloSource(Source):
     """images: the files. names: the classes by their index in the label files; category ids are one more.
-    labels: the folder of the label files, if they are not where YOLO looks for them."""
+    labels: the folder of the label files, if they are not where YOLO looks for them. keypoints: how many numbers
+    follow each box."""
 
     def __init__(self, title: str, described: Path, folder: Path, images: Sequence[Path], names: Sequence[str],
-                 labels: Path | None = None):
+                 labels: Path | None = None, keypoints: int = 0):
         super().__init__(title, described, [folder])
-        self.images, self.classes, self.labels = list(images), list(names), labels
+        self.images, self.classes, self.labels, self.keypoints = list(images), list(names), labels, keypoints
 
     def names(self) -> ClassNames:
         return dict(enumerate(self.classes, 1))
 
     def files(self) -> Iterable[Path]:
         yield self.annotations
+        labels = self.label_files()
         for image in self.images:
             yield image
-            yield self.label_file(image)
+            yield labels[image]
 
     def parts(self) -> Iterable[Any]:
-        return [*super().parts(), *self.classes, self.labels]
+        return [*super().parts(), *self.classes, self.labels, self.keypoints]
+
+    def label_files(self) -> dict[Path, Path]:
+        """By image: its file, also where accents or upper and lower case are written otherwise, or where it would
+        be."""
+        wanted, folders = {image: self.label_file(image) for image in self.images}, defaultdict(list)
+        for path in wanted.values():
+            folders[path.parent].append(path.name)
+        names = {folder: meant(asked, _names_in(folder)) for folder, asked in folders.items()}
+        return {image: path.with_name(names[path.parent].get(path.name, path.name)) for image, path in wanted.items()}
+
+    def without_image(self, labels: Mapping[Path, Path]) -> list[Problem]:
+        """Label files beside those of the images, for which the folder of images has none, listed or not."""
+        pairs = {(image.parent, label.parent) for image, label in labels.items()}
+        images = {(parent, spelling(name)) for parent, label_folder in pairs
+                  for name in (os.path.splitext(name)[0] for name in _names_in(parent) if is_image(name))}
+        listed = {*labels.values()}
+        return [Problem("no_image", f"{folder / name}", {}) for parent, folder in sorted(pairs)
+                for name in sorted(_names_in(folder)) if name.endswith(".txt") and name != CLASSES
+                and folder / name not in listed and (parent, spelling(name.removesuffix(".txt"))) not in images]
 
     def label_file(self, image: Path) -> Path:
         if self.labels is not None:
@@ -48,20 +72,21 @@ class YoloSource(Source):
 
     def read(self) -> Parsed:
         images, problems = of_one_name(self.images)
-        lines = _Lines(len(self.classes), self.annotations)
+        lines, labels = _Lines(len(self.classes), self.annotations, self.keypoints), self.label_files()
         for index, image in enumerate(images):
-            path = self.label_file(image)
+            path = labels[image]
             try:
-                text = path.read_text(encoding="utf-8-sig")
+                text = read_text(path)
             except FileNotFoundError:
                 problems.append(Problem("no_labels", f"{image}: no {path}", {}))
-            except (OSError, UnicodeDecodeError) as error:
-                problems.append(Problem("bad_line", f"{path}: cannot be read as text: {error}", {}))
+            except UserError as error:
+                problems.append(Problem("bad_line", str(error), {}))
             else:
                 lines.add(index, path, text)
-        if images and sum(problem.kind == "no_labels" for problem in problems) == len(images):
+        if self.needs_labels and images and sum(problem.kind == "no_labels" for problem in problems) == len(images):
             raise UserError(f"{self.annotations}: none of the {len(images)} images of {self.folder} has a label file, "
-                            f"such as {self.label_file(images[0])}")
+                            f"such as {labels[images[0]]}")
+        problems += self.without_image(labels)
         if not images and not problems:
             raise UserError(f"{self.annotations}: no images in {self.folder}")
         sizes = np.array([header_size(image) for image in images], np.float64).reshape(-1, 2)
@@ -78,6 +103,10 @@ class YoloSource(Source):
         return Parsed(table, lines.derived, problems + lines.problems)
 
 
+def _names_in(folder: Path) -> list[str]:
+    return os.listdir(folder) if os.path.isdir(folder) else []
+
+
 def label_file(image: Path) -> Path:
     """The last folder `images` of the path becomes `labels`; without one, the label file is beside the image."""
     parts = list(image.parts)
@@ -91,8 +120,8 @@ def label_file(image: Path) -> Path:
 class _Lines:
     """The lines of all label files: for each that is kept, image, class, box (cx, cy, w, h) and where it stands."""
 
-    def __init__(self, classes: int, described: Path):
-        self.classes, self.described = classes, described
+    def __init__(self, classes: int, described: Path, keypoints: int = 0):
+        self.classes, self.described, self.keypoints = classes, described, keypoints
         self.images: list[int] = []
         self.labels: list[int] = []
         self.boxes: list[list[float]] = []
@@ -120,7 +149,9 @@ class _Lines:
             self.places.append((path, number))
 
     def _box(self, numbers: list[float]) -> list[float]:
-        if len(numbers) == 5:
+        if self.keypoints and len(numbers) == 4 + self.keypoints:
+            self.derived["keypoints"] += 1
+        elif len(numbers) == 5:
             self.derived["confidence"] += 1
         elif len(numbers) >= 6 and len(numbers) % 2 == 0:
             self.derived["outline"] += 1

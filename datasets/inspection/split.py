@@ -78,6 +78,9 @@ KINDS = {
     "repeated_name": Kind("images of one name, so that it is unknown which of them is annotated", BOTH, "left out"),
     "no_labels": Kind("images without an annotation file, which training takes for images without objects",
                       remedy="written without boxes"),
+    "no_image": Kind("label files without an image", remedy="left out"),
+    "from_0": Kind("files with boxes from pixel 0, where Pascal VOC counts from 1: if all of them count from 0, boxes "
+                   "are 1 px off"),
     "tiny": Kind("boxes with a side below 1 px"),
     "whole_image": Kind("boxes that cover the whole image"),
 } | {kind: Kind(meaning, remedy="written so") for kind, meaning in DERIVED.items() if kind != "default"}

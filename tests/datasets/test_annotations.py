@@ -4,6 +4,7 @@ import json
 import pytest
 
 from datasets.annotations import doubtful_boxes, entry_problems, read_content, usable_annotations
+from tests.datasets.coco_sets import CROWD, edited, every, untouched, worth
 from util.errors import UserError
 
 IMAGES = {1: {"id": 1, "width": 100, "height": 80}, 2: {"id": 2, "width": 400, "height": 600}}
@@ -140,3 +141,62 @@ def test_boxes_of_another_format_are_recognised(name):
     [(float("nan"), 0, 1, 1)] * 5])
 def test_sound_boxes_are_not_doubted(boxes):
     assert doubtful_boxes(IMAGES, rows(boxes)) is None
+
+
+# what a training and an evaluation make of it
+
+
+def test_areas_and_crowd_flags_have_defaults(root):
+    with edited(root) as content:
+        content["annotations"] = [{k: v for k, v in a.items() if k not in ("area", "iscrowd", "segmentation")}
+                                  for a in content["annotations"]]
+        del content["info"], content["licenses"]
+    dataset = untouched(root)
+    everything = dataset.coco.imgToAnns[CROWD + 1]
+    _, target = dataset[CROWD]
+    assert target["area"].tolist() == [a["bbox"][2] * a["bbox"][3] for a in everything]
+
+
+def other_ids(new):
+    def change(content):
+        for image in content["images"]:
+            image["id"] = new(image["id"])
+        for annotation in content["annotations"]:
+            annotation["image_id"] = new(annotation["image_id"])
+    return change
+
+
+OTHERWISE_WRITTEN = {
+    **{f"area {value!r}": every(lambda a, value=value: a.update(area=value))
+       for value in (None, 0, -1, 1.0, 1e12, float("nan"), float("inf"), "0", "nan")},
+    "no area": every(lambda a: a.pop("area")), "area as text": every(lambda a: a.update(area=str(a["area"]))),
+    "iscrowd as text": every(lambda a: a.update(iscrowd=str(a["iscrowd"]))),
+    "iscrowd as bool": every(lambda a: a.update(iscrowd=bool(a["iscrowd"]))),
+    "iscrowd null": every(lambda a: a.update(iscrowd=a["iscrowd"] or None)),
+    "no iscrowd": every(lambda a: a["iscrowd"] or a.pop("iscrowd")),
+    "boxes as text": every(lambda a: a.update(bbox=[str(x) for x in a["bbox"]])),
+    "class ids as text": every(lambda a: a.update(category_id=str(a["category_id"]))),
+    "class ids as floats": every(lambda a: a.update(category_id=float(a["category_id"]))),
+    "image ids as text": every(lambda a: a.update(image_id=str(a["image_id"]))),
+    "no annotation ids": every(lambda a: a.pop("id")),
+    "segmentation null": every(lambda a: a.update(segmentation=None)),
+    "image ids as floats": other_ids(float), "hashes of 64 bits": other_ids(lambda i: 2**64 - 2 * i),
+    "hashes and small numbers": other_ids(lambda i: i if i % 2 else 2**63 + i),
+    "hashes below 0 and above": other_ids(lambda i: (-1) ** i * (2**63 + i)),
+    "texts": other_ids(lambda i: f"img_{i}"), "texts and numbers": other_ids(lambda i: i if i % 2 else f"img_{i}"),
+    "numbers with fractions": other_ids(lambda i: i + 0.5),
+    "a polygon for a box": every(lambda a: a.update(bbox=None, segmentation=[[
+        a["bbox"][0], a["bbox"][1], a["bbox"][0] + a["bbox"][2], a["bbox"][1],
+        a["bbox"][0] + a["bbox"][2] / 2, a["bbox"][1] + a["bbox"][3]]])),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE_WRITTEN)
+def test_what_is_written_otherwise_is_worth_the_same(root, name):
+    with edited(root, "val") as content:
+        every(lambda a: a.update(area=a["bbox"][2] * a["bbox"][3]))(content)
+    wanted = [worth(root, shift) for shift in (0, 3)]
+    assert wanted[0][0] == pytest.approx(1) and wanted[1][0] < 0.9
+    with edited(root, "val") as content:
+        OTHERWISE_WRITTEN[name](content)
+    assert [worth(root, shift) for shift in (0, 3)] == [pytest.approx(numbers) for numbers in wanted]

@@ -70,6 +70,28 @@ def test_a_damaged_cache_is_replaced(tmp_path, everything_is_large, caplog):
             assert "is damaged" in caplog.text and file.read_bytes() == sound
 
 
+@pytest.mark.parametrize("old, new", [(b'\\"ant\\"', b'\\"art\\"'), (b"root of the", b"root of she")])
+def test_names_and_what_the_log_says_are_part_of_the_checksum(tmp_path, everything_is_large, caplog, old, new):
+    data = opened("roboflow", tmp_path / "set", tmp_path / "cache")
+    wanted = data.split("train").table.names
+    (file,) = cached(tmp_path / "cache")
+    sound = file.read_bytes()
+    assert sound.count(old) == 1
+    file.write_bytes(sound.replace(old, new))
+    assert DetectionData(tmp_path / "set", cache_folder=tmp_path / "cache").split("train").table.names == wanted
+    assert "is damaged" in caplog.text and file.read_bytes() == sound
+
+
+def test_a_table_outlives_the_file_that_takes_its_place(tmp_path, everything_is_large):
+    old = opened("coco", tmp_path / "set", tmp_path / "cache").split("train").table
+    before = old.boxes.tolist()
+    content = json.loads((tmp_path / "set/annotations/instances_train2017.json").read_text())
+    content["annotations"] = []
+    (tmp_path / "set/annotations/instances_train2017.json").write_text(json.dumps(content))
+    new = DetectionData(tmp_path / "set", cache_folder=tmp_path / "cache").split("train").table
+    assert len(new.boxes) == 0 and old.boxes.tolist() == before and len(cached(tmp_path / "cache")) == 1
+
+
 def test_a_cache_of_another_version_is_replaced(tmp_path, everything_is_large, monkeypatch):
     opened("coco", tmp_path / "set", tmp_path / "cache").split("train")
     before = cached(tmp_path / "cache")[0].read_bytes()

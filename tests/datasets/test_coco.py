@@ -1,8 +1,5 @@
 """COCO folders, whole and damaged: what is read, what is left out, and what is refused by name."""
-import contextlib
-import json
 import logging
-import random
 import shutil
 
 import numpy as np
@@ -10,49 +7,21 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.coco import CocoDetection, check_num_classes, class_names, collate, read_annotations
-from datasets.coco_eval import coco_results, summarize
+from datasets.coco import check_num_classes, class_names, collate, read_annotations
 from datasets.images import read_image
-from datasets.loaders import train_loader
-from datasets.transforms import train_transforms, val_transforms
-from util.errors import UserError
+from tests.datasets.coco_sets import (
+    CROWD,
+    NONE,
+    edited,
+    every,
+    file_of,
+    only_image,
+    opened,
+    picture,
+    refusal,
+    untouched,
+)
 from util.options import DataOptions
-
-SMALL = DataOptions(data_aug_scales=[64, 96], data_aug_max_size=128, data_aug_scales2_resize=[64, 80],
-                    data_aug_scales2_crop=[48, 64])
-NONE, CROWD = 3, 7  # index of the image without objects, and of the one with a crowd
-
-
-@pytest.fixture
-def root(coco_root, tmp_path):
-    """A copy of the set that a test may damage."""
-    return shutil.copytree(coco_root, tmp_path / "set")
-
-
-def file_of(root, split):
-    return root / "annotations" / f"instances_{split}2017.json"
-
-
-@contextlib.contextmanager
-def edited(root, split="train"):
-    """The content of an annotation file, written back at the end."""
-    content = json.loads(file_of(root, split).read_text())
-    yield content
-    file_of(root, split).write_text(json.dumps(content))
-
-
-def opened(root, split="train", options=SMALL, **kwargs):
-    transforms = train_transforms if split == "train" else val_transforms
-    return CocoDetection(root, split, transforms(options), **kwargs)
-
-
-def untouched(root, split="train"):
-    """The set without transforms: PIL images, and boxes as xyxy px."""
-    return CocoDetection(root, split, lambda image, target: (image, target))
-
-
-def picture(root, index, split="train"):
-    return root / f"{split}2017" / f"{index + 1:012d}.jpg"
 
 
 def truncate(path):
@@ -67,22 +36,6 @@ def rescale(path):
 
 DAMAGES = {"gone": lambda path: path.unlink(), "truncated": truncate, "empty": lambda path: path.write_bytes(b""),
            "text": lambda path: path.write_text("<html>"), "of another size": rescale}
-
-
-def refusal(read, *args, **kwargs):
-    with pytest.raises(UserError) as error:
-        read(*args, **kwargs)
-    return str(error.value)
-
-
-def only_image(root, width, height, boxes=()):
-    """Replaces both splits by one image of that size. boxes: xywh px."""
-    for split in ("train", "val"):
-        Image.new("RGB", (width, height), (200, 30, 60)).save(picture(root, 0, split))
-        with edited(root, split) as content:
-            content["images"] = [content["images"][0] | {"width": width, "height": height}]
-            content["annotations"] = [{"id": i + 1, "image_id": 1, "category_id": 1, "bbox": box}
-                                      for i, box in enumerate(boxes)]
 
 
 def same(one, other):
@@ -130,17 +83,6 @@ def test_crowds_are_left_out_and_images_without_objects_stay(coco_root):
     assert not target["iscrowd"].any()
     _, target = opened(coco_root)[NONE]
     assert target["boxes"].shape == (0, 4) and target["labels"].shape == (0,)
-
-
-def test_areas_and_crowd_flags_have_defaults(root):
-    with edited(root) as content:
-        content["annotations"] = [{k: v for k, v in a.items() if k not in ("area", "iscrowd", "segmentation")}
-                                  for a in content["annotations"]]
-        del content["info"], content["licenses"]
-    dataset = untouched(root)
-    everything = dataset.coco.imgToAnns[CROWD + 1]
-    _, target = dataset[CROWD]
-    assert target["area"].tolist() == [a["bbox"][2] * a["bbox"][3] for a in everything]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
@@ -195,137 +137,6 @@ def test_a_test_split_has_images_but_no_annotations(root):
 
 # boxes
 
-def test_unusable_boxes_are_dropped_and_counted(root, caplog):
-    bad = [[200, 10, 20, 20], [-50, 10, 20, 20], [10, -20, 5, 20], [10, 10, 0, 20], [10, 10, 20, -3],
-           [float("nan"), 10, 20, 20], [10, 10, float("inf"), 20], [10, 10, 20, float("nan")]]
-    good = [[10, 10, 20, 20], [-5, 40, 20, 20], [90, 70, 1000, 1000]]
-    only_image(root, 100, 80, bad[:4] + good + bad[4:])
-    with caplog.at_level(logging.WARNING):
-        _, target = untouched(root)[0]
-    assert target["boxes"].tolist() == [[10, 10, 30, 30], [0, 40, 15, 60], [90, 70, 100, 80]]
-    assert len(target["labels"]) == len(target["area"]) == len(target["iscrowd"]) == 3
-    assert "train2017: dropped 8 boxes" in caplog.text
-
-
-def test_dropped_boxes_do_not_count_in_the_evaluation(root):
-    only_image(root, 100, 80, [[10, 10, 20, 20], [30, 10, 0, 20], [200, 10, 20, 20]])
-    dataset = opened(root, "val")
-    found = {"scores": torch.tensor([0.9]), "labels": dataset[0][1]["labels"],
-             "boxes": torch.tensor([[10.0, 10, 30, 30]])}
-    summary = summarize(dataset.coco, coco_results([dataset.ids[0]], [found], dataset.coco.cats))
-    assert summary.stats[0] == pytest.approx(1.0)
-
-
-def test_nothing_is_logged_for_a_sound_set(coco_root, caplog):
-    with caplog.at_level(logging.WARNING):
-        opened(coco_root), opened(coco_root, "val")
-    assert not caplog.records
-
-
-def worth(root, shift=0.0):
-    """COCO's twelve numbers of the boxes that a training is taught, moved to the right by `shift` px."""
-    dataset = untouched(root, "val")
-    found = {}
-    for index, image_id in enumerate(dataset.ids):
-        target = dataset.boxes(index)
-        boxes = target["boxes"] + torch.tensor([shift, 0, shift, 0])
-        number = int(dataset.path(index).stem)  # no scores are equal, so that the order of the images is no matter
-        rows = {"scores": torch.linspace(0.99, 0.5, len(boxes)) - number / 1000, "labels": target["labels"],
-                "boxes": boxes}
-        found |= coco_results([image_id], [rows], dataset.coco.cats)
-    return summarize(dataset.coco, found).stats
-
-
-def every(change):
-    """A change of all annotations of a file."""
-    def change_all(content):
-        for annotation in content["annotations"]:
-            change(annotation)
-    return change_all
-
-
-def other_ids(new):
-    def change(content):
-        for image in content["images"]:
-            image["id"] = new(image["id"])
-        for annotation in content["annotations"]:
-            annotation["image_id"] = new(annotation["image_id"])
-    return change
-
-
-OTHERWISE_WRITTEN = {
-    **{f"area {value!r}": every(lambda a, value=value: a.update(area=value))
-       for value in (None, 0, -1, 1.0, 1e12, float("nan"), float("inf"), "0", "nan")},
-    "no area": every(lambda a: a.pop("area")), "area as text": every(lambda a: a.update(area=str(a["area"]))),
-    "iscrowd as text": every(lambda a: a.update(iscrowd=str(a["iscrowd"]))),
-    "iscrowd as bool": every(lambda a: a.update(iscrowd=bool(a["iscrowd"]))),
-    "iscrowd null": every(lambda a: a.update(iscrowd=a["iscrowd"] or None)),
-    "no iscrowd": every(lambda a: a["iscrowd"] or a.pop("iscrowd")),
-    "boxes as text": every(lambda a: a.update(bbox=[str(x) for x in a["bbox"]])),
-    "class ids as text": every(lambda a: a.update(category_id=str(a["category_id"]))),
-    "class ids as floats": every(lambda a: a.update(category_id=float(a["category_id"]))),
-    "image ids as text": every(lambda a: a.update(image_id=str(a["image_id"]))),
-    "no annotation ids": every(lambda a: a.pop("id")),
-    "segmentation null": every(lambda a: a.update(segmentation=None)),
-    "image ids as floats": other_ids(float), "hashes of 64 bits": other_ids(lambda i: 2**64 - 2 * i),
-    "hashes and small numbers": other_ids(lambda i: i if i % 2 else 2**63 + i),
-    "hashes below 0 and above": other_ids(lambda i: (-1) ** i * (2**63 + i)),
-    "texts": other_ids(lambda i: f"img_{i}"), "texts and numbers": other_ids(lambda i: i if i % 2 else f"img_{i}"),
-    "numbers with fractions": other_ids(lambda i: i + 0.5),
-    "a polygon for a box": every(lambda a: a.update(bbox=None, segmentation=[[
-        a["bbox"][0], a["bbox"][1], a["bbox"][0] + a["bbox"][2], a["bbox"][1],
-        a["bbox"][0] + a["bbox"][2] / 2, a["bbox"][1] + a["bbox"][3]]])),
-}
-
-
-@pytest.mark.parametrize("name", OTHERWISE_WRITTEN)
-def test_what_is_written_otherwise_is_worth_the_same(root, name):
-    with edited(root, "val") as content:
-        every(lambda a: a.update(area=a["bbox"][2] * a["bbox"][3]))(content)
-    wanted = [worth(root, shift) for shift in (0, 3)]
-    assert wanted[0][0] == pytest.approx(1) and wanted[1][0] < 0.9
-    with edited(root, "val") as content:
-        OTHERWISE_WRITTEN[name](content)
-    assert [worth(root, shift) for shift in (0, 3)] == [pytest.approx(numbers) for numbers in wanted]
-
-
-@pytest.mark.parametrize("left", [lambda x, w: [-w / 2, w], lambda x, w: [-2, w + 2], lambda x, w: [x, 1000]])
-def test_boxes_over_the_border_are_cut_for_the_evaluation_as_for_the_training(root, left, caplog):
-    def move(annotation):
-        x, y, width, height = annotation["bbox"]
-        x, width = left(x, width)
-        annotation["bbox"] = [x, y, width, height]
-
-    with edited(root, "val") as content:
-        every(move)(content)
-    with caplog.at_level(logging.INFO):
-        coco = read_annotations(root, "val")
-    assert f"val2017: {len(content['annotations'])} boxes extend beyond their image" in caplog.text
-    for annotation in coco.dataset["annotations"]:
-        x, y, width, height = annotation["bbox"]
-        image = coco.imgs[annotation["image_id"]]
-        assert x >= 0 and 0 < x + width <= image["width"] and annotation["area"] <= width * height
-    assert worth(root)[0] == pytest.approx(1)
-
-
-def test_a_mask_keeps_its_area(root):
-    only_image(root, 100, 80, [[10, 10, 20, 20], [-10, 10, 20, 20], [50, 10, 20, 20]])
-    with edited(root) as content:
-        for annotation, area in zip(content["annotations"], (150, 350, 150)):
-            annotation["area"] = area
-    assert [a["area"] for a in read_annotations(root, "train").dataset["annotations"]] == [150, 200, 150]
-
-
-def test_what_was_derived_is_counted_in_one_line(root, caplog):
-    with edited(root) as content:
-        every(lambda a: a.update(area=None, iscrowd=a["iscrowd"] or None))(content)
-    with caplog.at_level(logging.INFO):
-        read_annotations(root, "train")
-    (record,) = caplog.records
-    count = len(content["annotations"])
-    assert f"train2017: derived {count} areas" in record.message and f"; {count - 1} crowd flags" in record.message \
-        or f"train2017: derived {count - 1} crowd flags" in record.message and f"; {count} areas" in record.message
-
 
 @pytest.mark.parametrize("split, words", [("train", "to learn from"), ("val", "to measure AP with")])
 def test_a_set_without_boxes_is_told(root, split, words, caplog):
@@ -338,13 +149,6 @@ def test_a_set_without_boxes_is_told(root, split, words, caplog):
         content["annotations"] = []
     opened(root, split)
     assert f"no box {words}" in caplog.text and "crowd" not in caplog.text
-
-
-def test_boxes_of_another_format_are_told(root, caplog):
-    with edited(root) as content:
-        every(lambda a: a.update(bbox=[x / 200 for x in a["bbox"]]))(content)
-    opened(root)
-    assert "look like parts of the image" in caplog.text
 
 
 def test_pictures_are_read_upright(root, caplog):
@@ -361,48 +165,6 @@ def test_pictures_are_read_upright(root, caplog):
         assert shown.size == size and target["orig_size"].tolist() == [size[1], size[0]]
         assert np.asarray(shown.crop((0, 0, 10, 20))).min() > 200 and np.asarray(shown).mean() < 60
         assert ("have an EXIF orientation" in caplog.text) == (split == "val")
-
-
-@pytest.mark.parametrize("name", ["../outside.jpg", "..\\outside.jpg", "part/../../outside.jpg", "/etc/hostname"])
-def test_file_names_lead_to_no_other_folder(root, name):
-    shutil.copy(picture(root, 0), root / "outside.jpg")
-    with edited(root) as content:
-        content["images"][0]["file_name"] = name
-    assert "leads outside" in refusal(opened, root)
-
-
-VALUES = [None, True, -1, 0, 1.5, 1e308, float("nan"), float("inf"), 10**400, "", "a\0", "\ud800", [], [[]], {}, "1"]
-
-
-def test_no_value_in_an_annotation_file_is_a_crash(root):
-    """Each place of a small file takes each of VALUES, or is left out; only a UserError may come of it."""
-    with edited(root) as content:
-        content["images"], content["categories"] = content["images"][:1], content["categories"][:1]
-        content["annotations"] = [a | {"category_id": 1} for a in content["annotations"] if a["image_id"] == 1][:1]
-    places = [(name, 0, key) for name in ("images", "categories", "annotations") for key in content[name][0]]
-    places += [("annotations", 0, "bbox", 2), ("images", 0), ("categories", 0), ("annotations", 0), ("images",),
-               ("categories",), ("annotations",)]
-    outcomes = {"read": 0, "refused": 0}
-    for *path, last in places:
-        for value in [*VALUES, "left out"]:
-            changed = json.loads(json.dumps(content))
-            entry = changed
-            for key in path:
-                entry = entry[key]
-            if value == "left out":
-                del entry[last]
-            else:
-                entry[last] = value
-            file_of(root, "train").write_text(json.dumps(changed))
-            try:
-                dataset = untouched(root)
-                dataset[0]
-                summarize(dataset.coco, {i: [] for i in dataset.ids})
-                outcomes["read"] += 1
-            except UserError as error:
-                assert str(error).isprintable()
-                outcomes["refused"] += 1
-    assert min(outcomes.values()) > 50
 
 
 # damaged images
@@ -463,95 +225,6 @@ def test_both_sizes_of_an_image_that_differs_are_told(root):
 
 # damaged annotations
 
-def test_missing_folders_and_files_are_named(root):
-    assert "nowhere" in refusal(opened, root / "nowhere")
-    assert "image_info_test-dev2017.json" in refusal(opened, root, "test")
-    shutil.rmtree(root / "val2017")
-    assert "val2017" in refusal(opened, root, "val")
-
-
-@pytest.mark.parametrize("text, words", [
-    ("{", "not valid JSON"), ("", "not valid JSON"), ("[]", "a list"), ("3", "int"), ("{}", "'images'"),
-    ('{"images": [], "categories": []}', "'images'"),
-    ('{"images": [{"id": 1, "file_name": "a.jpg", "height": 1, "width": 1}]}', "'categories'"),
-    ('{"images": {"id": 1}, "categories": [{"id": 1, "name": "a"}]}', "'images'"),
-    ('{"images": ["a.jpg"], "categories": [{"id": 1, "name": "a"}]}', "'images'"),
-    ('{"images": [{"id": 1, "file_name": "a.jpg", "height": 1, "width": 1}], "categories": [{"id": 1, "name": "a"}], '
-     '"annotations": null}', "'annotations'"),
-])
-def test_files_that_are_not_coco_are_refused(root, text, words):
-    file_of(root, "train").write_text(text)
-    message = refusal(opened, root)
-    assert "instances_train2017.json" in message and words in message
-
-
-def test_a_file_that_is_not_text_is_refused(root):
-    file_of(root, "train").write_bytes(b"\x89PNG\xff\xfe\x00")
-    assert "instances_train2017.json" in refusal(opened, root)
-
-
-@pytest.mark.parametrize("entries, key", [
-    ("images", "id"), ("images", "file_name"), ("images", "height"), ("images", "width"), ("categories", "id"),
-    ("categories", "name"), ("annotations", "image_id"), ("annotations", "category_id"),
-    ("annotations", "bbox")])
-def test_an_entry_that_lacks_a_key_is_refused(root, entries, key):
-    with edited(root) as content:
-        del content[entries][1][key]
-    text = refusal(opened, root)
-    assert repr(entries) in text and repr(key) in text and "instances_train2017.json" in text
-
-
-@pytest.mark.parametrize("change", [
-    {"category_id": 99}, {"image_id": 99}, {"bbox": [1, 2, 3]}, {"bbox": "1 2 3 4"}, {"bbox": [1, 2, 3, None]},
-    {"bbox": None}, {"iscrowd": "x"}, {"iscrowd": 2}, {"area": "x"}, {"image_id": True}, {"category_id": "disc"}])
-def test_an_annotation_with_foreign_values_is_refused(root, change):
-    with edited(root) as content:
-        content["annotations"][2] |= change
-        content["annotations"][2]["id"] = 4242
-    text = refusal(opened, root)
-    (key, value), = change.items()
-    assert "4242" in text and key in text and repr(value) in text
-
-
-@pytest.mark.parametrize("number", [-1, "one", 1.5, None, True])
-def test_category_ids_are_whole_numbers_from_0(root, number):
-    with edited(root) as content:
-        content["categories"][0]["id"] = number
-        content["annotations"] = []
-    assert "category ids" in refusal(opened, root)
-
-
-def test_category_ids_are_unique_and_names_are_text(root):
-    with edited(root) as content:
-        content["categories"].append(content["categories"][0] | {"name": "another"})
-    assert "'categories' has the id 1 more than once" in refusal(opened, root)
-    with edited(root) as content:
-        content["categories"].pop()
-        content["categories"][0]["name"] = 7
-    assert "the category 1 has the name 7" in refusal(opened, root)
-
-
-def test_a_byte_order_mark_is_no_matter(root):
-    before = len(opened(root))
-    file_of(root, "train").write_bytes(b"\xef\xbb\xbf" + file_of(root, "train").read_bytes())
-    assert len(opened(root)) == before
-
-
-def test_an_image_id_given_twice_is_refused(root):
-    with edited(root) as content:
-        content["images"][1]["id"] = 1
-        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 2]
-    text = refusal(opened, root)
-    assert "instances_train2017.json" in text and "id 1" in text
-
-
-def test_an_annotation_id_given_twice_is_no_matter(root):
-    """pycocotools would read one of the two twice and the other never."""
-    with edited(root) as content:
-        content["annotations"][1]["id"] = content["annotations"][0]["id"]
-        count = len(content["annotations"])
-    assert len(read_annotations(root, "train").anns) == count
-
 
 def test_classes_must_have_room_for_every_category(coco_root):
     names = class_names(read_annotations(coco_root, "train"))
@@ -603,33 +276,6 @@ def test_another_repetition_or_seed_gives_other_samples_of_the_same_images(coco_
 def test_the_images_of_a_pass_are_not_augmented_alike(coco_root):
     dataset = opened(coco_root)
     assert len({tuple(dataset[i][1]["size"].tolist()) for i in range(8)}) > 2
-
-
-def test_epoch_by_epoch_the_same_samples_whatever_the_workers(coco_root):
-    def epochs(workers):
-        loader = train_loader(opened(coco_root, seed=3), 2, workers, seed=3)
-        batches = []
-        for epoch in range(2):
-            loader.batch_sampler.set_epoch(epoch)
-            batches += list(loader)
-        return batches
-
-    alone = epochs(0)
-    assert len(alone) == 8
-    for workers in (1, 2):
-        for (batch, targets), (wanted, wanted_targets) in zip(epochs(workers), alone, strict=True):
-            assert torch.equal(batch.mask, wanted.mask)
-            for image, target, *other in zip(batch.tensors, targets, wanted.tensors, wanted_targets, strict=True):
-                same((image, target), other)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_sampling_leaves_the_global_random_states_alone(coco_root, workers):
-    loader = train_loader(opened(coco_root), 2, workers, seed=0)
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    assert len(list(loader)) == 4
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
 
 
 def test_sampling_does_not_seed_cuda(coco_root, monkeypatch):

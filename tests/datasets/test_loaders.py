@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import pkgutil
+import random
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from datasets.coco import CocoDetection
 from datasets.loaders import FirstBatches, TrainBatches, eval_loader, train_loader, worker_crash_as_user_error
 from datasets.synthetic import generate
 from datasets.transforms import train_transforms, val_transforms
+from tests.datasets import coco_sets
 from util.errors import UserError
 from util.options import DataOptions
 
@@ -318,24 +320,6 @@ def test_two_processes_share_the_batches_of_one(as_process):
     assert [a | b for a, b in zip(*shares)] == whole
 
 
-def own_memory(process):
-    """Of a process, MB that it shares with no other."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:")) / 1024
-
-
-@pytest.mark.slow
-def test_memory_is_flat_over_2000_steps(coco_root):
-    points = []
-    for step, _ in enumerate(train_loader(opened(coco_root, "train"), 1, 2, seed=0, epoch_batches=2000), 1):
-        if step > 400 and step % 40 == 0:
-            workers = multiprocessing.active_children()
-            assert len(workers) == 2
-            points.append((step, sum(map(own_memory, [os.getpid(), *(worker.pid for worker in workers)]))))
-    slope, _ = np.polyfit(*np.array(points[:-1]).T, 1)  # at the last one, the workers end
-    assert slope * 2000 < 10  # MB
-
-
 # memory
 
 def private_kb(process="self"):
@@ -369,3 +353,38 @@ def test_memory_over_2000_steps_is_flat(tmp_path):
             kept.append([private_kb(), *map(private_kb, workers)])
     growth = np.polyfit(steps, kept, 1)[0]  # KB a step, of each process
     assert (growth < 0.5).all(), growth
+
+
+def same(one, other):
+    tensor, target = one
+    assert torch.equal(tensor, other[0])
+    assert target.keys() == other[1].keys()
+    for key, value in target.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[1][key])), key
+
+
+def test_epoch_by_epoch_the_same_samples_whatever_the_workers(coco_root):
+    def epochs(workers):
+        loader = train_loader(coco_sets.opened(coco_root, seed=3), 2, workers, seed=3)
+        batches = []
+        for epoch in range(2):
+            loader.batch_sampler.set_epoch(epoch)
+            batches += list(loader)
+        return batches
+
+    alone = epochs(0)
+    assert len(alone) == 8
+    for workers in (1, 2):
+        for (batch, targets), (wanted, wanted_targets) in zip(epochs(workers), alone, strict=True):
+            assert torch.equal(batch.mask, wanted.mask)
+            for image, target, *other in zip(batch.tensors, targets, wanted.tensors, wanted_targets, strict=True):
+                same((image, target), other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sampling_leaves_the_global_random_states_alone(coco_root, workers):
+    loader = train_loader(coco_sets.opened(coco_root), 2, workers, seed=0)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert len(list(loader)) == 4
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]

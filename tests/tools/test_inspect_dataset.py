@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets.adapt import SIZES
+from datasets.data import DetectionData
 from tests.datasets.formats import layouts
 from tools.inspect_dataset import finest_stride, get_args_parser, main
 from util.config import Config
@@ -104,6 +105,16 @@ def test_any_layout_becomes_coco(tmp_path, capsys):
         run(*flags, "--convert", "yolo", tmp_path / "other")
     with pytest.raises(UserError, match="choose one"):
         run(*flags, "--convert", "coco", tmp_path / "other", "--fix", tmp_path / "other")
+
+
+def test_a_test_set_is_converted_too(tmp_path, capsys):
+    layouts.write_yolo(tmp_path / "yolo", "train: images/train\nval: images/val\ntest: images/test\nnames: [a, b, c]\n")
+    layouts.save("train", 0, tmp_path / "yolo/images/test")  # without a label file
+    flags = ("--output_dir", tmp_path / "out", "--samples", 1)
+    assert run(tmp_path / "yolo", *flags, "--convert", "coco", tmp_path / "new") == 0
+    table = DetectionData(tmp_path / "new").split("test").table
+    assert list(table.file_names) == ["train_0.png"] and table.names == {1: "a", 2: "b", 3: "c"}
+    assert (tmp_path / "new/test2017/train_0.png").is_file() and "- test: 1 images without" in capsys.readouterr().out
 
 
 def test_options_say_where_data_lies_and_what_is_split_off(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from main import get_args_parser, parse_args
 from util.config import load_config, parse_pairs
+from util.errors import UserError
 from util.options import KEYS, parse_options
 from util.short_forms import REFUSED, SHORT_FORMS, add_short_forms, expand_short_forms
 
@@ -102,3 +103,9 @@ def test_h_detrs_flags_make_its_model():
     assert (options.decoder.num_queries, options.transformer.dropout) == (300, 0)
     assert options.encoder_width == options.decoder_width == 2048
     assert (options.loss.cls_loss_coef, options.backbone.drop_path_rate) == (2.0, 0.5)
+
+
+def test_a_val_set_is_split_off_by_a_flag():
+    assert expanded("--val_fraction", "0.1") == {"val_fraction": 0.1}
+    with pytest.raises(UserError, match="val_fraction"):
+        parse_options(load_config("config/SDETR/sdetr_r50.py", expanded("--val_fraction", "1.5")))

@@ -1,6 +1,7 @@
 """COCO files as tables: in parts and entry by entry they are the same."""
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -158,3 +159,21 @@ def test_facts_that_mean_nothing_are_named(tmp_path, content, words):
     for read in (read_coco_file, read_by_entry):
         with pytest.raises(UserError, match=f"x.json: {words}"):
             read(path)
+
+
+@pytest.mark.parametrize("name", ["images", "annotations", "categories"])
+def test_a_list_that_is_there_twice_is_refused(tmp_path, name):
+    """All but the last would be lost."""
+    path = write(tmp_path / "x.json")
+    path.write_text(path.read_text()[:-1] + f', "{name}": []' + "}")
+    with pytest.raises(UserError, match=f"x.json is not valid JSON: '{name}' is there more than once"):
+        read_coco_file(path)
+    path = write(tmp_path / "y.json")
+    path.write_text('{"info": 1, ' + path.read_text()[1:])
+    assert len(read_coco_file(path).table) == 3  # that is of no use here
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(UserError, match="no annotation file .*x.json"):
+        read_coco_file(tmp_path / "x.json")

@@ -1,11 +1,11 @@
 """data.yaml: what its entries mean, and what is refused."""
 import logging
+import os
 
 import pytest
 
 from datasets.data import DetectionData
 from datasets.formats import find_layout
-from datasets.formats.data_yaml import inner_path
 from tests.datasets.formats.layouts import COUNTS, stem, write_yolo
 from util.errors import UserError
 
@@ -78,12 +78,61 @@ def test_names_may_be_numbered(root):
         "train").table.names == {1: "ant", 2: "bee", 3: "cat"}
 
 
+@pytest.mark.parametrize("words, wanted", [
+    ("[1, 2, 010]", ["1", "2", "010"]), ("[yes, no, on]", ["yes", "no", "on"]),
+    ("[null, 12:30, 1e3]", ["null", "12:30", "1e3"]),
+    ("{0: 2020-01-01, 1: 0x10, 2: ~}", ["2020-01-01", "0x10", "~"]),
+    ("['a b', \"a\\tb\", a_b ]", ["a b", "a\tb", "a_b"])])
+def test_names_are_what_is_written(root, words, wanted):
+    """YAML reads the class no as False, and 010 as 8."""
+    found = DetectionData(described(root, f"train: images/train\nnames: {words}\nnc: 3\n")).source("train").names()
+    assert list(found.values()) == wanted
+
+
+def test_names_that_hardly_differ_are_told(root, caplog):
+    names(described(root, "train: images/train\nnames: [Ant, ant, cat]\n"))
+    assert "the classes 'Ant' (id 1) and 'ant' (id 2) differ in case" in caplog.text
+
+
+@pytest.mark.parametrize("line", ["test: ../test/images", "test: /elsewhere/test", "test: images/test"])
+def test_a_val_or_test_set_that_is_not_there_is_left_out_and_told(root, line, caplog):
+    assert set(DetectionData(described(root, f"train: images/train\n{line}\n{NAMES}")).sources) == {"train"}
+    assert f"data.yaml: test: '{line[6:]}'" in caplog.text and "There is no test set then" in caplog.text
+    with pytest.raises(UserError, match="no val set"):
+        DetectionData(described(root, f"train: images/train\nval: {line[6:]}\n{NAMES}")).source("val")
+    assert "There is no val set then" in caplog.text
+
+
+@pytest.mark.parametrize("empty", ["", " ~", " null", " # none"])
+def test_a_split_may_be_empty(root, empty):
+    assert set(DetectionData(described(root, f"train: images/train\ntest:{empty}\n{NAMES}")).sources) == {"train"}
+
+
+@pytest.mark.parametrize("name", ["data.yaml", "train.txt"])
+def test_pipes_and_folders_are_not_read(root, name):
+    described(root, f"train: train.txt\n{NAMES}")
+    (root / name).unlink(missing_ok=True)
+    os.mkfifo(root / name)
+    with pytest.raises(UserError, match="known layout" if name == "data.yaml" else "train.txt: not a file"):
+        DetectionData(root)
+    (root / name).unlink()
+    if name == "data.yaml":
+        (root / name).mkdir()
+        with pytest.raises(UserError, match="known layout"):
+            DetectionData(root)
+
+
 @pytest.mark.parametrize("text, words", [
+    ("names: [a, b]\nnames: [b, a]\n", "no valid YAML: a key is there twice.*line 1"),
+    ("names: {0: a, 1: b, 1: c}\n", "a key is there twice"),
+    ("kpt_shape: 3\nnames: [a]\n", "kpt_shape must be two numbers"),
+    (f"train: {'a' * 300}\n{NAMES}", "is not there"), ("names: [[a], b]\n", "must be a text"),
+    ("names: {a: b}\nnc: 1\n", "must be 0, 1, .. 0, got a$"),
     ("names: [a]\ntrain: [", "no valid YAML: .*line 2"), ("- a\n", "it holds a list"), ("", "it holds a NoneType"),
     ("!!python/object/apply:os.system [ls]", "no valid YAML"),
     ("train: images/train\n", "'names' must list the classes"), ("names: []\n", "'names' must list"),
     ("names: [a, a]\n", "that no other has"), ("names: ['']\n", "must be a text"),
-    ("names: {1: a, 2: b}\n", r"must be 0, 1, .. 1, got \[1, 2\]"), ("names: [a]\nnc: 2\n", "nc is 2, but there are 1"),
+    ("names: {1: a, 2: b}\n", "must be 0, 1, .. 1, got 1, 2$"), ("names: [a]\nnc: 2\n", "nc is 2, but there are 1"),
     (f"train: {{a: b}}\n{NAMES}", "'train' must be a path or a list of paths"),
     (f"train: nowhere\n{NAMES}", "data.yaml: train: 'nowhere' is not there: there is no .*set/nowhere"),
     (f"train: ../outside\n{NAMES}", "'../outside' lies outside .*set.*train_images"),
@@ -110,11 +159,3 @@ def test_an_image_that_a_list_names_and_nobody_has_is_missing(root, caplog):
     (root / "train.txt").write_text(f"images/train/{TRAIN[0]}\nimages/train/none.png\n")
     described(root, f"train: train.txt\n{NAMES}")
     assert len(CocoDetection(root, "train", None)) == 1 and "names 1 images that" in caplog.text
-
-
-def test_inner_paths(tmp_path):
-    (tmp_path / "a/b").mkdir(parents=True)
-    assert inner_path(tmp_path, "b", tmp_path / "a") == tmp_path / "a/b"
-    assert inner_path(tmp_path, "x/y/a/b") == tmp_path / "a/b"
-    assert inner_path(tmp_path, "none") == tmp_path / "none"
-    assert inner_path(tmp_path, "/none/at/all") is None and inner_path(tmp_path, "../none") is None

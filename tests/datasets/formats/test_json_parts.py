@@ -55,7 +55,8 @@ def test_numbers_of_the_skipped_key_are_not_read(tmp_path, monkeypatch, block):
 @pytest.mark.parametrize("text", [
     "", "[]", "3", "{", '{"a"', '{"a":', '{"a": [', '{"a": [1', '{"a": [1,', '{"a": [1,]}', '{"a": [{},]}', '{"a": 1,}',
     '{"a": 1} 2', '{"a": [{"b": 1} {"b": 2}]}', '{"a": [1 2]}', "{1: 2}", '{"a": 1, "a": 2}', '{"a": tru}',
-    '{"a": [[1]}', '{"a": [{"outline": [1, 2]}'])
+    '{"a": [[1]}', '{"a": [{"outline": [1, 2]}', '{"a": [{"outline": [[1, 2], "b": 3}]}',
+    '{"a": [{"outline": [1]], "b": 3}]}'])
 @pytest.mark.parametrize("block", [1, 1 << 22])
 def test_what_is_no_json_object_is_refused(tmp_path, monkeypatch, text, block):
     monkeypatch.setattr(json_parts, "BLOCK", block)

@@ -1,5 +1,6 @@
 """Pascal VOC's layout, and its usual damages."""
-import logging
+import os
+import unicodedata
 
 import pytest
 
@@ -7,7 +8,7 @@ from datasets.coco import CocoDetection
 from datasets.data import DetectionData
 from datasets.inspection.repair import repair
 from datasets.inspection.split import inspect_split
-from tests.datasets.formats.layouts import COUNTS, boxes_of, save, stem, voc_xml, write_voc
+from tests.datasets.formats.layouts import COUNTS, save, stem, write_voc
 from util.errors import UserError
 from util.options import DataOptions
 
@@ -21,26 +22,8 @@ def xml(root, index=0, split="train"):
     return root / f"Annotations/{stem(split, index)}.xml"
 
 
-def edited(root, old, new, index=0):
-    text = xml(root, index).read_text()
-    assert old in text
-    xml(root, index).write_text(text.replace(old, new, 1))
-
-
 def table(root, split="train"):
     return DetectionData(root).split(split).table
-
-
-def test_boxes_are_from_pixel_to_pixel_counted_from_1(root):
-    first = table(root).boxes[table(root).boxes_of(0)].tolist()
-    assert first == [[x, y, w, h] for _, x, y, w, h in boxes_of("train", 0)]
-
-
-def test_difficult_objects_are_crowds(root):
-    xml(root).write_text(voc_xml("train", 0, difficult="    <difficult>1</difficult>\n"))
-    found = table(root)
-    assert found.crowds[found.boxes_of(0)].all() and not found.crowds[found.boxes_of(1)].any()
-    assert len(CocoDetection(root, "train", lambda image, target: (image, target))[0][1]["labels"]) == 0
 
 
 def test_a_list_may_say_more_than_names(root):
@@ -61,44 +44,8 @@ def test_trainval_stands_for_train(root):
 
 
 def test_classes_are_those_of_all_splits(root):
-    edited(root, "<name>", "<name>a")
+    xml(root).write_text(xml(root).read_text().replace("<name>", "<name>a", 1))
     assert table(root).names == table(root, "val").names and 4 == len(table(root).names)
-
-
-@pytest.mark.parametrize("size", [None, (0, 0), ("x", 3), ("nan", 5)])
-def test_a_size_that_is_left_out_is_the_files(root, size, caplog):
-    xml(root).write_text(voc_xml("train", 0, size=size))
-    with caplog.at_level(logging.INFO):
-        assert table(root).size(0) == (64, 128)
-    assert "derived 1 image sizes that are left out" in caplog.text
-
-
-DAMAGES = {  # what is changed, the line, what is said
-    "no name": ("<name>", "<nom>", "no valid XML"), "no box": ("bndbox>", "box>", "no valid XML"),
-    "an empty name": ("<name>", "<name></name><x>", "no valid XML"),
-    "a word": ("<xmin>", "<xmin>x", "line 7: xmin must be a number, got 'x"),
-    "not finite": ("<ymax>", "<ymax>nan</ymax><ymax>", "line 7: ymax must be a number, got 'nan'"),
-    "no corner": ("<xmax>", "<xmax/><xmax>", "line 7: no xmax"),
-    "no flag": ("<bndbox>", "<difficult>perhaps</difficult><bndbox>",
-                "line 7: difficult must be 0 or 1, got 'perhaps'"),
-    "no box at all": ("<bndbox>", "<bndbox/><bndbox>", "line 7: no xmin"),
-    "no class": ("<name>", "<name/><name>", "line 7: no name"),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGES)
-def test_damages_are_named_by_file_and_line_and_left_out_of_a_copy(root, tmp_path, name):
-    old, new, words = DAMAGES[name]
-    edited(root, old, new)
-    with pytest.raises(UserError, match=rf"Annotations: .*train_0.xml, line \d+.*{words.rpartition(': ')[2]}"):
-        table(root)
-    splits = [inspect_split(root, split) for split in COUNTS]
-    problems = splits[0].by_kind()["bad_line"]
-    assert len(problems) == 1 and words in problems[0].text and splits[0].stops()
-    repair(splits, tmp_path / "new")
-    lost = len(boxes_of("train", 0)) if words == "no valid XML" else 1
-    before = sum(len(boxes_of("train", i)) for i in range(COUNTS["train"]))
-    assert len(table(tmp_path / "new").boxes) == before - lost and len(table(tmp_path / "new")) == COUNTS["train"]
 
 
 def test_an_image_without_a_file_is_one_without_objects_and_told(root, caplog):
@@ -144,3 +91,44 @@ def test_what_is_missing_is_named(root):
     (root / "JPEGImages").rename(root / "Images")
     with pytest.raises(UserError, match="no image folder .*JPEGImages"):
         DetectionData(root)
+
+
+def test_files_are_found_however_their_names_are_written(root, caplog):
+    wanted = table(root).boxes.tolist()
+    nfc, nfd = (unicodedata.normalize(form, "train_\u00e4") for form in ("NFC", "NFD"))
+    (root / "JPEGImages/train_0.png").rename(root / f"JPEGImages/{nfd}.PNG")
+    xml(root).rename(root / "Annotations" / f"{nfc.upper()}.xml")
+    names = (root / "ImageSets/Main/train.txt").read_text().replace("train_0", nfc)
+    (root / "ImageSets/Main/train.txt").write_text(names, encoding="utf-8")
+    found = table(root)
+    assert sorted(found.boxes.tolist()) == sorted(wanted) and f"{nfd}.PNG" in list(found.file_names)
+    assert not caplog.records
+
+
+def test_names_may_hold_spaces(root):
+    for old, new in (("train_0", "photo 1"), ("train_1", "photo (2)")):
+        (root / f"JPEGImages/{old}.png").rename(root / f"JPEGImages/{new}.png")
+        (root / f"Annotations/{old}.xml").rename(root / f"Annotations/{new}.xml")
+    (root / "ImageSets/Main/train.txt").write_text("photo 1\nphoto (2) 1\ntrain_3 -1\n")
+    assert list(table(root).file_names) == ["photo (2).png", "photo 1.png", "train_3.png"]
+
+
+def test_lists_of_other_names_only_are_no_split(root):
+    for split in COUNTS:
+        (root / f"ImageSets/Main/{split}.txt").rename(root / f"ImageSets/Main/ant_{split}.txt")
+    with pytest.raises(UserError, match="Main has ant_train.txt, ant_val.txt, but none of train.txt, .*write train"):
+        DetectionData(root)
+    (root / "ImageSets/Main/ant_train.txt").rename(root / "ImageSets/Main/default.txt")  # as CVAT writes it
+    assert len(table(root)) == COUNTS["train"]
+
+
+def test_hidden_files_and_pipes(root):
+    for split in COUNTS:
+        (root / f"ImageSets/Main/{split}.txt").unlink()
+    (root / "Annotations/._train_0.xml").write_bytes(b"\0\5\x16\7")  # macOS
+    (root / "JPEGImages/._train_0.png").write_bytes(b"\0\5\x16\7")
+    assert len(table(root)) == sum(COUNTS.values())
+    xml(root).unlink()
+    os.mkfifo(xml(root))
+    with pytest.raises(UserError, match="train_0.xml: not a file"):
+        table(root)

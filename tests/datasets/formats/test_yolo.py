@@ -1,5 +1,7 @@
 """YOLO's label files, and their usual damages."""
 import logging
+import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -154,3 +156,55 @@ def test_a_byte_order_mark_is_no_matter(root):
     label(root).write_bytes(b"\xef\xbb\xbf" + label(root).read_bytes())
     assert len(boxes(root)) == len(boxes_of("train", 0))
     assert table(root).names == dict(enumerate(NAMES, 1))
+
+
+def test_label_files_are_found_however_their_names_are_written(root, caplog):
+    wanted = boxes(root), boxes(root, 1)
+    nfc, nfd = (unicodedata.normalize(form, "Fu\u00dfg\u00e4nger") for form in ("NFC", "NFD"))
+    for index, image, text in ((0, f"{nfc}.png", f"{nfd}.txt"), (1, "IMG_1.PNG", "img_1.TXT")):
+        (root / f"images/train/{stem('train', index)}.png").rename(root / "images/train" / image)
+        label(root, index).rename(root / "labels/train" / text)
+    found = table(root)
+    of = {name: found.boxes[found.boxes_of(i)].tolist() for i, name in enumerate(found.file_names)}
+    assert (of[f"{nfc}.png"], of["IMG_1.PNG"]) == wanted and not caplog.records
+    before = DetectionData(root).source("train").state()
+    (root / f"labels/train/{nfd}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    assert DetectionData(root).source("train").state() != before
+
+
+def test_label_files_without_an_image_are_told_and_left_out(root, tmp_path, caplog):
+    for name in ("none", "other", "classes"):
+        (root / f"labels/train/{name}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    assert len(table(root)) == COUNTS["train"]
+    assert "2 label files without an image, left out, such as" in caplog.text and "train/none.txt" in caplog.text
+    kinds, copy, stops = copied(root, tmp_path)
+    assert kinds == {"no_image": 2} and not stops and len(copy) == COUNTS["train"]
+
+
+def test_label_files_of_images_that_another_list_has_are_not_told(root, caplog):
+    (root / "train.txt").write_text("images/train/train_0.png\n")
+    (root / "data.yaml").write_text("train: train.txt\nnames: [ant, bee, cat]\n")
+    assert len(table(root)) == 1 and not caplog.records
+
+
+def test_keypoints_are_not_taken_for_corners(root, caplog):
+    label(root).write_text("0 0.5 0.5 0.25 0.25 0.1 0.1 0.9 0.9\n")
+    (root / "data.yaml").write_text("train: images/train\nkpt_shape: [2, 2]\nnames: [ant, bee, cat]\n")
+    with caplog.at_level(logging.INFO):
+        assert boxes(root) == [[24, 48, 16, 32]]
+    assert "derived 1 lines with keypoints after the box" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_is_named_and_not_waited_for(root, kind):
+    label(root).unlink()
+    os.mkfifo(label(root)) if kind == "pipe" else label(root).mkdir()
+    with pytest.raises(UserError, match="train_0.txt: not a file"):
+        table(root)
+
+
+def test_images_to_detect_in_need_no_labels(root):
+    for path in (root / "labels/val").iterdir():
+        path.unlink()
+    (root / "data.yaml").write_text("train: images/train\ntest: images/val\nnames: [ant, bee, cat]\n")
+    assert len(table(root, "test")) == COUNTS["val"] and not len(table(root, "test").boxes)
