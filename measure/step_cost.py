@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from datasets.transforms import model_input
 from measure.memory import measure_memory, resident
 from models.criterion import weighted_sum
 from util.distributed import world_size
@@ -93,7 +94,7 @@ def _step(model: nn.Module, criterion: nn.Module, optimizer: AdamW, trained: lis
           device: torch.device, amp_dtype: torch.dtype | None) -> float:
     """One training step; returns its seconds."""
     start = time.perf_counter()
-    samples = batch[0].to(device)
+    samples = model_input(batch[0].to(device))
     targets = [{name: target[name].to(device) for name in ("labels", "boxes")} for target in batch[1]]
     with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
         outputs = model(samples, targets)

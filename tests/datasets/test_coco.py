@@ -55,7 +55,7 @@ def test_items_hold_what_the_docs_say(coco_root, split):
     for index in range(8):
         image, target = dataset[index]
         count = len(target["boxes"])
-        assert image.dtype == torch.float32 and image.shape == (3, *target["size"])
+        assert image.dtype == torch.uint8 and image.shape == (3, *target["size"])
         assert target["boxes"].shape == (count, 4) and type(target["boxes"]) is torch.Tensor
         assert target["boxes"].dtype == torch.float32 and target["labels"].dtype == torch.int64
         assert target["labels"].shape == target["area"].shape == target["iscrowd"].shape == (count,)

@@ -54,9 +54,9 @@ def seen(white):
 
 
 def white_of(image):
-    """Where a PIL image or a model input [3, H, W] is white."""
+    """Where a PIL image or a tensor [3, H, W] is white."""
     if isinstance(image, torch.Tensor):
-        return (image > 0.2).all(0).numpy()
+        return (image > 127).all(0).numpy()
     return (np.asarray(image) > 127).all(-1)
 
 

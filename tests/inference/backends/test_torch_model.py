@@ -6,7 +6,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from datasets.transforms import val_transforms
+from datasets.transforms import normalized, val_transforms
 from inference.backends import in_order, same_size_groups
 from inference.backends.torch_model import TorchBackend, open_backend
 from inference.predictor import Predictor
@@ -103,7 +103,7 @@ def test_an_image_is_prepared_as_in_an_evaluation(backend, tiny_config):
               "area": torch.tensor([100.0])}
     wanted, _ = val_transforms(parse_options(tiny_config).data)(IMAGE, target)
     batch = backend.model_input([prepared(backend)] * 2)
-    assert torch.equal(batch.tensors, wanted.expand(2, -1, -1, -1)) and not batch.mask.any()
+    assert torch.equal(batch.tensors, normalized(wanted).expand(2, -1, -1, -1)) and not batch.mask.any()
 
 
 def test_detections_are_those_of_the_postprocessing_in_the_order_of_their_scores(backend):
