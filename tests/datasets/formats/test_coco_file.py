@@ -134,8 +134,8 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         read_coco_file(tmp_path / "x.json")
 
 
-CHANGES = [None, True, -1, 0, 2, 4, 1.0, 1.5, 1e300, float("nan"), float("inf"), 10**400, 2**63, "", "1", "a\0", "\ud800",
-           [], [[]], {}, [1, 2, 3, 4], {"counts": [1]}, "segmentation", {"segmentation": [1, 2]}, 10_000]
+CHANGES = [None, True, -1, 0, 2, 4, 1.0, 1.5, 1e300, float("nan"), float("inf"), 10**400, 2**63, "", "1", "a\0",
+           "\ud800", [], [[]], {}, [1, 2, 3, 4], {"counts": [1]}, "segmentation", {"segmentation": [1, 2]}, 10_000]
 
 
 def outcome(read, path, with_root):
@@ -154,7 +154,8 @@ def test_both_ways_agree_on_what_is_changed_at_random(tmp_path, monkeypatch):
     for number in range(400):
         content = json.loads(json.dumps(SEVERAL | {"annotations": annotations()}))
         for _ in range(generator.choice([1, 1, 2])):
-            entry = generator.choice(content[generator.choice(["images", "annotations", "annotations", "categories"])])
+            name = generator.choice(["images", "annotations", "annotations", "categories"])
+            entry = generator.choice(content[name])
             key = generator.choice([*entry, "area", "iscrowd", "segmentation"])
             entry[key] = generator.choice(CHANGES)
             if generator.random() < 0.2:
