@@ -58,7 +58,7 @@ class DetectionData:
     def source(self, name: str) -> Source:
         """Raises UserError if the data set has no such split."""
         if name not in self.sources:
-            advice = "; --val_fraction 0.1 splits a tenth off the train set" if name == "val" else ""
+            advice = "; --options val_fraction=0.1 splits a tenth off the train set" if name == "val" else ""
             raise UserError(f"no {name} set in {self.root}: {self.layout.name} has {self.layout.holds}{advice}")
         return self.sources[name]
 

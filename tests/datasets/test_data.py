@@ -81,7 +81,7 @@ def test_a_val_set_is_split_off_by_seed(tmp_path):
     write_yolo(tmp_path / "set", "train: images/train\nnames: [ant, bee, cat]\n")
     assert split_off() == split_off()
     assert len({tuple(split_off(val_seed=seed)) for seed in range(5)}) > 1
-    with pytest.raises(UserError, match="no val set in .*set.*--val_fraction 0.1 splits"):
+    with pytest.raises(UserError, match="no val set in .*set.*--options val_fraction=0.1 splits"):
         DetectionData(tmp_path / "set").split("val")
 
 

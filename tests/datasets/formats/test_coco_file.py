@@ -2,6 +2,8 @@
 import json
 import logging
 import os
+import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -177,3 +179,37 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "x.json")
     with pytest.raises(UserError, match="no annotation file .*x.json"):
         read_coco_file(tmp_path / "x.json")
+
+
+CHANGES = [None, True, -1, 0, 2, 4, 1.0, 1.5, 1e300, float("nan"), float("inf"), 10**400, 2**63, "", "1", "a\0",
+           "\ud800", [], [[]], {}, [1, 2, 3, 4], {"counts": [1]}, "segmentation", {"segmentation": [1, 2]}, 10_000]
+
+
+def outcome(read, path, with_root):
+    try:
+        found = read(path, with_root)
+    except UserError as error:
+        return str(error)
+    table = found.table
+    return [table.names, [table.image_id(i) for i in range(len(table))], list(table.file_names), table.starts.tolist(),
+            repr([table.sizes.tolist(), table.boxes.tolist(), table.areas.tolist()]), table.labels.tolist(),
+            table.crowds.tolist(), +found.derived, found.notes]
+
+
+def test_both_ways_agree_on_what_is_changed_at_random(tmp_path, monkeypatch):
+    generator, outcomes = random.Random(0), Counter()
+    for number in range(400):
+        content = json.loads(json.dumps(SEVERAL | {"annotations": annotations()}))
+        for _ in range(generator.choice([1, 1, 2])):
+            name = generator.choice(["images", "annotations", "annotations", "categories"])
+            entry = generator.choice(content[name])
+            key = generator.choice([*entry, "area", "iscrowd", "segmentation"])
+            entry[key] = generator.choice(CHANGES)
+            if generator.random() < 0.2:
+                del entry[key]
+        path = write(tmp_path / "x.json", generator.choice([None, 1]), **content)
+        monkeypatch.setattr(json_parts, "BLOCK", generator.choice([1, 7, 300, 1 << 22]))
+        found = [outcome(read, path, number % 2) for read in (read_coco_file, read_by_entry)]
+        assert found[0] == found[1], path.read_text()
+        outcomes[type(found[0])] += 1
+    assert min(outcomes[str], outcomes[list]) > 50
