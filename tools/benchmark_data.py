@@ -2,6 +2,7 @@
 
     python tools/benchmark_data.py start FOLDER [--times 10]     time and memory to the first sample, and of a worker
     python tools/benchmark_data.py loader                        samples per second, against torchvision's own classes
+    python tools/benchmark_data.py draft FOLDER --side PX        what JPEG's draft mode would gain and change there
 
 `start` writes a COCO set into FOLDER, unless it is there: COCO's numbers of images and boxes, or `--times` as many
 boxes. Every start is a program of its own, which imports what main.py imports; the first reads the annotations, the
@@ -32,13 +33,13 @@ SOURCES = 16  # picture files; the others are further names of them
 
 def main(args: argparse.Namespace) -> int:
     """Returns the exit code."""
-    if args.part == "loader":
-        from data_loading import compare_loaders  # here, because `start` measures other processes only
+    if args.folder is None and args.part != "loader":
+        raise UserError(f"{args.part} needs a FOLDER")
+    if args.part != "start":
+        from data_loading import compare_draft, compare_loaders  # here, because `start` measures other processes
 
-        print(compare_loaders(args.seconds))
+        print(compare_loaders(args.seconds) if args.part == "loader" else compare_draft(args.folder, args.side))
         return 0
-    if args.folder is None:
-        raise UserError("start needs a FOLDER for the generated set")
     root = args.folder / f"boxes_x{args.times}"
     if not (root / "complete").exists():
         print(f"writing {root}", flush=True)
@@ -134,13 +135,16 @@ def _write_pictures(folder: Path, count: int) -> None:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
-    parser.add_argument("part", choices=("start", "loader"))
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="where the generated set is kept")
+    parser.add_argument("part", choices=("start", "loader", "draft"))
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER",
+                        help="start: where the generated set is kept; draft: the pictures")
     parser.add_argument("--times", type=int, default=1, help="start: as many times COCO's boxes; default: %(default)s")
     parser.add_argument("--starts", type=int, default=3, help="start: how many, one after the other; default: "
                                                                "%(default)s")
     parser.add_argument("--processes", type=int, default=1, help="start: at once; default: %(default)s")
     parser.add_argument("--code", type=Path, default=ROOT, help="start: the project's folder; default: this one")
+    parser.add_argument("--side", type=int, default=240, help="draft: shorter side that the images will have, px; "
+                                                              "default: %(default)s")
     parser.add_argument("--seconds", type=float, default=20, help="loader: of each measurement; default: %(default)s")
     return parser
 

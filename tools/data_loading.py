@@ -1,4 +1,6 @@
-"""How many samples a second a data-loading process makes: part of tools/benchmark_data.py."""
+"""How many samples a second a data-loading process makes, and what draft mode would change: parts of
+tools/benchmark_data.py.
+"""
 import tempfile
 import time
 from collections.abc import Iterable
@@ -6,7 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision import datasets as torchvision_datasets
 from torchvision.transforms import v2
@@ -18,6 +22,7 @@ from datasets.loaders import train_loader
 from datasets.transforms import MEAN, STD, model_input, train_transforms
 from training_parts import write_pictures
 from util.cpu import keep_freed_memory
+from util.errors import UserError
 from util.markdown import table, three_digits
 from util.options import DataOptions
 
@@ -74,6 +79,7 @@ def rate(batches: Iterable, seconds: float) -> float:
 def compare_loaders(seconds: float) -> str:
     """A table of the median rates, measured in turn. Images of this project are normalised where they are used, by
     the GPU or the CPU that trains."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     options = DataOptions()
     keep_freed_memory()  # as main.py does
@@ -90,7 +96,46 @@ def compare_loaders(seconds: float) -> str:
         for _ in range(ROUNDS):
             for name, make in makers.items():
                 rates[name].append(rate(make(), seconds / ROUNDS))
+    torch.set_num_threads(threads)
     base = next(iter(rates.values()))
     rows = [[name, three_digits(median(found)), three_digits(median(here / its for here, its in zip(found, base)))]
             for name, found in rates.items()]
     return table(["one worker, 640x480 px", "images a second", "times the first"], rows)
+
+
+def decoded(path: Path, side: int | None = None) -> np.ndarray:
+    """[H, W, 3] uint8. side: shorter side in px that the picture will have. Draft mode decodes it at a half, a quarter
+    or an eighth of its size, where that is enough."""
+    with Image.open(path) as image:
+        if side is not None:
+            image.draft("RGB", shorter(image.size, side))
+        return np.asarray(image.convert("RGB"))
+
+
+def shorter(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(width, height) whose shorter side is `side`."""
+    return round(size[0] * side / min(size)), round(size[1] * side / min(size))
+
+
+def compare_draft(folder: Path, side: int) -> str:
+    """A table of what Pillow's draft mode gains for images whose shorter side becomes `side` px, and of how much the
+    resized pixels, 0 to 255, differ."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not files:
+        raise UserError(f"no .jpg in {folder}")
+    seconds: dict[str, list[float]] = {"whole": [], "draft": []}
+    differences = []
+    for path in files:
+        pixels = []
+        for name, draft_side in (("whole", None), ("draft", side)):
+            start = time.perf_counter()
+            picture = decoded(path, draft_side)
+            seconds[name].append(time.perf_counter() - start)
+            pixels.append(picture)
+        target = shorter(pixels[0].shape[1::-1], side)
+        whole, draft = (np.asarray(Image.fromarray(picture).resize(target)).astype(int) for picture in pixels)
+        differences.append(np.abs(whole - draft))
+    times = [three_digits(1e3 * median(found)) for found in seconds.values()]
+    largest, mean = max(int(found.max()) for found in differences), np.mean([found.mean() for found in differences])
+    return table([f"{len(files)} pictures to {side} px", "ms decoded whole", "ms in draft mode", "largest difference",
+                  "mean difference"], [[folder.name, *times, str(largest), f"{mean:.2f}"]])

@@ -3,8 +3,9 @@ from itertools import islice
 import pytest
 import torch
 
-from tools.data_loading import BATCH, compare_loaders, rate, torchvision_loader
+from tools.data_loading import BATCH, compare_draft, compare_loaders, decoded, rate, torchvision_loader
 from tools.training_parts import write_pictures
+from util.errors import UserError
 from util.options import DataOptions
 
 SMALL = DataOptions(data_aug_scales=[64], data_aug_max_size=128, data_aug_scales2_resize=[64, 80],
@@ -31,3 +32,17 @@ def test_the_rate_is_that_after_the_first_batches():
 def test_loaders_are_compared():
     text = compare_loaders(2)
     assert "this project" in text and text.count("\n") == 4
+
+
+def test_draft_mode_changes_pixels_where_half_the_picture_is_enough(tmp_path):
+    write_pictures(tmp_path)
+    cells = {side: [cell.strip() for cell in compare_draft(tmp_path, side).splitlines()[2].split("|")[2:-1]]
+             for side in (240, 241)}
+    assert int(cells[240][2]) > 0 and float(cells[240][3]) > 0
+    assert cells[241][2:] == ["0", "0.00"] and float(cells[241][0]) > 0
+    assert decoded(next((tmp_path / "train2017").iterdir()), side=100).shape == (120, 160, 3)
+
+
+def test_a_folder_without_pictures_is_told(tmp_path):
+    with pytest.raises(UserError, match="no .jpg in"):
+        compare_draft(tmp_path, side=240)
