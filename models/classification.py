@@ -2,12 +2,30 @@
 
 B batch, S prediction sets, Q queries, K logits per query, T targets of an image, A matches.
 """
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
+
+
+@dataclass
+class ClassMatch:
+    """The matches of S prediction sets: query query_idx [S, A] of image batch_idx [S, A] has the label labels [S, A],
+    and its box the IoU iou [S, A] with the target's, without gradient."""
+
+    batch_idx: Tensor
+    query_idx: Tensor
+    labels: Tensor
+    iou: Tensor
+
+    @property
+    def place(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Indices of the matched logits in [S, B, Q, K]."""
+        sets = torch.arange(len(self.labels), device=self.labels.device)[:, None]
+        return sets, self.batch_idx, self.query_idx, self.labels
 
 
 @dataclass
@@ -20,19 +38,24 @@ class FocalClassification:
     def num_logits(self, num_classes: int) -> int:
         return num_classes
 
-    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cost [B, S, Q, T] of assigning to each query (logits [B, S, Q, K]) each label [B, T] of its image."""
+    def cost(self, logits: Tensor, labels: Tensor, giou: Tensor) -> Tensor:
+        """Cost [B, S, Q, T] of assigning to each query (logits [B, S, Q, K]) each label [B, T] of its image.
+        giou [B, S, Q, T]: of their boxes."""
         prob = _of_labels(logits, labels).sigmoid()  # only the targets' classes: usually few of all classes
+        prob = self.matching_score(prob, giou)
         negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
         positive = self.alpha * (1 - prob)**self.gamma * -(prob + 1e-8).log()
         return positive - negative
 
-    def loss(self, logits: Tensor, batch_idx: Tensor, query_idx: Tensor, labels: Tensor, num_boxes: Tensor) -> Tensor:
-        """For each set [S] the sum over its logits [S, B, Q, K] divided by the number of boxes. The query query_idx
-        [S, A] of image batch_idx [S, A] has the label labels [S, A]; all others are background.
-        """
+    def matching_score(self, prob: Tensor, giou: Tensor) -> Tensor:
+        """The probability that the cost is made of."""
+        return prob
+
+    def loss(self, logits: Tensor, match: ClassMatch, num_boxes: Tensor) -> Tensor:
+        """For each set [S] the sum over its logits [S, B, Q, K] divided by the number of boxes. Queries without a match
+        are background."""
         one_hot = torch.zeros_like(logits)
-        one_hot[torch.arange(len(logits), device=logits.device)[:, None], batch_idx, query_idx, labels] = 1
+        one_hot[match.place] = 1
         losses = sigmoid_focal_loss(logits, one_hot, alpha=self.alpha, gamma=self.gamma)
         return losses.sum((1, 2, 3)) / num_boxes
 
@@ -46,6 +69,55 @@ class FocalClassification:
         """
         scores, pairs = logits.sigmoid().flatten(1).topk(min(num_select, logits[0].numel()), dim=1)
         return scores, pairs % logits.shape[-1], pairs // logits.shape[-1]
+
+
+@dataclass(frozen=True)
+class IoURule:
+    """What the logit of a match learns, from its probability p and the IoU u of its box: BCE(logit, target(p, u)) with
+    a weight; all other logits learn 0. Weights and targets have no gradient.
+
+    matched(p, target): weight of matches; background(p): of the other logits. position_cost: the matching cost is made
+    of p times the square root of the GIoU, scaled to [0, 1] (Stable-DINO, section 3.3).
+    """
+
+    target: Callable[[Tensor, Tensor], Tensor]
+    matched: Callable[[Tensor, Tensor], Tensor]
+    background: Callable[[Tensor], Tensor]
+    position_cost: bool = False
+
+
+IOU_RULES = {
+    # VarifocalNet, section 3.2, as RT-DETR has it.
+    "vfl": IoURule(lambda p, u: u, lambda p, t: t, lambda p: 0.75 * p**2),
+    # Align-DETR, section 3.2.
+    "ia_bce": IoURule(lambda p, u: p**0.25 * u**0.75, lambda p, t: torch.ones_like(t), lambda p: p**2),
+    # DEIM, section 3.3.
+    "mal": IoURule(lambda p, u: u**1.5, lambda p, t: torch.ones_like(t), lambda p: p**1.5),
+    # Stable-DINO, section 3.2.
+    "position": IoURule(lambda p, u: u**2, lambda p, t: 0.25 * (t - p).abs()**2, lambda p: 0.75 * p**2,
+                        position_cost=True),
+}
+
+
+@dataclass
+class IoUAwareClassification(FocalClassification):
+    """One sigmoid per class that learns how well the box fits, not only whether there is an object."""
+
+    rule: IoURule = IOU_RULES["mal"]
+
+    def matching_score(self, prob: Tensor, giou: Tensor) -> Tensor:
+        return prob * ((giou + 1) / 2).clamp(0, 1).sqrt() if self.rule.position_cost else prob
+
+    def loss(self, logits: Tensor, match: ClassMatch, num_boxes: Tensor) -> Tensor:
+        """See FocalClassification."""
+        with torch.no_grad():
+            prob = logits.sigmoid()
+            targets, weights = torch.zeros_like(logits), self.rule.background(prob)
+            matched = prob[match.place]
+            target = self.rule.target(matched, match.iou.to(logits.dtype))
+            targets[match.place], weights[match.place] = target, self.rule.matched(matched, target)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="none")
+        return losses.sum((1, 2, 3)) / num_boxes
 
 
 def _of_labels(scores: Tensor, labels: Tensor) -> Tensor:
@@ -65,15 +137,15 @@ class SoftmaxClassification:
     def num_logits(self, num_classes: int) -> int:
         return num_classes + 1
 
-    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def cost(self, logits: Tensor, labels: Tensor, giou: Tensor) -> Tensor:
         """See FocalClassification; the probability of the label, negated."""
         return -_of_labels(logits.softmax(-1), labels)
 
-    def loss(self, logits: Tensor, batch_idx: Tensor, query_idx: Tensor, labels: Tensor, num_boxes: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, match: ClassMatch, num_boxes: Tensor) -> Tensor:
         """See FocalClassification; for each set the weighted mean over its queries: num_boxes is ignored."""
         no_object = logits.shape[-1] - 1
         classes = torch.full(logits.shape[:3], no_object, device=logits.device)
-        classes[torch.arange(len(logits), device=logits.device)[:, None], batch_idx, query_idx] = labels
+        classes[match.place[:3]] = match.labels
         weight = logits.new_ones(no_object + 1)
         weight[no_object] = self.eos_coef
         losses = F.cross_entropy(logits.movedim(-1, 1), classes, weight, reduction="none")

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from models.classification import Classification
+from models.classification import Classification, ClassMatch
 from models.denoising import DenoisingMeta
 from models.matcher import HungarianMatcher
-from util.box_ops import giou
+from util.box_ops import giou, iou
 from util.distributed import all_reduce_mean
 
 
@@ -123,11 +123,12 @@ class SetCriterion(nn.Module):
         """
         logits, predicted = (torch.stack([s[name] for s in sets.values()]) for name in ("pred_logits", "pred_boxes"))
         batch_idx, query_idx, target_idx = matches.unbind(1)
-        ce = self.classification.loss(logits, batch_idx, query_idx, labels[target_idx], num_boxes)
         matched = predicted[torch.arange(len(sets), device=batch_idx.device)[:, None], batch_idx, query_idx]
         targets = boxes[target_idx]
-        loss_giou = 1 - giou(box_convert(matched, "cxcywh", "xyxy"), box_convert(targets, "cxcywh", "xyxy"),
-                             self.matcher.giou_eps)
+        corners, target_corners = (box_convert(x, "cxcywh", "xyxy") for x in (matched, targets))
+        loss_giou = 1 - giou(corners, target_corners, self.matcher.giou_eps)
+        match = ClassMatch(batch_idx, query_idx, labels[target_idx], iou(corners.detach(), target_corners))
+        ce = self.classification.loss(logits, match, num_boxes)
         l1 = (matched - targets).abs()
         by_name = {"loss_ce": ce, "loss_bbox": l1.sum((1, 2)) / num_boxes, "loss_giou": loss_giou.sum(1) / num_boxes}
         return {name + suffix: loss for name, losses in by_name.items() for suffix, loss in zip(sets, losses.unbind())}

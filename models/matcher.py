@@ -76,7 +76,7 @@ class HungarianMatcher:
         """
         corners = box_convert(target_boxes, "cxcywh", "xyxy")[:, None]
         giou = pairwise_giou(box_convert(boxes, "cxcywh", "xyxy"), corners, self.giou_eps)
-        return (self.cost_class * self.classification.cost(logits, labels)
+        return (self.cost_class * self.classification.cost(logits, labels, giou)
                 + self.cost_bbox * torch.cdist(boxes, target_boxes[:, None], p=1) - self.cost_giou * giou)
 
 

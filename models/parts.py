@@ -6,7 +6,13 @@ from typing import cast
 from torch import nn
 
 from models.backbones import Backbone, build_backbone
-from models.classification import Classification, FocalClassification, SoftmaxClassification
+from models.classification import (
+    IOU_RULES,
+    Classification,
+    FocalClassification,
+    IoUAwareClassification,
+    SoftmaxClassification,
+)
 from models.criterion import LossWeights, SetCriterion
 from models.decoders import DECODERS
 from models.detector import Detector
@@ -28,7 +34,7 @@ def make_backbone(options: Options) -> Backbone:
 
 def refuse_global_attention(options: Options) -> None:
     """Raises UserError for options that detectors with a deformable transformer do not read."""
-    if (options.transformer.pre_norm or options.loss.classification != "focal"
+    if (options.transformer.pre_norm or options.loss.classification == "softmax"
             or options.stages.stage_levels is not None):
         raise UserError("pre_norm=True, classification='softmax' and stage_levels are for DETR and SDETR, not for "
                         f"modelname={options.modelname!r}")
@@ -66,13 +72,15 @@ def make_decoder(options: Options, heads: Heads, default: str) -> nn.Module:
 
 def make_shared_heads(options: Options) -> SharedHeads:
     num_logits = make_classification(options.loss).num_logits(options.data.class_count)
-    return SharedHeads(options.transformer.hidden_dim, num_logits, focal=options.loss.classification == "focal")
+    return SharedHeads(options.transformer.hidden_dim, num_logits, focal=options.loss.classification != "softmax")
 
 
 def make_classification(options: LossOptions) -> Classification:
+    if options.classification == "softmax":
+        return SoftmaxClassification(options.eos_coef)
     if options.classification == "focal":
         return FocalClassification(options.focal_alpha)
-    return SoftmaxClassification(options.eos_coef)
+    return IoUAwareClassification(options.focal_alpha, rule=IOU_RULES[options.classification])
 
 
 def make_loss_weights(options: LossOptions) -> LossWeights:

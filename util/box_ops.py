@@ -29,10 +29,21 @@ def giou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     and DETR none, which small boxes feel: 2 x 2 px of an image of 800 x 800 have an area of 6e-6. torchvision's
     functions have another or none, and take no batch.
     """
-    inter = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    inter, union = _areas(a, b)
     hull = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
-    union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - inter
     return inter / (union + eps) - (hull - union) / (hull + eps)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of xyxy boxes [..., 4]: [...]. That of two empty boxes is 0."""
+    inter, union = _areas(a, b)
+    return inter / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the intersection and of the union."""
+    inter = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    return inter, _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - inter
 
 
 def _area(low: Tensor, high: Tensor) -> Tensor:

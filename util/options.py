@@ -139,7 +139,9 @@ class LossOptions:
     giou_loss_coef: float = key(2.0, "weight of the GIoU loss", least=0)
     interm_loss_coef: float = key(1.0, "weight of the encoder proposals' losses", least=0)
     no_interm_box_loss: bool = key(False, "no box losses for encoder proposals")
-    classification: Literal["focal", "softmax"] = key("focal", "a sigmoid per class, or softmax with \"no object\"")
+    classification: Literal["focal", "softmax", "vfl", "ia_bce", "mal", "position"] = key(
+        "focal", "a sigmoid per class: focal, or one that learns the IoU of its box (vfl, ia_bce, mal, position); or a "
+                 "softmax with \"no object\"")
     eos_coef: float = key(0.1, "softmax: weight of unmatched queries", least=0)
     focal_alpha: float = key(0.25, "focal loss: weight of the positives")
     aux_loss: bool = key(True, "losses for every decoder layer, not only the last")

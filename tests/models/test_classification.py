@@ -4,7 +4,13 @@ import math
 import pytest
 import torch
 
-from models.classification import FocalClassification, SoftmaxClassification
+from models.classification import (
+    IOU_RULES,
+    ClassMatch,
+    FocalClassification,
+    IoUAwareClassification,
+    SoftmaxClassification,
+)
 from models.criterion import LossWeights, SetCriterion
 from models.matcher import HungarianMatcher
 from models.postprocess import PostProcess
@@ -80,3 +86,84 @@ def test_every_query_is_a_detection(num_select):
 
 def test_number_of_logits():
     assert FocalClassification().num_logits(91) == 91 and SoftmaxClassification().num_logits(91) == 92
+
+
+# classification that knows IoU
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def bce(x, target):
+    return -target * math.log(sigmoid(x)) - (1 - target) * math.log(1 - sigmoid(x))
+
+
+X, U = 0.4, 0.7  # a matched logit, and the IoU of its box
+P = sigmoid(X)
+PAPERS = {  # target and weight of the match, weight of a background logit of probability q
+    "vfl": (U, U, lambda q: 0.75 * q**2),
+    "ia_bce": (P**0.25 * U**0.75, 1, lambda q: q**2),
+    "mal": (U**1.5, 1, lambda q: q**1.5),
+    "position": (U**2, 0.25 * (U**2 - P)**2, lambda q: 0.75 * q**2)}
+
+
+def test_every_rule_has_a_paper():
+    assert IOU_RULES.keys() == PAPERS.keys()
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_match_learns_its_iou_and_the_rest_nothing(name):
+    """Two sets, one image, two queries, three classes; the match is another query in each set."""
+    logits = torch.tensor([[[[0.1, X, -1.0], [-2.0, 0.3, 1.5]]], [[[-0.5, 0.2, 0.9], [0.0, X, -3.0]]]],
+                          dtype=torch.float64, requires_grad=True)
+    match = ClassMatch(torch.tensor([[0], [0]]), torch.tensor([[0], [1]]), torch.tensor([[1], [1]]),
+                       torch.tensor([[U], [U]], dtype=torch.float64))
+    found = IoUAwareClassification(rule=IOU_RULES[name]).loss(logits, match, torch.tensor(2.0))
+    target, weight, background = PAPERS[name]
+    for loss, rest in zip(found.tolist(), ((0.1, -1.0, -2.0, 0.3, 1.5), (-0.5, 0.2, 0.9, 0.0, -3.0))):
+        wanted = weight * bce(X, target) + sum(background(sigmoid(x)) * bce(x, 0) for x in rest)
+        assert loss == pytest.approx(wanted / 2, rel=1e-9)
+
+    found.sum().backward()  # weights and targets are constants: weight * (p - target)
+    assert logits.grad[0, 0, 0, 1].item() == pytest.approx(weight * (P - target) / 2, rel=1e-9)
+    q = sigmoid(1.5)
+    assert logits.grad[0, 0, 1, 2].item() == pytest.approx(background(q) * q / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("iou", [0.0, 1.0])
+@pytest.mark.parametrize("logit", [-60.0, 0.0, 60.0])
+@pytest.mark.parametrize("name", PAPERS)
+def test_extremes_are_finite(name, logit, iou):
+    logits = torch.full((1, 1, 2, 2), logit, requires_grad=True)
+    match = ClassMatch(torch.tensor([[0]]), torch.tensor([[1]]), torch.tensor([[0]]), torch.tensor([[iou]]))
+    loss = IoUAwareClassification(rule=IOU_RULES[name]).loss(logits, match, torch.tensor(1.0))
+    loss.backward()
+    assert loss.isfinite().all() and logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_without_matches_all_is_background(name):
+    logits = torch.tensor([[[[0.2], [-1.0]]]])
+    none = torch.zeros(1, 0, dtype=torch.int64)
+    loss = IoUAwareClassification(rule=IOU_RULES[name]).loss(
+        logits, ClassMatch(none, none, none, torch.zeros(1, 0)), torch.tensor(1.0))
+    background = PAPERS[name][2]
+    assert loss.item() == pytest.approx(sum(background(sigmoid(x)) * bce(x, 0) for x in (0.2, -1.0)), rel=1e-5)
+
+
+def test_the_cost_of_a_position_is_focal_at_the_probability_times_the_root_of_the_giou():
+    logits, labels = torch.tensor([[[[X, -X]]]]), torch.tensor([[0, 1, 0]])
+    giou = torch.tensor([[[[1.0, 0.28, -1.0]]]])
+    found = IoUAwareClassification(rule=IOU_RULES["position"]).cost(logits, labels, giou)[0, 0, 0].tolist()
+    for cost, prob in zip(found, (P, sigmoid(-X) * 0.8, 0)):
+        wanted = 0.25 * (1 - prob)**2 * -math.log(prob + 1e-8) - 0.75 * prob**2 * -math.log(1 - prob + 1e-8)
+        assert cost == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", PAPERS.keys() - {"position"})
+def test_the_cost_of_the_others_is_that_of_the_focal_loss(name):
+    generator = torch.Generator().manual_seed(0)
+    logits, giou = torch.randn(2, 3, 4, 5, generator=generator), torch.rand(2, 3, 4, 6, generator=generator)
+    labels = torch.randint(5, (2, 6), generator=generator)
+    found = IoUAwareClassification(rule=IOU_RULES[name]).cost(logits, labels, giou)
+    assert torch.equal(found, FocalClassification().cost(logits, labels, giou))
