@@ -11,7 +11,7 @@ from models.classification import (
     IoUAwareClassification,
     SoftmaxClassification,
 )
-from models.criterion import LossWeights, SetCriterion
+from models.criterion import LossWeights, SetCriterion, weighted_sum
 from models.matcher import HungarianMatcher
 from models.postprocess import PostProcess
 
@@ -167,3 +167,30 @@ def test_the_cost_of_the_others_is_that_of_the_focal_loss(name):
     labels = torch.randint(5, (2, 6), generator=generator)
     found = IoUAwareClassification(rule=IOU_RULES[name]).cost(logits, labels, giou)
     assert torch.equal(found, FocalClassification().cost(logits, labels, giou))
+
+
+DETECTORS = ("dino", "sdetr_r50", "lite_sdetr_r50", "detr_r50", "deformable", "hybrid")
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_detector_learns_with_every_rule(build, build_sdetr, build_deformable, make_targets, name, detector):
+    hybrid = {"with_box_refine": True, "two_stage": True, "num_queries_one2many": 6, "k_one2many": 2}
+    if detector == "dino":
+        model, criterion, _ = build(classification=name)
+    elif detector in ("deformable", "hybrid"):
+        model, criterion, _ = build_deformable(classification=name, **(hybrid if detector == "hybrid" else {}))
+    else:
+        model, criterion, _ = build_sdetr(detector, classification=name)
+    model.train()
+    images, targets = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), make_targets(2, 3)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), 2e-4)
+    losses = []
+    for _ in range(4):
+        torch.manual_seed(0)  # the same noise in every step
+        loss = weighted_sum(criterion(model(images, targets), targets), criterion.weight_dict)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
