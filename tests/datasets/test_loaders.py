@@ -330,8 +330,8 @@ def private_kb(process="self"):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
 def test_memory_over_2000_steps_is_flat(tmp_path):
-    """Of the training's process and of two that load: a target that is kept, or copied because a process touches it,
-    would add about 1 KB a step. (What the first thousand take is taken once.)"""
+    """Of the training's process and of two that load: targets that are kept, or copied because a process touches them,
+    would add about 2 KB a step. (What the first thousand take is taken once.)"""
     images, boxes = 4000, 40
     (tmp_path / "train2017").mkdir()
     (tmp_path / "annotations").mkdir()
@@ -343,7 +343,7 @@ def test_memory_over_2000_steps_is_flat(tmp_path):
         "annotations": [{"id": i + 1, "image_id": i % images + 1, "category_id": 1, "bbox": [1, 2, 10, 10], "area": 100,
                          "iscrowd": 0} for i in range(images * boxes)],
         "categories": [{"id": 1, "name": "thing"}]}), encoding="utf-8")
-    loader = train_loader(opened(tmp_path, "train"), 2, 2, seed=0, epoch_batches=2000)
+    loader = train_loader(opened(tmp_path, "train"), 1, 2, seed=0, epoch_batches=2000)
     steps, kept = [], []
     for step, _ in enumerate(loader):
         if step >= 1000 and step % 50 == 0:
@@ -352,7 +352,7 @@ def test_memory_over_2000_steps_is_flat(tmp_path):
             steps.append(step)
             kept.append([private_kb(), *map(private_kb, workers)])
     growth = np.polyfit(steps, kept, 1)[0]  # KB a step, of each process
-    assert (growth < 0.5).all(), growth
+    assert (growth < 1).all(), growth
 
 
 def same(one, other):
