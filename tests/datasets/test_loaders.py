@@ -331,8 +331,8 @@ def private_kb(process="self"):
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
 def test_memory_over_2000_steps_is_flat(tmp_path):
     """Of the training's process and of two that load: targets that are kept, or copied because a process touches them,
-    would add about 2 KB a step. (What the first thousand take is taken once.)"""
-    images, boxes = 4000, 40
+    would add more than 5 KB a step. (What the first thousand take is taken once.)"""
+    images, boxes = 2400, 200
     (tmp_path / "train2017").mkdir()
     (tmp_path / "annotations").mkdir()
     Image.new("RGB", (64, 48), "gray").save(tmp_path / "picture.jpg")
@@ -352,7 +352,7 @@ def test_memory_over_2000_steps_is_flat(tmp_path):
             steps.append(step)
             kept.append([private_kb(), *map(private_kb, workers)])
     growth = np.polyfit(steps, kept, 1)[0]  # KB a step, of each process
-    assert (growth < 1).all(), growth
+    assert (growth < 2).all(), growth
 
 
 def same(one, other):
