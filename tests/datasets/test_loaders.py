@@ -355,14 +355,6 @@ def test_memory_over_2000_steps_is_flat(tmp_path):
     assert (growth < 2).all(), growth
 
 
-def same(one, other):
-    tensor, target = one
-    assert torch.equal(tensor, other[0])
-    assert target.keys() == other[1].keys()
-    for key, value in target.items():
-        assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[1][key])), key
-
-
 def test_epoch_by_epoch_the_same_samples_whatever_the_workers(coco_root):
     def epochs(workers):
         loader = train_loader(coco_sets.opened(coco_root, seed=3), 2, workers, seed=3)
@@ -378,7 +370,7 @@ def test_epoch_by_epoch_the_same_samples_whatever_the_workers(coco_root):
         for (batch, targets), (wanted, wanted_targets) in zip(epochs(workers), alone, strict=True):
             assert torch.equal(batch.mask, wanted.mask)
             for image, target, *other in zip(batch.tensors, targets, wanted.tensors, wanted_targets, strict=True):
-                same((image, target), other)
+                coco_sets.assert_same((image, target), other)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
