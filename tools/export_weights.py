@@ -54,7 +54,7 @@ def export(source: Path, target: Path, summary: Path | None = None) -> None:
         temporary.write_bytes(save(weights, {model_card.KEY: json.dumps(card.to_dict())}))
         Config(card.config).dump(config)  # within: both files are there or none
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB; {config}\n"
-          f"python main.py --eval --coco_path DIR --resume {target}")
+          f"python main.py --eval --data DIR --resume {target}")
 
 
 def measured_numbers(source: Path, checkpoint: dict[str, Any], card: ModelCard, summary: Path | None

@@ -34,6 +34,15 @@ def opened(root, split="train", options=SMALL, **kwargs):
     return CocoDetection(root, split, transforms(options), **kwargs)
 
 
+def assert_same(one, other):
+    """That two items of a set are equal in all they hold."""
+    tensor, target = one
+    assert torch.equal(tensor, other[0])
+    assert target.keys() == other[1].keys()
+    for key, value in target.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[1][key])), key
+
+
 def untouched(root, split="train"):
     """The set without transforms: PIL images, and boxes as xyxy px."""
     return CocoDetection(root, split, lambda image, target: (image, target))
