@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import submitit
@@ -35,10 +36,7 @@ class Training:
         process before because it requeues the job.
         """
         task = submitit.JobEnvironment()
-        environment = os.environ | {
-            "RANK": str(task.global_rank), "WORLD_SIZE": str(task.num_tasks), "LOCAL_RANK": str(task.local_rank),
-            "MASTER_ADDR": task.hostnames[0],
-            "MASTER_PORT": str(20000 + sum(map(ord, task.job_id)) * 37 % 20000)}  # the same in every task
+        environment = os.environ | (process_group(task) if task.num_tasks > 1 else {})
         self.process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), *self.arguments], cwd=ROOT,
                                         env=environment, preexec_fn=ignore_warnings)
         code = self.process.wait()
@@ -58,6 +56,14 @@ class Training:
         # This runs in a signal handler, possibly within process.wait(), which is not reentrant.
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Training(self.arguments))
+
+
+def process_group(task: submitit.JobEnvironment) -> dict[str, str]:
+    """The environment in which the tasks of a job find each other."""
+    # Every task computes the same port. Jobs that share a node get different ones, below those that the system lends.
+    port = 20000 + zlib.crc32(task.job_id.encode()) % 12000
+    return {"RANK": str(task.global_rank), "WORLD_SIZE": str(task.num_tasks), "LOCAL_RANK": str(task.local_rank),
+            "MASTER_ADDR": task.hostnames[0], "MASTER_PORT": str(port)}
 
 
 def ignore_warnings() -> None:

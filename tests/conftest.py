@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,14 @@ def train_once(config_file, coco_root, tmp_path_factory):
 def trained(train_once):
     """The folder of a training of two epochs, for tests that only read it."""
     return train_once()
+
+
+@pytest.fixture
+def free_port():
+    """A port on which nothing listens: one written into a test may be another program's."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")  # not longer: while it runs, asyncio.run is impossible in other tests

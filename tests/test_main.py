@@ -489,12 +489,12 @@ def test_sigterm_ends_with_a_checkpoint_and_the_resumed_run_equals_one_never_sto
 
 
 @pytest.mark.slow
-def test_two_nodes_train_and_evaluate_each_image_once(config_file, coco_root, tmp_path):
+def test_two_nodes_train_and_evaluate_each_image_once(config_file, coco_root, tmp_path, free_port):
     first, second = (
         spawn("-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={node}", "--nproc_per_node=1",
-              "--master_addr=127.0.0.1", "--master_port=29621", "main.py", "-c", config_file, "--coco_path", coco_root,
-              "--device", "cpu", "--output_dir", tmp_path / "run", "--num_workers", 0, "--options", "epochs=1",
-              "batch_size=1") for node in (0, 1))
+              "--master_addr=127.0.0.1", f"--master_port={free_port}", "main.py", "-c", config_file,
+              "--coco_path", coco_root, "--device", "cpu", "--output_dir", tmp_path / "run", "--num_workers", 0,
+              "--options", "epochs=1", "batch_size=1") for node in (0, 1))
     output, _ = first.communicate(timeout=240)
     assert first.returncode == 0, output
     assert second.wait(timeout=60) == 0
@@ -505,13 +505,13 @@ def test_two_nodes_train_and_evaluate_each_image_once(config_file, coco_root, tm
 
 
 @pytest.mark.slow
-def test_the_published_sdetr_command(tiny_sdetr, coco_root, tmp_path):
+def test_the_published_sdetr_command(tiny_sdetr, coco_root, tmp_path, free_port):
     """Without -c, in two processes; --options makes the model and the images small."""
     folder, published = tmp_path / "run", load_config("config/SDETR/sdetr_r50.py")
     small = {key: value for key, value in tiny_sdetr("sdetr_r50").items() if published.get(key) != value}
-    run = spawn("-m", "torch.distributed.launch", "--nproc_per_node=2", "--master_port=29640", "--use_env", "main.py",
-                "--epochs=1", "--lr_drop", "100", "--coco_path", coco_root, "--device", "cpu", "--num_workers", 0,
-                "--output_dir", folder, "--options",
+    run = spawn("-m", "torch.distributed.launch", "--nproc_per_node=2", f"--master_port={free_port}", "--use_env",
+                "main.py", "--epochs=1", "--lr_drop", "100", "--coco_path", coco_root, "--device", "cpu",
+                "--num_workers", 0, "--output_dir", folder, "--options",
                 *(f"{key}={value}" for key, value in small.items() if key not in ("epochs", "lr_drop")))
     output, _ = run.communicate(timeout=240)
     assert run.returncode == 0, output

@@ -170,12 +170,12 @@ def test_a_process_that_only_falls_silent_is_lost_after_the_timeout(
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_a_training_that_lost_a_process(config_file, coco_root, tmp_path):
+def test_torchrun_restarts_a_training_that_lost_a_process(config_file, coco_root, tmp_path, free_port):
     out = tmp_path / "run"
     dying = driver(tmp_path, *STEP[:2], at=6, condition="os.environ['RANK'] == '1' and "
                                                         "os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'")
-    run = start("-m", "torch.distributed.run", "--nproc_per_node=2", "--max_restarts=1", "--master_port=29671", dying,
-                *flags(config_file, coco_root, out))
+    run = start("-m", "torch.distributed.run", "--nproc_per_node=2", "--max_restarts=1", f"--master_port={free_port}",
+                dying, *flags(config_file, coco_root, out))
     output, _ = run.communicate(timeout=600)
     assert run.returncode == 0, output
     assert "resumed" in output and [line["epoch"] for line in log_of(out)] == [0, 1, 2]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,6 +97,17 @@ def test_a_job_that_lost_a_process_is_queued_again(tmp_path, program):
 def test_a_job_that_loses_processes_for_ever_fails(tmp_path):
     done, called = slurm_task(tmp_path, f"raise SystemExit({LostProcess.exit_code})", run_with_submitit.MAX_RESTARTS)
     assert not called and f"exit code {LostProcess.exit_code}" in done.stderr
+
+
+def test_jobs_on_one_node_meet_at_different_ports():
+    """Also jobs whose ids have the same digits, such as those that follow one another on a busy cluster."""
+    def port(job):
+        return run_with_submitit.process_group(SimpleNamespace(
+            job_id=str(job), global_rank=1, local_rank=1, num_tasks=2, hostnames=["node"]))["MASTER_PORT"]
+
+    ports = [port(job) for job in range(16500, 16600)]
+    assert len(set(ports)) == 100 and all(1024 < int(number) < 32768 for number in ports)
+    assert port("16518_0") == port("16518_0")
 
 
 def test_a_mistake_is_not_tried_again(tmp_path):
