@@ -27,6 +27,11 @@ class ClassMatch:
         sets = torch.arange(len(self.labels), device=self.labels.device)[:, None]
         return sets, self.batch_idx, self.query_idx, self.labels
 
+    def best_iou(self, images: int) -> Tensor:
+        """The largest IoU among the matches of the same set and image: [S, A]. images: B."""
+        best = self.iou.new_zeros(len(self.iou), images)
+        return best.scatter_reduce(1, self.batch_idx, self.iou, "amax").gather(1, self.batch_idx)
+
 
 @dataclass
 class FocalClassification:
@@ -73,14 +78,14 @@ class FocalClassification:
 
 @dataclass(frozen=True)
 class IoURule:
-    """What the logit of a match learns, from its probability p and the IoU u of its box: BCE(logit, target(p, u)) with
-    a weight; all other logits learn 0. Weights and targets have no gradient.
+    """What the logit of a match learns, from its probability p, the IoU u of its box and the best IoU b of its image:
+    BCE(logit, target(p, u, b)) with a weight; all other logits learn 0. Weights and targets have no gradient.
 
     matched(p, target): weight of matches; background(p): of the other logits. position_cost: the matching cost is made
     of p times the square root of the GIoU, scaled to [0, 1] (Stable-DINO, section 3.3).
     """
 
-    target: Callable[[Tensor, Tensor], Tensor]
+    target: Callable[[Tensor, Tensor, Tensor], Tensor]
     matched: Callable[[Tensor, Tensor], Tensor]
     background: Callable[[Tensor], Tensor]
     position_cost: bool = False
@@ -88,14 +93,14 @@ class IoURule:
 
 IOU_RULES = {
     # VarifocalNet, section 3.2, as RT-DETR has it.
-    "vfl": IoURule(lambda p, u: u, lambda p, t: t, lambda p: 0.75 * p**2),
+    "vfl": IoURule(lambda p, u, b: u, lambda p, t: t, lambda p: 0.75 * p**2),
     # Align-DETR, section 3.2.
-    "ia_bce": IoURule(lambda p, u: p**0.25 * u**0.75, lambda p, t: torch.ones_like(t), lambda p: p**2),
+    "ia_bce": IoURule(lambda p, u, b: p**0.25 * u**0.75, lambda p, t: torch.ones_like(t), lambda p: p**2),
     # DEIM, section 3.3.
-    "mal": IoURule(lambda p, u: u**1.5, lambda p, t: torch.ones_like(t), lambda p: p**1.5),
-    # Stable-DINO, section 3.2.
-    "position": IoURule(lambda p, u: u**2, lambda p, t: 0.25 * (t - p).abs()**2, lambda p: 0.75 * p**2,
-                        position_cost=True),
+    "mal": IoURule(lambda p, u, b: u**1.5, lambda p, t: torch.ones_like(t), lambda p: p**1.5),
+    # Stable-DINO, section 3.2: squared IoUs, rescaled so that the best of an image stays as it is.
+    "position": IoURule(lambda p, u, b: u**2 / b.clamp(min=1e-6), lambda p, t: 0.25 * (t - p).abs()**2,
+                        lambda p: 0.75 * p**2, position_cost=True),
 }
 
 
@@ -114,7 +119,8 @@ class IoUAwareClassification(FocalClassification):
             prob = logits.sigmoid()
             targets, weights = torch.zeros_like(logits), self.rule.background(prob)
             matched = prob[match.place]
-            target = self.rule.target(matched, match.iou.to(logits.dtype))
+            ious = (match.iou.to(logits.dtype), match.best_iou(logits.shape[1]).to(logits.dtype))
+            target = self.rule.target(matched, *ious)
             targets[match.place], weights[match.place] = target, self.rule.matched(matched, target)
         losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="none")
         return losses.sum((1, 2, 3)) / num_boxes
