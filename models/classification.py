@@ -46,11 +46,14 @@ class FocalClassification:
     def cost(self, logits: Tensor, labels: Tensor, giou: Tensor) -> Tensor:
         """Cost [B, S, Q, T] of assigning to each query (logits [B, S, Q, K]) each label [B, T] of its image.
         giou [B, S, Q, T]: of their boxes."""
-        prob = _of_labels(logits, labels).sigmoid()  # only the targets' classes: usually few of all classes
-        prob = self.matching_score(prob, giou)
+        prob = self.matching_score(self.prob(logits, labels), giou)
         negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
         positive = self.alpha * (1 - prob)**self.gamma * -(prob + 1e-8).log()
         return positive - negative
+
+    def prob(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The probability [B, S, Q, T] of the labels [B, T] of each image, from logits [B, S, Q, K]."""
+        return _of_labels(logits, labels).sigmoid()  # only the targets' classes: usually few of all classes
 
     def matching_score(self, prob: Tensor, giou: Tensor) -> Tensor:
         """The probability that the cost is made of."""
@@ -145,7 +148,11 @@ class SoftmaxClassification:
 
     def cost(self, logits: Tensor, labels: Tensor, giou: Tensor) -> Tensor:
         """See FocalClassification; the probability of the label, negated."""
-        return -_of_labels(logits.softmax(-1), labels)
+        return -self.prob(logits, labels)
+
+    def prob(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See FocalClassification."""
+        return _of_labels(logits.softmax(-1), labels)
 
     def loss(self, logits: Tensor, match: ClassMatch, num_boxes: Tensor) -> Tensor:
         """See FocalClassification; for each set the weighted mean over its queries: num_boxes is ignored."""

@@ -10,7 +10,7 @@ from torchvision.ops import box_convert
 
 from models.classification import Classification, ClassMatch
 from models.denoising import DenoisingMeta
-from models.matcher import HungarianMatcher
+from models.matcher import HungarianMatcher, OneToManyMatcher
 from util.box_ops import giou, iou
 from util.distributed import all_reduce_mean
 
@@ -33,8 +33,9 @@ class LossWeights:
 class SetCriterion(nn.Module):
     """Losses of the last layer ("loss_ce", "loss_bbox", "loss_giou"), of the layers before it ("_0" ...) and, where
     the detector has them, of the encoder's proposals ("_interm"), of the denoising queries ("_dn", "_dn_0" ...), of all
-    tokens of the encoder, which only find objects ("_enc"; Deformable DETR, appendix A.4), and of the
-    one-to-many branch, which finds every object `copies` times ("_one2many", "_0_one2many" ...; H-DETR, section 3.2).
+    tokens of the encoder, which only find objects ("_enc"; Deformable DETR, appendix A.4), and of one-to-many
+    supervision ("_one2many", "_0_one2many" ...): a branch finds every object `copies` times (H-DETR, section 3.2) or,
+    with a `shared` matcher, further heads up to so many times (MS-DETR, section 3.2).
 
     For the last layer also "loss_xy" and "loss_hw" (the L1 loss by coordinate), "class_error" (% of matched queries
     whose most probable class is wrong) and the classification's own, which are only logged: `weight_dict` names what is
@@ -43,9 +44,10 @@ class SetCriterion(nn.Module):
 
     def __init__(self, matcher: HungarianMatcher, weights: LossWeights,
                  num_layers: int, classification: Classification, use_dn: bool, aux_loss: bool = True,
-                 copies: int = 1):
+                 copies: int = 1, shared: OneToManyMatcher | None = None):
         super().__init__()
         self.matcher = matcher
+        self.shared = shared
         self.classification = classification
         self.copies = copies
         base = {"loss_ce": weights.cls, "loss_bbox": weights.bbox, "loss_giou": weights.giou}
@@ -92,10 +94,8 @@ class SetCriterion(nn.Module):
             enc_losses, count = self._matched_losses({"_enc": outputs["enc_outputs"]}, objects, num_boxes)
             losses, non_finite = losses | enc_losses, non_finite + count
         if "one2many_outputs" in outputs:
-            sets = {f"{suffix}_one2many": layer for suffix, layer in outputs["one2many_outputs"].items()}
-            repeated = [t | {name: torch.cat([t[name]] * self.copies) for name in ("labels", "boxes")} for t in targets]
-            branch_losses, count = self._matched_losses(sets, repeated, num_boxes * self.copies)
-            losses, non_finite = losses | branch_losses, non_finite + count
+            further, count = self._one_to_many_losses(outputs["one2many_outputs"], targets, num_boxes * self.copies)
+            losses, non_finite = losses | further, non_finite + count
         if self.training:  # a batch without targets has no denoising, yet all processes log the same names
             losses |= {name: boxes.new_zeros(()) for name in self.weight_dict if name not in losses}
             losses["non_finite_costs"] = boxes.new_full((), non_finite)
@@ -114,6 +114,19 @@ class SetCriterion(nn.Module):
             losses |= self._diagnostics(last, labels, boxes, matching.indices[list(sets).index("")], num_boxes)
             losses |= self.classification.diagnostics(last["pred_logits"], counts)
         return losses, matching.non_finite
+
+    def _one_to_many_losses(self, layers: dict[str, dict[str, Tensor]], targets: list[dict[str, Tensor]],
+                            num_boxes: Tensor) -> tuple[dict[str, Tensor], int]:
+        """As _matched_losses, of the predictions of layers by suffix."""
+        sets = {f"{suffix}_one2many": layer for suffix, layer in layers.items()}
+        if self.shared is None:
+            repeated = [t | {name: torch.cat([t[name]] * self.copies) for name in ("labels", "boxes")} for t in targets]
+            return self._matched_losses(sets, repeated, num_boxes)
+        labels, boxes = _concatenated(targets, layers[""]["pred_boxes"].dtype)
+        losses: dict[str, Tensor] = {}
+        for suffix, layer in sets.items():  # one by one: their numbers of matches differ
+            losses |= self._losses({suffix: layer}, labels, boxes, self.shared(layer, targets)[None], num_boxes)
+        return losses, 0
 
     def _losses(self, sets: dict[str, dict[str, Tensor]], labels: Tensor, boxes: Tensor, matches: Tensor,
                 num_boxes: Tensor) -> dict[str, Tensor]:

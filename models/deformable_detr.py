@@ -4,13 +4,13 @@ B batch, N tokens of all levels, Q queries, C channels, K classes.
 """
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from models.backbones import Backbone
-from models.detector import Detector, as_outputs
+from models.detector import Detector
 from models.features import multi_scale_features
-from models.heads import LayerHeads, by_suffix, split_queries
+from models.heads import LayerHeads
+from models.one_to_many import OneToMany, make_one_to_many
 from models.parts import (
     Built,
     make_backbone,
@@ -20,9 +20,10 @@ from models.parts import (
     make_input_proj,
     make_loss_weights,
     make_postprocessors,
+    num_learned_queries,
     refuse_global_attention,
 )
-from models.structures import FlatFeatures, Queries
+from models.structures import FlatFeatures
 from models.transformer import DeformableDETRTransformer, TwoStageDeformableDETRTransformer
 from util.errors import UserError
 from util.nested_tensor import NestedTensor
@@ -34,7 +35,6 @@ class DeformableDETR(Detector):
     """The transformer decides between one stage and two, its decoder whether boxes are refined.
 
     query_embed: learned queries (one stage) or contents (mixed selection), None where they come from proposals only.
-    one_to_many: how many further queries see each other only, and only in training (H-DETR, section 3.2).
     """
 
     input_proj: nn.ModuleList
@@ -43,14 +43,14 @@ class DeformableDETR(Detector):
 
     def __init__(self, backbone: Backbone, transformer: DeformableDETRTransformer | TwoStageDeformableDETRTransformer,
                  input_proj: nn.ModuleList, heads: LayerHeads, query_embed: nn.Embedding | None, num_queries: int,
-                 one_to_many: int = 0, aux_loss: bool = True):
-        super().__init__(aux_loss)
+                 one_to_many: OneToMany | None = None, aux_loss: bool = True):
+        super().__init__(aux_loss, one_to_many)
         self.transformer = transformer
         self.class_embed, self.bbox_embed = heads.class_embed, heads.bbox_embed
         self.query_embed = query_embed
         self.input_proj = input_proj
         self.backbone = backbone
-        self.num_queries, self.one_to_many = num_queries, one_to_many
+        self.num_queries = num_queries
 
     def transformer_parts(self) -> dict[str, list[str]]:
         selection = [f"transformer.{name}" for name in self.transformer.selection_parts()]
@@ -64,30 +64,17 @@ class DeformableDETR(Detector):
         return multi_scale_features(samples, self.backbone, self.input_proj, self.transformer.level_embed)
 
     def detect(self, features: FlatFeatures, targets: list[dict[str, Tensor]] | None) -> dict:
-        """Targets are ignored. Adds, with two stages, "enc_outputs" (of all N tokens), and in training with a
-        one-to-many branch "one2many_outputs", its predictions by the suffixes of their losses.
-        """
+        """Targets are ignored. Adds, with two stages, "enc_outputs" (of all N tokens)."""
         memory = self.transformer.encoder(features)
-        one_to_many = self.one_to_many if self.training else 0
         embed = None if self.query_embed is None else self.query_embed.weight
-        queries, proposals = self.transformer.queries(memory, embed, self.num_queries + one_to_many)
-        if one_to_many:
-            queries = _separated(queries, self.num_queries)
-        layers = self.predictions(self.transformer.decoder(queries, memory))
-        one_to_one_layers, one_to_many_layers = split_queries(layers, self.num_queries)
-        outputs = as_outputs(one_to_one_layers)
-        if one_to_many:
-            outputs["one2many_outputs"] = by_suffix(one_to_many_layers)
+        queries, proposals = self.transformer.queries(memory, embed,
+                                                      self.num_queries + self.one_to_many.further_queries)
+        decoded = self.transformer.decoder(self.one_to_many.separated(queries, self.num_queries), memory)
+        outputs = self.outputs(self.predictions(decoded), decoded, self.num_queries)
         if proposals is not None:
             outputs["enc_outputs"] = {"pred_logits": at_least_float32(proposals.logits),
                                       "pred_boxes": at_least_float32(proposals.box_logits).sigmoid()}
         return outputs
-
-
-def _separated(queries: Queries, count: int) -> Queries:
-    """The queries with a mask that keeps the first `count` and the others from seeing each other."""
-    first = torch.arange(queries.content.shape[1], device=queries.content.device) < count
-    return replace(queries, attn_mask=first[:, None] != first[None, :])
 
 
 def build_deformable_detr(options: Options) -> Built:
@@ -111,10 +98,9 @@ def build_deformable_detr(options: Options) -> Built:
         transformer = DeformableDETRTransformer(encoder, decoder, dim, levels)
         heads.start_with_small_boxes()
     model = DeformableDETR(backbone, transformer, input_proj, heads, _query_embed(options), num_queries,
-                           form.num_queries_one2many, loss.aux_loss)
-    weights = replace(make_loss_weights(loss), enc=loss.interm_loss_coef if form.two_stage else None,
-                      one2many=form.lambda_one2many if form.num_queries_one2many else None)
-    return model, make_criterion(loss, depth, weights, copies=form.k_one2many), make_postprocessors(options)
+                           make_one_to_many(options, heads, depth), loss.aux_loss)
+    weights = replace(make_loss_weights(loss), enc=loss.interm_loss_coef if form.two_stage else None)
+    return model, make_criterion(options, depth, weights), make_postprocessors(options)
 
 
 def _query_embed(options: Options) -> nn.Embedding | None:
@@ -122,7 +108,7 @@ def _query_embed(options: Options) -> nn.Embedding | None:
     if form.two_stage and not form.mixed_selection:
         return None
     # Where the proposals give the positions, only the content is learned.
-    return nn.Embedding(options.decoder.num_queries + form.num_queries_one2many, dim if form.two_stage else 2 * dim)
+    return nn.Embedding(num_learned_queries(options), dim if form.two_stage else 2 * dim)
 
 
 def _check(form: DeformableDETROptions, aux_loss: bool) -> None:
@@ -135,6 +121,3 @@ def _check(form: DeformableDETROptions, aux_loss: bool) -> None:
     if form.with_box_refine and not aux_loss:
         raise UserError("aux_loss=False leaves the heads of all layers but the last untrained: "
                         "set with_box_refine=False")
-    if form.num_queries_one2many < 0 or form.k_one2many < 1:
-        raise UserError(f"num_queries_one2many={form.num_queries_one2many} must be at least 0, and "
-                        f"k_one2many={form.k_one2many} at least 1")

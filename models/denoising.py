@@ -75,11 +75,14 @@ class Denoising:
 
 def prepend(denoising: Queries, queries: Queries, meta: DenoisingMeta) -> Queries:
     """Denoising queries, then the matched ones, masked so that a group sees only itself and the matched queries, and
-    these see no group.
+    these see no group. Of matched queries in branches, groups see the one that the first query sees.
     """
     pad, total = meta.num_queries, meta.num_queries + queries.content.shape[1]
     index = torch.arange(total, device=queries.content.device)
     group = torch.where(index < pad, index // meta.group_size, -1)
     attn_mask = (group[None, :] != group[:, None]) & (index < pad)[None, :]  # everyone sees the matched queries
+    if queries.attn_mask is not None:
+        attn_mask[pad:, pad:] = queries.attn_mask
+        attn_mask[:pad, pad:] = queries.attn_mask[0]
     return Queries(torch.cat([denoising.content, queries.content], 1),
                    torch.cat([denoising.require("box_logits"), queries.require("box_logits")], 1), attn_mask)

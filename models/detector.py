@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.backbones import Backbone
 from models.heads import Predictions, layer_predictions
+from models.one_to_many import OneToMany
 from models.structures import DecoderOutput, FlatFeatures
 from util.nested_tensor import Images, NestedTensor
 
@@ -24,16 +25,18 @@ class Detector(nn.Module):
     class_embed: nn.Module
     bbox_embed: nn.Module
 
-    def __init__(self, aux_loss: bool):
+    def __init__(self, aux_loss: bool, one_to_many: OneToMany | None = None):
         super().__init__()
         self.aux_loss = aux_loss
+        self.one_to_many = one_to_many or OneToMany()
 
     def forward(self, samples: Images, targets: list[dict[str, Tensor]] | None = None) -> dict:
         """samples: images [3, H, W], normalised; targets (for training only) with "labels" [n], "boxes" [n, 4] cxcywh
         in [0, 1].
 
         Returns "pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh in [0, 1], "aux_outputs" (a list with the same
-        of each decoder layer before the last; empty without aux_loss), and what `detect` adds.
+        of each decoder layer before the last; empty without aux_loss), in training with one-to-many supervision
+        "one2many_outputs" (the same of each layer by the suffix of its losses), and what `detect` adds.
         """
         if not isinstance(samples, NestedTensor):
             samples = NestedTensor.from_list(samples)
@@ -61,7 +64,9 @@ class Detector(nn.Module):
         layers = layer_predictions(decoded, self.class_embed, self.bbox_embed)
         return layers if self.aux_loss else layers[-1:]
 
-
-def as_outputs(layers: list[Predictions]) -> dict:
-    """The last layer's predictions, and those of the layers before it as "aux_outputs"."""
-    return {**layers[-1], "aux_outputs": layers[:-1]}
+    def outputs(self, layers: list[Predictions], decoded: DecoderOutput, num_queries: int) -> dict:
+        """What `forward` returns of any detector. layers: the predictions from `decoded`, without denoising queries;
+        further ones for one-to-many come after the first num_queries."""
+        layers, one_to_many = self.one_to_many.divided(layers, decoded, num_queries)
+        outputs = {**layers[-1], "aux_outputs": layers[:-1]}
+        return outputs | ({"one2many_outputs": one_to_many} if one_to_many else {})

@@ -5,9 +5,10 @@ B batch, Q queries, C channels, K class logits.
 from torch import Tensor, nn
 
 from models.backbones import Backbone
-from models.detector import Detector, as_outputs
+from models.detector import Detector
 from models.features import multi_scale_features
 from models.heads import SharedHeads
+from models.one_to_many import OneToMany, make_one_to_many
 from models.parts import (
     Built,
     make_backbone,
@@ -16,6 +17,7 @@ from models.parts import (
     make_encoder,
     make_postprocessors,
     make_shared_heads,
+    num_learned_queries,
 )
 from models.stage import Stage
 from models.structures import DecoderOutput, FlatFeatures
@@ -28,8 +30,9 @@ class DETR(Detector):
     """A detector that reads the backbone's last map."""
 
     def __init__(self, backbone: Backbone, input_proj: nn.Module, transformer: Stage, query_embed: nn.Embedding,
-                 heads: SharedHeads, aux_loss: bool = True):
-        super().__init__(aux_loss)
+                 heads: SharedHeads, num_queries: int, one_to_many: OneToMany | None = None, aux_loss: bool = True):
+        super().__init__(aux_loss, one_to_many)
+        self.num_queries = num_queries
         self.backbone = backbone
         self.input_proj = input_proj
         self.transformer = transformer
@@ -44,11 +47,14 @@ class DETR(Detector):
 
     def detect(self, features: FlatFeatures, targets: list[dict[str, Tensor]] | None) -> dict:
         """Targets are ignored."""
-        return as_outputs(self.predictions(DecoderOutput(self.transformer(features, self.query_embed.weight))))
+        count = self.num_queries + self.one_to_many.further_queries
+        mask = self.one_to_many.mask(count, features.tokens.device, self.num_queries)
+        decoded = DecoderOutput(self.transformer(features, self.query_embed.weight[:count], attn_mask=mask))
+        return self.outputs(self.predictions(decoded), decoded, self.num_queries)
 
 
 def build_detr(options: Options) -> Built:
-    dim, loss = options.transformer.hidden_dim, options.loss
+    dim, depth = options.transformer.hidden_dim, options.decoder.depth
     if len(options.backbone.return_interm_indices) != 1:
         raise UserError(f"return_interm_indices={options.backbone.return_interm_indices}: DETR reads one map, [3]")
     if options.stages.stage_levels is not None:
@@ -56,6 +62,6 @@ def build_detr(options: Options) -> Built:
     backbone, heads = make_backbone(options), make_shared_heads(options)
     model = DETR(backbone, nn.Conv2d(backbone.num_channels[0], dim, kernel_size=1),
                  Stage([0], make_encoder(options, "global"), make_decoder(options, heads, "global")),
-                 nn.Embedding(options.decoder.num_queries, dim), heads, loss.aux_loss)
-    depth = options.decoder.depth
-    return model, make_criterion(loss, depth), make_postprocessors(options)
+                 nn.Embedding(num_learned_queries(options), dim), heads, options.decoder.num_queries,
+                 make_one_to_many(options, heads, depth), options.loss.aux_loss)
+    return model, make_criterion(options, depth), make_postprocessors(options)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from models.backbones import Backbone
 from models.denoising import Denoising, prepend
-from models.detector import Detector, as_outputs
+from models.detector import Detector
 from models.features import multi_scale_features
 from models.heads import LayerHeads, by_suffix, split_queries
+from models.one_to_many import OneToMany, make_one_to_many
 from models.parts import (
     Built,
     make_backbone,
@@ -20,6 +21,7 @@ from models.parts import (
     make_input_proj,
     make_loss_weights,
     make_postprocessors,
+    num_learned_queries,
     refuse_global_attention,
 )
 from models.structures import FlatFeatures
@@ -38,8 +40,9 @@ class DINO(Detector):
     input_proj: nn.ModuleList
 
     def __init__(self, backbone: Backbone, transformer: DINOTransformer, input_proj: nn.ModuleList,
-                 heads: LayerHeads, label_enc: nn.Embedding, denoising: Denoising | None, aux_loss: bool = True):
-        super().__init__(aux_loss)
+                 heads: LayerHeads, label_enc: nn.Embedding, denoising: Denoising | None, num_queries: int,
+                 one_to_many: OneToMany | None = None, aux_loss: bool = True):
+        super().__init__(aux_loss, one_to_many)
         self.transformer = transformer
         self.label_enc = label_enc
         self.input_proj = input_proj
@@ -47,6 +50,7 @@ class DINO(Detector):
         self.bbox_embed, self.class_embed = heads.bbox_embed, heads.class_embed
         self.num_classes = heads.num_classes
         self.denoising = denoising
+        self.num_queries = num_queries
 
     def transformer_parts(self) -> dict[str, list[str]]:
         return {"encoder": ["transformer.encoder"],
@@ -62,8 +66,9 @@ class DINO(Detector):
         for the denoising queries.
         """
         memory = self.transformer.encoder(features)
-        proposals = self.transformer.select(memory)
-        queries, meta = self.transformer.queries(proposals), None
+        chosen = self.transformer.select(memory, self.num_queries + self.one_to_many.further_queries)
+        proposals = chosen.first(self.num_queries)
+        queries, meta = self.one_to_many.separated(self.transformer.queries(chosen), self.num_queries), None
         if self.training and targets is not None and self.denoising is not None:
             noised = self.denoising.prepare(targets, self.label_enc, self.num_classes)
             if noised is not None:
@@ -72,9 +77,11 @@ class DINO(Detector):
         decoded = self.transformer.decoder(queries, memory)
         # Keeps label_enc in the graph of every batch: DDP wants a gradient for it on every rank.
         last = decoded.hidden[-1] + 0 * self.label_enc.weight[0]
-        layers = self.predictions(replace(decoded, hidden=[*decoded.hidden[:-1], last]))
+        decoded = replace(decoded, hidden=[*decoded.hidden[:-1], last])
+        layers = self.predictions(decoded)
         noised_layers, matched_layers = split_queries(layers, 0 if meta is None else meta.num_queries)
-        outputs = as_outputs(matched_layers)
+        outputs = self.outputs(matched_layers, decoded.without_first(0 if meta is None else meta.num_queries),
+                               self.num_queries)
         if meta is not None:
             outputs |= {"dn_meta": meta, "dn_outputs": by_suffix(noised_layers)}
         return outputs | {"interm_outputs": {
@@ -93,15 +100,15 @@ def build_dino(options: Options) -> Built:
                        decoder.two_stage_class_embed_share)
     transformer = DINOTransformer(
         make_encoder(options), make_decoder(options, heads, "dino"), shared.hidden_dim, shared.num_feature_levels,
-        decoder.num_queries, decoder.embed_init_tgt, heads.enc_out_class_embed, heads.enc_out_bbox_embed)
+        num_learned_queries(options), decoder.embed_init_tgt, heads.enc_out_class_embed, heads.enc_out_bbox_embed)
     labels = classes if denoising.dn_labelbook_size is None else denoising.dn_labelbook_size
     model = DINO(
         backbone, transformer, input_proj, heads, label_enc=nn.Embedding(labels + 1, shared.hidden_dim),
         denoising=Denoising(denoising.dn_number, denoising.dn_box_noise_scale, denoising.dn_label_noise_ratio)
         if denoising.use_dn else None,
-        aux_loss=loss.aux_loss)
+        num_queries=decoder.num_queries, one_to_many=make_one_to_many(options, heads, depth), aux_loss=loss.aux_loss)
     weights = replace(make_loss_weights(loss), interm=loss.interm_loss_coef, interm_boxes=not loss.no_interm_box_loss)
-    criterion = make_criterion(loss, depth, weights, denoising.use_dn, giou_eps=GIOU_EPS)
+    criterion = make_criterion(options, depth, weights, denoising.use_dn, giou_eps=GIOU_EPS)
     return model, criterion, make_postprocessors(options)
 
 

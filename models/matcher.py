@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from models.classification import Classification, FocalClassification
-from util.box_ops import pairwise_giou
+from util.box_ops import pairwise_giou, pairwise_iou
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,41 @@ class HungarianMatcher:
         giou = pairwise_giou(box_convert(boxes, "cxcywh", "xyxy"), corners, self.giou_eps)
         return (self.cost_class * self.classification.cost(logits, labels, giou)
                 + self.cost_bbox * torch.cdist(boxes, target_boxes[:, None], p=1) - self.cost_giou * giou)
+
+
+@dataclass(frozen=True)
+class OneToManyMatcher:
+    """Several queries for each target (MS-DETR, section 3.2): the `most` with the highest scores of those with at least
+    `threshold`, where a score is `prob_weight` times the probability of the target's class plus the rest times the IoU.
+    Of several targets that would take a query, the one with the highest score gets it.
+    """
+
+    most: int
+    classification: Classification = field(default_factory=FocalClassification)
+    prob_weight: float = 0.3
+    threshold: float = 0.4
+
+    @torch.no_grad()
+    def __call__(self, outputs: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
+        """The matches [3, A] as in Matching, of one output."""
+        logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
+        counts = [len(target["labels"]) for target in targets]
+        if not any(counts):
+            return torch.zeros(3, 0, dtype=torch.int64, device=logits.device)
+        padded = _padded_targets(counts).to(logits.device, non_blocking=True)
+        labels, target_boxes = (torch.cat([target[name] for target in targets])[padded] for name in ("labels", "boxes"))
+        ious = pairwise_iou(*(box_convert(x.to(boxes.dtype), "cxcywh", "xyxy") for x in (boxes, target_boxes)))
+        prob = self.classification.prob(logits[:, None], labels)[:, 0]
+        scores = self.prob_weight * prob + (1 - self.prob_weight) * ious  # [B, Q, T]
+        real = torch.arange(padded.shape[1]) < torch.tensor(counts)[:, None]
+        scores = scores.masked_fill(~real.to(scores.device, non_blocking=True)[:, None], -1)
+
+        best = scores.topk(min(self.most, scores.shape[1]), dim=1)
+        taken = torch.zeros_like(scores).scatter_(1, best.indices, best.values) >= self.threshold
+        owner = scores.masked_fill(~taken, -1).argmax(-1, keepdim=True)
+        taken &= torch.zeros_like(taken).scatter_(-1, owner, True)
+        batch_idx, query_idx, own_target = taken.nonzero().unbind(1)
+        return torch.stack([batch_idx, query_idx, padded[batch_idx, own_target]])
 
 
 def _name(targets: list[dict[str, Any]], batch_idx: int) -> int | float | str:

@@ -18,7 +18,7 @@ from models.decoders import DECODERS
 from models.detector import Detector
 from models.encoders import ENCODERS
 from models.heads import Heads, SharedHeads
-from models.matcher import HungarianMatcher
+from models.matcher import HungarianMatcher, OneToManyMatcher
 from models.postprocess import PostProcess
 from models.registry import choose
 from util.errors import UserError
@@ -70,6 +70,11 @@ def make_decoder(options: Options, heads: Heads, default: str) -> nn.Module:
     return choose(DECODERS, "decoder", options.decoder.decoder or default)(options, heads)
 
 
+def num_learned_queries(options: Options) -> int:
+    """Those that detect, then those of a one-to-many branch."""
+    return options.decoder.num_queries + options.one_to_many.num_queries_one2many
+
+
 def make_shared_heads(options: Options) -> SharedHeads:
     num_logits = make_classification(options.loss).num_logits(options.data.class_count)
     return SharedHeads(options.transformer.hidden_dim, num_logits, focal=options.loss.classification != "softmax")
@@ -88,13 +93,17 @@ def make_loss_weights(options: LossOptions) -> LossWeights:
     return LossWeights(options.cls_loss_coef, options.bbox_loss_coef, options.giou_loss_coef)
 
 
-def make_criterion(options: LossOptions, num_layers: int, weights: LossWeights | None = None, use_dn: bool = False,
-                   copies: int = 1, giou_eps: float = 0.0) -> SetCriterion:
-    classification = make_classification(options)
-    matcher = HungarianMatcher(options.set_cost_class, options.set_cost_bbox, options.set_cost_giou, classification,
-                               giou_eps)
-    return SetCriterion(matcher, weights or make_loss_weights(options), num_layers, classification, use_dn,
-                        options.aux_loss, copies)
+def make_criterion(options: Options, num_layers: int, weights: LossWeights | None = None, use_dn: bool = False,
+                   giou_eps: float = 0.0) -> SetCriterion:
+    """weights: of the parts other than one-to-many supervision."""
+    loss, form = options.loss, options.one_to_many
+    weights = weights or make_loss_weights(loss)
+    if form.one2many != "none":
+        weights = replace(weights, one2many=form.lambda_one2many)
+    classification = make_classification(loss)
+    matcher = HungarianMatcher(loss.set_cost_class, loss.set_cost_bbox, loss.set_cost_giou, classification, giou_eps)
+    shared = OneToManyMatcher(form.k_one2many, classification) if form.one2many == "shared" else None
+    return SetCriterion(matcher, weights, num_layers, classification, use_dn, loss.aux_loss, form.k_one2many, shared)
 
 
 def make_postprocessors(options: Options) -> dict[str, PostProcess]:

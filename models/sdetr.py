@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import Backbone
-from models.detector import Detector, as_outputs
+from models.detector import Detector
 from models.features import multi_scale_features
 from models.heads import SharedHeads
+from models.one_to_many import OneToMany, make_one_to_many
 from models.parts import (
     Built,
     make_backbone,
@@ -18,6 +19,7 @@ from models.parts import (
     make_input_proj,
     make_postprocessors,
     make_shared_heads,
+    num_learned_queries,
     stage_options,
 )
 from models.stage import Stage
@@ -38,9 +40,11 @@ class SDETR(Detector):
     input_proj: nn.ModuleList
 
     def __init__(self, backbone: Backbone, input_proj: nn.ModuleList, stages: list[Stage],
-                 query_embed: list[nn.Embedding], heads: SharedHeads, encoder: nn.Module | None = None,
-                 level_embed: nn.Parameter | None = None, aux_loss: bool = True):
-        super().__init__(aux_loss)
+                 query_embed: list[nn.Embedding], heads: SharedHeads, num_queries: int,
+                 encoder: nn.Module | None = None, level_embed: nn.Parameter | None = None,
+                 one_to_many: OneToMany | None = None, aux_loss: bool = True):
+        super().__init__(aux_loss, one_to_many)
+        self.num_queries = num_queries
         self.backbone = backbone
         self.input_proj = input_proj
         self.level_embed = level_embed
@@ -63,10 +67,13 @@ class SDETR(Detector):
     def detect(self, features: FlatFeatures, targets: list[dict[str, Tensor]] | None) -> dict:
         """Targets are ignored. The layers are those of all stages in turn."""
         memory = features if self.encoder is None else self.encoder(features)
+        count = self.num_queries + self.one_to_many.further_queries
+        mask = self.one_to_many.mask(count, memory.tokens.device, self.num_queries)
         hidden: list[Tensor] = []
         for stage, query_embed in zip(self.stages, self.query_embed):
-            hidden += stage(memory, query_embed.weight, hidden[-1] if hidden else None)
-        return as_outputs(self.predictions(DecoderOutput(hidden)))
+            hidden += stage(memory, query_embed.weight[:count], hidden[-1] if hidden else None, mask)
+        decoded = DecoderOutput(hidden)
+        return self.outputs(self.predictions(decoded), decoded, self.num_queries)
 
 
 def build_sdetr(options: Options) -> Built:
@@ -109,9 +116,10 @@ def _build_stacked(options: Options, backbone: Backbone, input_proj: nn.ModuleLi
     decoders = [make_decoder(stage_options(options, len(read), count, dec_layers=depth), heads, "global")
                 for read, depth, count in zip(levels, depths, num_heads)]
     stages = [Stage(*parts) for parts in zip(levels, encoders, decoders)]
-    query_embed = [nn.Embedding(options.decoder.num_queries, options.transformer.hidden_dim) for _ in levels]
-    model = SDETR(backbone, input_proj, stages, query_embed, heads, encoder, level_embed, options.loss.aux_loss)
-    return model, make_criterion(options.loss, sum(depths)), make_postprocessors(options)
+    query_embed = [nn.Embedding(num_learned_queries(options), options.transformer.hidden_dim) for _ in levels]
+    model = SDETR(backbone, input_proj, stages, query_embed, heads, options.decoder.num_queries, encoder, level_embed,
+                  make_one_to_many(options, heads, sum(depths)), options.loss.aux_loss)
+    return model, make_criterion(options, sum(depths)), make_postprocessors(options)
 
 
 def _stage_levels(options: Options, num_levels: int) -> list[list[int]]:

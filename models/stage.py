@@ -19,8 +19,10 @@ class Stage(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, features: FlatFeatures, query_pos: Tensor, content: Tensor | None = None) -> list[Tensor]:
-        """query_pos [Q, C] is the queries' learned embedding; content [B, Q, C] is zero unless given.
+    def forward(self, features: FlatFeatures, query_pos: Tensor, content: Tensor | None = None,
+                attn_mask: Tensor | None = None) -> list[Tensor]:
+        """query_pos [Q, C] is the queries' learned embedding; content [B, Q, C] is zero unless given; attn_mask [Q, Q]
+        is True where a query may not see another.
 
         Returns the hidden state [B, Q, C] after each decoder layer.
         """
@@ -28,4 +30,5 @@ class Stage(nn.Module):
         if self.encoder is not None:
             memory = self.encoder(memory)
         pos = query_pos.expand(len(memory.tokens), -1, -1)
-        return self.decoder(Queries(torch.zeros_like(pos) if content is None else content, pos=pos), memory).hidden
+        content = torch.zeros_like(pos) if content is None else content
+        return self.decoder(Queries(content, attn_mask=attn_mask, pos=pos), memory).hidden

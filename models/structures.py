@@ -110,6 +110,11 @@ class Proposals:
     content: Tensor  # [B, Q, C] normalised memory of the chosen tokens
     box_logits: Tensor  # [B, Q, 4], with gradient
 
+    def first(self, count: int) -> "Proposals":
+        if count >= self.content.shape[1]:
+            return self
+        return Proposals(self.content[:, :count], self.box_logits[:, :count])
+
 
 @dataclass
 class TokenScores:
@@ -127,3 +132,10 @@ class DecoderOutput:
     # [B, Q, 4 or 2] sigmoid boxes or points: reference[i] entered layer i. None: heads predict boxes without one
     reference: list[Tensor] | None = None
     eps: float = 1e-5  # of the inverse sigmoid of the reference
+
+    def without_first(self, count: int) -> "DecoderOutput":
+        """The output for all but the first `count` queries."""
+        if not count:
+            return self
+        reference = None if self.reference is None else [x[:, count:] for x in self.reference]
+        return replace(self, hidden=[x[:, count:] for x in self.hidden], reference=reference)

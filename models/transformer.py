@@ -43,7 +43,7 @@ class DINOTransformer(TwoStageTransformer):
     """Two stages as in DINO (section 3.4): the tokens with the highest scores become the decoder's first boxes; the
     content of the queries is learned (mixed query selection) or, without `embed_init_tgt`, taken from the tokens too.
 
-    class_head and bbox_head score and refine the tokens.
+    num_queries: the most that there are. class_head and bbox_head score and refine the tokens.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int, num_queries: int,
@@ -53,15 +53,14 @@ class DINOTransformer(TwoStageTransformer):
         self.enc_output = nn.Linear(dim, dim)
         self.enc_output_norm = nn.LayerNorm(dim)
         initialise_matrices(self.enc_output)
-        self.num_queries = num_queries
         self.enc_out_bbox_embed = bbox_head
         self.enc_out_class_embed = class_head
 
-    def select(self, memory: FlatFeatures) -> Proposals:
-        """The `num_queries` tokens with the highest class score, or all where there are fewer."""
+    def select(self, memory: FlatFeatures, count: int) -> Proposals:
+        """The `count` tokens with the highest class score, best first, or all where there are fewer."""
         tokens, anchors = self.candidates(memory)
         scores = self.enc_out_class_embed(tokens).amax(-1)
-        chosen = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices[..., None]
+        chosen = scores.topk(min(count, scores.shape[1]), dim=1).indices[..., None]
         content = tokens.gather(1, chosen.expand(-1, -1, tokens.shape[-1]))
         # The box head reads the chosen tokens only: the others' boxes are never used.
         return Proposals(content, self.enc_out_bbox_embed(content) + anchors.gather(1, chosen.expand(-1, -1, 4)))

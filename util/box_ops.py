@@ -22,6 +22,11 @@ def pairwise_giou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     return giou(a[..., :, None, :], b[..., None, :, :], eps)
 
 
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """See `iou`, of xyxy boxes [..., N, 4] with [..., M, 4]: [..., N, M]."""
+    return iou(a[..., :, None, :], b[..., None, :, :])
+
+
 def giou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     """Generalised IoU (Rezatofighi et al., 2019) of xyxy boxes [..., 4]: [...].
 

@@ -115,9 +115,16 @@ class DeformableDETROptions:
     two_stage: bool = key(False, "queries start at the best encoder proposals; needs with_box_refine")
     mixed_selection: bool = key(False, "two_stage: query content is learned, query positions come from the proposals")
     look_forward_twice: bool = key(False, "with_box_refine: gradient from a layer's box to the previous layer")
-    num_queries_one2many: int = key(0, "H-DETR: queries of the one-to-many branch, in training only")
-    k_one2many: int = key(6, "H-DETR: queries matched to each object in the one-to-many branch")
-    lambda_one2many: float = key(1.0, "H-DETR: weight of the one-to-many losses")
+
+
+@dataclass(frozen=True)
+class OneToManyOptions:
+    one2many: Literal["none", "branch", "shared"] | None = key(
+        None, "in training, find each object several times: by a branch of further queries (H-DETR), or by further "
+              "heads that share the queries (MS-DETR). None: branch where num_queries_one2many is set")
+    num_queries_one2many: int = key(0, "branch: its queries", least=0)
+    k_one2many: int = key(6, "queries matched to each object; shared: at most", least=1)
+    lambda_one2many: float = key(1.0, "weight of the one-to-many losses", least=0)
 
 
 @dataclass(frozen=True)
@@ -251,6 +258,7 @@ class Options:
     decoder: DecoderOptions
     stages: StageOptions
     deformable_detr: DeformableDETROptions
+    one_to_many: OneToManyOptions
     denoising: DenoisingOptions
     loss: LossOptions
     postprocess: PostprocessOptions
@@ -336,6 +344,8 @@ def parse_options(config: Mapping[str, Any]) -> Options:
             _single(name, layers)
     if options.transformer.key_aware is None:
         options = options.replaced(key_aware=options.encoder.num_expansion is not None)
+    if options.one_to_many.one2many is None:
+        options = options.replaced(one2many="branch" if options.one_to_many.num_queries_one2many else "none")
     return options
 
 
@@ -353,7 +363,7 @@ def changed_keys(saved: Mapping[str, Any], options: Options) -> dict[str, tuple[
     """
     changed = {}
     for name, value in options.to_dict().items():
-        if name not in saved or (name == "key_aware" and saved[name] is None):
+        if name not in saved or (name in ("key_aware", "one2many") and saved[name] is None):
             continue
         try:
             before = saved[name] if name == "modelname" else checked(name, saved[name])

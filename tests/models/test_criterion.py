@@ -7,7 +7,7 @@ import models.criterion
 from models.classification import FocalClassification
 from models.criterion import LossWeights, SetCriterion, weighted_sum
 from models.denoising import DenoisingMeta
-from models.matcher import HungarianMatcher
+from models.matcher import HungarianMatcher, OneToManyMatcher
 
 BASE = ("loss_ce", "loss_bbox", "loss_giou")
 
@@ -228,6 +228,24 @@ def test_the_one_to_many_branch_finds_every_object_several_times():
     both = sum(focal(logit, c == 2) for query in LOGITS[0] for c, logit in enumerate(query))
     assert losses["loss_ce_one2many"].item() == pytest.approx(both / 2)
     assert criterion.weight_dict["loss_bbox_one2many"] == 10.0
+
+
+def test_further_heads_learn_every_query_that_is_near():
+    """Both queries lie on the first object, and none on the second, which a one-to-one match has to give a query."""
+    boxes = [[[0.4, 0.4, 0.4, 0.2], [0.4, 0.4, 0.4, 0.25]]]
+    outputs = prediction(LOGITS, BOXES) | {"one2many_outputs": {
+        "_0": prediction(LOGITS, [[[0.9, 0.9, 0.1, 0.1]] * 2]), "": prediction(LOGITS, boxes)}}
+    criterion = SetCriterion(HungarianMatcher(2, 5, 2), LossWeights(1.0, 5.0, 2.0, one2many=0.5), 2,
+                             FocalClassification(), use_dn=False, copies=6, shared=OneToManyMatcher(6))
+    losses = criterion(outputs, [target([2, 0], [[0.4, 0.4, 0.4, 0.2], [0.8, 0.2, 0.1, 0.1]])])
+    assert losses["loss_bbox_one2many"].item() == pytest.approx(0.05 / (2 * 6))  # of two objects up to six times
+    assert losses["loss_giou_one2many"].item() == pytest.approx(0.2 / (2 * 6))
+    both = sum(focal(logit, c == 2) for query in LOGITS[0] for c, logit in enumerate(query))
+    assert losses["loss_ce_one2many"].item() == pytest.approx(both / 12)
+    assert losses["loss_bbox_0_one2many"] == 0
+    background = sum(focal(logit, False) for query in LOGITS[0] for logit in query)
+    assert losses["loss_ce_0_one2many"].item() == pytest.approx(background / 12)
+    assert criterion.weight_dict["loss_bbox_0_one2many"] == 2.5
 
 
 def test_layers_and_denoising_are_computed_side_by_side(count_kernels):

@@ -122,7 +122,7 @@ def test_learned_queries_start_at_a_function_of_their_positions(build_deformable
     ({"look_forward_twice": True}, "look_forward_twice=True needs with_box_refine=True"),
     ({"with_box_refine": True, "aux_loss": False}, "aux_loss=False leaves the heads"),
     ({"num_queries_one2many": -1}, "num_queries_one2many=-1 must be at least 0"),
-    ({"k_one2many": 0}, "k_one2many=0 at least 1"),
+    ({"k_one2many": 0}, "k_one2many=0 must be at least 1"),
     ({"classification": "softmax"}, "for DETR and SDETR, not for modelname='deformable_detr'"),
     ({"num_feature_levels": 1}, "num_feature_levels=1 is fewer than the 2 maps"),
 ])

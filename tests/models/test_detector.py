@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models import MODELS, compile_parts
-from models.detector import Detector, as_outputs
+from models.detector import Detector
 from models.structures import DecoderOutput
 from util.nested_tensor import NestedTensor
 
@@ -57,7 +57,8 @@ def test_compiled_parts(detector, monkeypatch):
 @pytest.mark.parametrize("aux_loss, layers", [(True, 3), (False, 1)])
 def test_auxiliary_outputs(build_sdetr, aux_loss, layers):
     model = build_sdetr("detr_r50", aux_loss=aux_loss)[0]
-    predictions = model.predictions(DecoderOutput([torch.randn(1, 2, 32) for _ in range(3)]))
+    decoded = DecoderOutput([torch.randn(1, 2, 32) for _ in range(3)])
+    predictions = model.predictions(decoded)
     assert len(predictions) == layers
-    outputs = as_outputs(predictions)
+    outputs = model.outputs(predictions, decoded, 2)
     assert outputs["aux_outputs"] == predictions[:-1] and outputs["pred_boxes"] is predictions[-1]["pred_boxes"]

@@ -223,9 +223,10 @@ def test_bfloat16_autocast(build, monkeypatch):
     model = shake(build()[0]).eval()
     batch = images(*SIZES)
     with torch.no_grad():
-        proposals = model.transformer.select(model.transformer.encoder(model.features(NestedTensor.from_list(batch))))
+        memory = model.transformer.encoder(model.features(NestedTensor.from_list(batch)))
+        proposals = model.transformer.select(memory, model.num_queries)
         # Rounding may change which tokens are best: both runs start from the same ones.
-        monkeypatch.setattr(model.transformer, "select", lambda _: proposals)
+        monkeypatch.setattr(model.transformer, "select", lambda memory, count: proposals)
         expected = model(batch)
         with torch.autocast("cpu", torch.bfloat16):
             out = model(batch)

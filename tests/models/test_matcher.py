@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.classification import FocalClassification, SoftmaxClassification
-from models.matcher import HungarianMatcher, _name
+from models.matcher import HungarianMatcher, OneToManyMatcher, _name
 
 CLASSES = 3
 
@@ -198,3 +198,42 @@ def test_as_many_kernels_for_many_images_as_for_one(count_kernels):
 @pytest.mark.parametrize("image_id, name", [(3, 3), ("img_003", "img_003"), (None, "batch index 0")])
 def test_an_image_is_named_by_its_id_of_any_kind(image_id, name):
     assert _name([{} if image_id is None else {"image_id": image_id}], 0) == name
+
+
+def one_to_many(boxes, logits, *targets, most=6):
+    """The (image, query, target) triples of a match, in order."""
+    outputs = {"pred_boxes": torch.tensor(boxes), "pred_logits": torch.tensor(logits)}
+    found = OneToManyMatcher(most)(outputs, [{"labels": torch.tensor(labels, dtype=torch.int64),
+                                             "boxes": torch.tensor(boxes).reshape(-1, 4)}
+                                            for labels, boxes in targets])
+    return sorted(tuple(match) for match in found.T.tolist())
+
+
+SQUARE = [0.5, 0.5, 0.2, 0.2]
+NARROW = [0.5, 0.5, 0.1, 0.2]  # half of it
+
+
+def test_one_to_many_takes_queries_by_probability_and_iou():
+    """0.3 * p + 0.7 * IoU: 0.35 + 0.3 p for the narrow box, which needs a p of a sixth to reach 0.4."""
+    low, high = math.log(0.16 / 0.84), math.log(0.17 / 0.83)
+    logits = [[[0.0, 0.0], [9.0, low], [9.0, high], [9.0, 9.0]]]
+    boxes = [[SQUARE, NARROW, NARROW, [0.9, 0.9, 0.1, 0.1]]]
+    assert one_to_many(boxes, logits, ([1], [SQUARE])) == [(0, 0, 0), (0, 2, 0)]
+
+
+def test_one_to_many_takes_the_best_where_there_are_too_many():
+    boxes = [[[0.5, 0.5, 0.2 - 0.01 * i, 0.2] for i in (5, 1, 0, 4, 2)]]
+    logits = [[[0.0]] * 5]
+    assert one_to_many(boxes, logits, ([0], [SQUARE]), most=2) == [(0, 1, 0), (0, 2, 0)]
+
+
+def test_a_query_that_several_targets_want_goes_to_the_best():
+    """Of two images, the first with one target, so that the second's are counted from 1."""
+    boxes, logits = [[SQUARE, NARROW]] * 2, [[[0.0], [0.0]]] * 2
+    found = one_to_many(boxes, logits, ([0], [SQUARE]), ([0, 0], [NARROW, SQUARE]))
+    assert found == [(0, 0, 0), (0, 1, 0), (1, 0, 2), (1, 1, 1)]
+
+
+def test_one_to_many_without_targets():
+    assert one_to_many([[SQUARE]] * 2, [[[0.0]]] * 2, ([], []), ([], [])) == []
+    assert one_to_many([[SQUARE]] * 2, [[[0.0]]] * 2, ([], []), ([0], [SQUARE])) == [(1, 0, 0)]

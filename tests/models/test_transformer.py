@@ -56,7 +56,7 @@ def test_anchors_too_large_are_unusable(make_features):
 def test_selection(make_features):
     """The tokens with the best class, in descending order, with their refined anchors."""
     transformer, memory = make_transformer(), make_features(SHAPES, DIM, valid=[(2, 2), (1, 2)])
-    proposals = transformer.select(memory)
+    proposals = transformer.select(memory, 10)
     anchors, usable = token_anchors(memory)
     content = transformer.enc_output_norm(transformer.enc_output(memory.tokens * usable))
     scores = transformer.enc_out_class_embed(content).max(-1).values
@@ -69,8 +69,8 @@ def test_selection(make_features):
 
 def test_padding_and_unusable_tokens_do_not_matter(make_features):
     transformer, memory = make_transformer(num_queries=TOKENS), make_features(SHAPES, DIM, valid=[(1, 2)])
-    before = transformer.select(memory)
-    after = transformer.select(memory.with_tokens(memory.tokens.masked_fill(memory.padding[..., None], 9.0)))
+    before = transformer.select(memory, TOKENS)
+    after = transformer.select(memory.with_tokens(memory.tokens.masked_fill(memory.padding[..., None], 9.0)), TOKENS)
     assert torch.equal(before.content, after.content) and torch.equal(before.box_logits, after.box_logits)
 
 
@@ -78,7 +78,7 @@ def test_padding_and_unusable_tokens_do_not_matter(make_features):
 @pytest.mark.parametrize("embed_init_tgt", [True, False])
 def test_at_most_as_many_queries_as_tokens(make_features, num_queries, selected, embed_init_tgt):
     transformer = make_transformer(num_queries, embed_init_tgt)
-    proposals = transformer.select(make_features(SHAPES, DIM, valid=[(2, 2), (1, 1)]))
+    proposals = transformer.select(make_features(SHAPES, DIM, valid=[(2, 2), (1, 1)]), num_queries)
     queries = transformer.queries(proposals)
     assert queries.content.shape == (2, selected, DIM) and queries.box_logits.shape == (2, selected, 4)
     assert queries.attn_mask is None
@@ -123,7 +123,7 @@ def test_padding_changes_neither_memory_nor_proposals(build, make_features, vali
     with torch.no_grad():
         memory, alone_memory = transformer.encoder(padded), transformer.encoder(alone)
         torch.testing.assert_close(memory.tokens[:, kept], alone_memory.tokens, atol=1e-5, rtol=1e-5)
-        proposals, alone_proposals = transformer.select(memory), transformer.select(alone_memory)
+        proposals, alone_proposals = (transformer.select(x, 10) for x in (memory, alone_memory))
         torch.testing.assert_close(proposals.box_logits, alone_proposals.box_logits, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(proposals.content, alone_proposals.content, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(memory.tokens[:, kept], padded.tokens[:, kept], atol=0.1)
