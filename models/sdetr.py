@@ -2,6 +2,8 @@
 
 B batch, Q queries, C channels, L levels.
 """
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -71,7 +73,8 @@ class SDETR(Detector):
         mask = self.one_to_many.mask(count, memory.tokens.device, self.num_queries)
         hidden: list[Tensor] = []
         for stage, query_embed in zip(self.stages, self.query_embed):
-            hidden += stage(memory, query_embed.weight[:count], hidden[-1] if hidden else None, mask)
+            learned = cast(Tensor, query_embed.weight)[:count]
+            hidden += stage(memory, learned, hidden[-1] if hidden else None, mask)
         decoded = DecoderOutput(hidden)
         return self.outputs(self.predictions(decoded), decoded, self.num_queries)
 
