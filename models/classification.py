@@ -35,10 +35,15 @@ class ClassMatch:
 
 @dataclass
 class FocalClassification:
-    """One sigmoid per class (RetinaNet's focal loss; its matching cost from Deformable DETR, appendix A.4)."""
+    """One sigmoid per class (RetinaNet's focal loss; its matching cost from Deformable DETR, appendix A.4).
+
+    position_cost: the matching cost is made of the probability times the square root of the GIoU, scaled to [0, 1]
+    (Stable-DINO, section 3.3).
+    """
 
     alpha: float = 0.25
     gamma: float = 2.0
+    position_cost: bool = False
 
     def num_logits(self, num_classes: int) -> int:
         return num_classes
@@ -46,7 +51,9 @@ class FocalClassification:
     def cost(self, logits: Tensor, labels: Tensor, giou: Tensor) -> Tensor:
         """Cost [B, S, Q, T] of assigning to each query (logits [B, S, Q, K]) each label [B, T] of its image.
         giou [B, S, Q, T]: of their boxes."""
-        prob = self.matching_score(self.prob(logits, labels), giou)
+        prob = self.prob(logits, labels)
+        if self.position_cost:
+            prob = prob * ((giou + 1) / 2).clamp(0, 1).sqrt()
         negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
         positive = self.alpha * (1 - prob)**self.gamma * -(prob + 1e-8).log()
         return positive - negative
@@ -54,10 +61,6 @@ class FocalClassification:
     def prob(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The probability [B, S, Q, T] of the labels [B, T] of each image, from logits [B, S, Q, K]."""
         return _of_labels(logits, labels).sigmoid()  # only the targets' classes: usually few of all classes
-
-    def matching_score(self, prob: Tensor, giou: Tensor) -> Tensor:
-        """The probability that the cost is made of."""
-        return prob
 
     def loss(self, logits: Tensor, match: ClassMatch, num_boxes: Tensor) -> Tensor:
         """For each set [S] the sum over its logits [S, B, Q, K] divided by the number of boxes. Queries without a match
@@ -84,14 +87,12 @@ class IoURule:
     """What the logit of a match learns, from its probability p, the IoU u of its box and the best IoU b of its image:
     BCE(logit, target(p, u, b)) with a weight; all other logits learn 0. Weights and targets have no gradient.
 
-    matched(p, target): weight of matches; background(p): of the other logits. position_cost: the matching cost is made
-    of p times the square root of the GIoU, scaled to [0, 1] (Stable-DINO, section 3.3).
+    matched(p, target): weight of matches; background(p): of the other logits.
     """
 
     target: Callable[[Tensor, Tensor, Tensor], Tensor]
     matched: Callable[[Tensor, Tensor], Tensor]
     background: Callable[[Tensor], Tensor]
-    position_cost: bool = False
 
 
 IOU_RULES = {
@@ -103,18 +104,30 @@ IOU_RULES = {
     "mal": IoURule(lambda p, u, b: u**1.5, lambda p, t: torch.ones_like(t), lambda p: p**1.5),
     # Stable-DINO, section 3.2: squared IoUs, rescaled so that the best of an image stays as it is.
     "position": IoURule(lambda p, u, b: u**2 / b.clamp(min=1e-6), lambda p, t: 0.25 * (t - p).abs()**2,
-                        lambda p: 0.75 * p**2, position_cost=True),
+                        lambda p: 0.75 * p**2),
 }
 
 
 @dataclass
 class IoUAwareClassification(FocalClassification):
-    """One sigmoid per class that learns how well the box fits, not only whether there is an object."""
+    """One sigmoid per class that learns how well the box fits, not only whether there is an object.
+
+    target_cost: the matching cost is what a match would add to the loss, by the rule's own target. The GIoU, where it
+    is positive, stands for the IoU.
+    """
 
     rule: IoURule = IOU_RULES["mal"]
+    target_cost: bool = False
 
-    def matching_score(self, prob: Tensor, giou: Tensor) -> Tensor:
-        return prob * ((giou + 1) / 2).clamp(0, 1).sqrt() if self.rule.position_cost else prob
+    def cost(self, logits: Tensor, labels: Tensor, giou: Tensor) -> Tensor:
+        """See FocalClassification."""
+        if not self.target_cost:
+            return super().cost(logits, labels, giou)
+        chosen, ious = _of_labels(logits, labels), giou.clamp(min=0)
+        prob = chosen.sigmoid()
+        target = self.rule.target(prob, ious, ious.amax((2, 3), keepdim=True))
+        matched = self.rule.matched(prob, target) * (F.softplus(chosen) - target * chosen)
+        return matched - self.rule.background(prob) * F.softplus(chosen)
 
     def loss(self, logits: Tensor, match: ClassMatch, num_boxes: Tensor) -> Tensor:
         """See FocalClassification."""

@@ -81,11 +81,18 @@ def make_shared_heads(options: Options) -> SharedHeads:
 
 
 def make_classification(options: LossOptions) -> Classification:
-    if options.classification == "softmax":
+    kind, cost = options.classification, options.class_cost
+    if cost is None:
+        cost = "position" if kind == "position" else "focal"
+    if kind == "softmax":
+        if options.class_cost is not None:
+            raise UserError(f"class_cost={cost!r} is not for classification='softmax', whose cost is the probability")
         return SoftmaxClassification(options.eos_coef)
-    if options.classification == "focal":
-        return FocalClassification(options.focal_alpha)
-    return IoUAwareClassification(options.focal_alpha, rule=IOU_RULES[options.classification])
+    by_position = cost == "position"
+    if kind == "focal":
+        return FocalClassification(options.focal_alpha, position_cost=by_position)
+    return IoUAwareClassification(options.focal_alpha, position_cost=by_position, rule=IOU_RULES[kind],
+                                  target_cost=cost == "target")
 
 
 def make_loss_weights(options: LossOptions) -> LossWeights:

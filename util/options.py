@@ -149,6 +149,9 @@ class LossOptions:
     classification: Literal["focal", "softmax", "vfl", "ia_bce", "mal", "position"] = key(
         "focal", "a sigmoid per class: focal, or one that learns the IoU of its box (vfl, ia_bce, mal, position); or a "
                  "softmax with \"no object\"")
+    class_cost: Literal["focal", "position", "target"] | None = key(
+        None, "matcher: class cost of the focal loss, of that times the box's position (Stable-DINO), or of the "
+              "classification's own target. None: position for classification='position', else focal")
     eos_coef: float = key(0.1, "softmax: weight of unmatched queries", least=0)
     focal_alpha: float = key(0.25, "focal loss: weight of the positives")
     aux_loss: bool = key(True, "losses for every decoder layer, not only the last")

@@ -2,7 +2,7 @@
 #   python main.py -c config/LiteDINO/r50_h3l1_2p1x3_modern.py --coco_path DIR
 # 24 epochs, with denser images in their first half:
 #   ... --options epochs=24 lr_drop=20 data_aug_mosaic=0.5 data_aug_mixup=0.5
-# Nobody has trained this combination on COCO here. DINO R50 has AP 49.0 after 12 epochs; what its authors report of each:
+# Nobody has trained this combination on COCO here. DINO R50 has AP 49.0 after 12 epochs; their authors report for it:
 _base_ = ['r50_h3l1_2p1x3.py']
 
 classification = 'ia_bce'  # Align-DETR: 50.3 (DEIM's 'mal' and Stable-DINO's 'position', 50.4, are alternatives)

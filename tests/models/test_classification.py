@@ -14,6 +14,7 @@ from models.classification import (
 from models.criterion import LossWeights, SetCriterion, weighted_sum
 from models.matcher import HungarianMatcher
 from models.postprocess import PostProcess
+from util.errors import UserError
 
 LOGITS = [[[1.0, -1.0, 0.0], [0.5, 2.0, 3.0]]]  # two classes and "no object"
 BOXES = [[[0.5, 0.5, 0.2, 0.4], [0.2, 0.2, 0.1, 0.1]]]
@@ -164,10 +165,44 @@ def test_without_matches_all_is_background(name):
 def test_the_cost_of_a_position_is_focal_at_the_probability_times_the_root_of_the_giou():
     logits, labels = torch.tensor([[[[X, -X]]]]), torch.tensor([[0, 1, 0]])
     giou = torch.tensor([[[[1.0, 0.28, -1.0]]]])
-    found = IoUAwareClassification(rule=IOU_RULES["position"]).cost(logits, labels, giou)[0, 0, 0].tolist()
+    found = FocalClassification(position_cost=True).cost(logits, labels, giou)[0, 0, 0].tolist()
     for cost, prob in zip(found, (P, sigmoid(-X) * 0.8, 0)):
         wanted = 0.25 * (1 - prob)**2 * -math.log(prob + 1e-8) - 0.75 * prob**2 * -math.log(1 - prob + 1e-8)
         assert cost == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_cost_by_the_target_is_what_a_match_adds_to_the_loss(name):
+    """Two queries and two targets of one image; the best IoU is the first's."""
+    logits = torch.tensor([[[[X, 0.3], [-1.0, 2.0]]]], dtype=torch.float64)
+    giou = torch.tensor([[[[U, -0.5], [0.2, 0.6]]]], dtype=torch.float64)
+    classification = IoUAwareClassification(rule=IOU_RULES[name], target_cost=True)
+    costs = classification.cost(logits, torch.tensor([[0, 1]]), giou)[0, 0]
+    target, weight, background = PAPERS[name]  # the first query's with the first target
+    assert costs[0, 0].item() == pytest.approx(weight * bce(X, target) - background(P) * bce(X, 0), rel=1e-9)
+    none = torch.zeros(1, 0, dtype=torch.int64)
+    without = classification.loss(logits[0][None], ClassMatch(none, none, none, torch.zeros(1, 0)), torch.tensor(1.0))
+    both = ClassMatch(torch.tensor([[0, 0]]), torch.tensor([[0, 1]]), torch.tensor([[0, 1]]),
+                      torch.tensor([[U, 0.6]], dtype=torch.float64))
+    added = classification.loss(logits[0][None], both, torch.tensor(1.0)) - without
+    assert (costs[0, 0] + costs[1, 1]).item() == pytest.approx(added.item(), rel=1e-6)
+    assert costs.isfinite().all()
+
+
+@pytest.mark.parametrize("options, cost", [
+    ({"classification": "mal"}, (False, False)), ({"classification": "position"}, (True, False)),
+    ({"classification": "position", "class_cost": "focal"}, (False, False)),
+    ({"classification": "mal", "class_cost": "position"}, (True, False)),
+    ({"classification": "mal", "class_cost": "target"}, (False, True))])
+def test_the_config_chooses_the_cost(build, options, cost):
+    classification = build(**options)[1].classification
+    assert (classification.position_cost, classification.target_cost) == cost
+
+
+def test_softmax_has_one_cost(build_sdetr):
+    assert build_sdetr("detr_r50", classification="focal", class_cost="position")[1].classification.position_cost
+    with pytest.raises(UserError, match="class_cost='position' is not for classification='softmax'"):
+        build_sdetr("detr_r50", class_cost="position")
 
 
 @pytest.mark.parametrize("name", PAPERS.keys() - {"position"})

@@ -38,7 +38,8 @@ def test_values_are_converted_where_that_is_exact(name, value, expected):
 @pytest.mark.parametrize("name, value, wanted", [
     ("num_queries", 6.5, "int"), ("num_queries", "6", "int"), ("num_queries", True, "int"),
     ("num_queries", None, "int"), ("num_queries", [6], "int"), ("enc_layers", "6", "int or a list of int"),
-    ("stage_levels", [["1"]], "a list of lists of int or None"), ("classification", "bce", "'focal' or 'softmax' or 'vfl' or 'ia_bce' or 'mal' or 'position'"),
+    ("stage_levels", [["1"]], "a list of lists of int or None"),
+    ("classification", "bce", "'focal' or 'softmax' or 'vfl' or 'ia_bce' or 'mal' or 'position'"),
     ("dropout", True, "float"), ("dropout", "0", "float"), ("dropout", None, "float"),
     ("dilation", 1, "bool"), ("dilation", "True", "bool"), ("key_aware", 1, "bool or None"), ("backbone", 50, "str"),
     ("return_interm_indices", None, "a list of int"), ("return_interm_indices", [1, "2"], "a list of int"),
