@@ -117,6 +117,7 @@ class Trainer:
     def _run_epochs(self, state: TrainState, model: nn.Module, wrapped: nn.Module, criterion: SetCriterion,
                     postprocess: PostProcess) -> int:
         training, stop = self.options.training, StopRequest()
+        self.start_time = time.time() - state.seconds  # as if it had never been interrupted
         while state.epoch < training.epochs and not self._is_stale(state):
             self.train_loader.batch_sampler.set_epoch(state.epoch, state.step)
             batches = FirstBatches(self.train_loader, self._batches_left(state))
@@ -243,7 +244,6 @@ class Trainer:
             state.best_ap = best_ap
 
     def _open_logs(self, model: nn.Module, state: TrainState) -> None:
-        self.start_time = time.time()
         total_parameters, self.trained_parameters = count_parameters(model)
         if not is_main():
             return
@@ -330,6 +330,7 @@ class Trainer:
 
     def _save(self, state: TrainState, finished: FinishedEpoch | None = None) -> None:
         """finished: the epoch that has just ended, for a checkpoint between two epochs."""
+        state.seconds = time.time() - self.start_time
         content = state.state_dict() | {"config": self.options.to_dict(), "class_names": self.class_names}
         if is_main():
             write_checkpoint(content | (finished.entries() if finished else {}), self.folder / LATEST)

@@ -2,25 +2,29 @@
 
     python tools/compare_recipes.py -c CONFIG --data DIR --recipes FILE --seeds 5
 
-FILE is YAML: {name: {config key: value, ...}, ...}. The first recipe is the baseline; `config: OTHER_CONFIG` in a recipe
-replaces CONFIG for it. Each run is main.py in OUTPUT_DIR/NAME/seed_S. Finished runs are not repeated, and interrupted
-ones go on where they stopped. recipes.md, recipes.json and recipes.png in OUTPUT_DIR are written anew after each run.
-The exit code is 1 if a run failed.
+FILE is YAML: {name: {config key: value, ...}, ...}. The first recipe is the baseline; `config: OTHER_CONFIG` in a
+recipe replaces CONFIG for it. Each run is main.py in OUTPUT_DIR/NAME/seed_S. Finished runs are not repeated, and
+interrupted ones go on where they stopped. recipes.md, recipes.json and recipes.png in OUTPUT_DIR are written anew after
+each run. The exit code is 1 if a run failed.
 
 Config files are code and are executed: use only those that you trust.
 """
 import argparse
+import json
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from common import ROOT, add_device_flag, run_tool, tool_parser
 from measure.model_cost import device_name
-from recipe_file import read_recipes
+from recipe_file import Recipe, read_recipes
 from recipe_runs import RecipeRun, Slots, plan, run_all
+from reports.recipes import compare, format_report, numbers, read_run
 from util.errors import UserError, nearest
+from util.files import write_text
 from util.outputs import keep_inputs
 from util.run_folder import prepare_folder
 from util.signals import StopRequest
@@ -50,6 +54,30 @@ def main_flags(args: argparse.Namespace) -> list[str]:
     return [word for name, value in given.items() if value for word in (f"--{name}", value)] + ["--amp"] * args.amp
 
 
+def report(args: argparse.Namespace, recipes: Sequence[Recipe], runs: Sequence[RecipeRun],
+           failures: Mapping[str, str]) -> str:
+    """Writes recipes.md, .json and .png on what has finished. Returns the text of the first."""
+    from reports.recipe_plots import plot_recipes  # importing matplotlib takes a second
+
+    finished = [run for run in runs if run.finished]
+    results = compare({recipe.name: [read_run(run.folder, run.seed) for run in finished if run.recipe == recipe]
+                       for recipe in recipes})
+    circumstances = [run.circumstances() for run in finished]
+    processors, versions = (sorted({str(made[key]) for made in circumstances}) for key in ("processors", "version"))
+    about = {"device": device_name(torch.device(args.device)), "torch": torch.__version__,
+             "command": shlex.join(["python", *sys.argv]), "parallel": args.parallel, "processors": processors,
+             "versions": versions, "failed": list(failures)}
+    notes = [f"{about['device']}, torch {torch.__version__}; {args.parallel} at a time; processors a run: "
+             f"{', '.join(processors)}", f"program version: {', '.join(versions)}", f"`{about['command']}`",
+             *(f"failed: {title}" for title in failures)]
+    text = format_report(results, {recipe.name: recipe.text for recipe in recipes}, notes)
+    write_text(args.output_dir / "recipes.md", text)
+    write_text(args.output_dir / "recipes.json",
+               json.dumps({"format": 1, "about": about, "recipes": numbers(results)}, indent=1, allow_nan=False) + "\n")
+    plot_recipes(results, args.output_dir / "recipes.png")
+    return text
+
+
 def main(args: argparse.Namespace, program: Path = MAIN) -> int:
     """Returns the exit code."""
     if args.seeds < 1:
@@ -60,10 +88,12 @@ def main(args: argparse.Namespace, program: Path = MAIN) -> int:
         if name not in names:
             raise UserError(f"--only {name}: {args.recipes} has no such recipe.{nearest(name, names)}")
     slots = Slots(args.parallel)
+    torch.set_num_threads(len(slots.free[0]))  # for the name of the machine: those of a run
     runs = plan(recipes, args.seeds, args.output_dir, main_flags(args))
     keep_inputs([args.output_dir], [Path(args.data)] if args.data else [])
     prepare_folder(args.output_dir)
     unfinished = [run for run in runs if not run.finished and (not args.only or run.recipe.name in args.only)]
+    print(f"{len(unfinished)} of {len(runs)} runs to do", flush=True)
     failures: dict[str, str] = {}
 
     def ended(run: RecipeRun, failure: str | None) -> None:
@@ -72,9 +102,11 @@ def main(args: argparse.Namespace, program: Path = MAIN) -> int:
             print(f"{run.title}: FAILED, {failure}", file=sys.stderr, flush=True)
         else:
             print(f"{run.title}: finished", flush=True)
+            report(args, recipes, runs, failures)
 
     stop = StopRequest()
     run_all(unfinished, slots, program, stop, ended)
+    print("\n" + report(args, recipes, runs, failures), flush=True)
     if stop.requested:
         print("stopped; the same command goes on from here", flush=True)
         return stop.exit_code

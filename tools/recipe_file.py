@@ -23,6 +23,10 @@ class Recipe:
     pairs: tuple[str, ...]
     options: Options
 
+    @property
+    def text(self) -> str:
+        return " ".join([self.config, *self.pairs])
+
 
 class _Loader(yaml.SafeLoader):
     """YAML would silently take the last of two equal keys."""
@@ -51,16 +55,16 @@ def read_recipes(path: Path, config: str | None) -> list[Recipe]:
     except UserError as error:
         raise UserError(f"{path}, {error}") from error
     if not isinstance(content, dict) or len(content) < 2:
-        raise UserError(f"{path} must hold at least two recipes, such as `baseline: {{}}` and `slow: {{lr: 5e-5}}`; the "
-                        "first is what the others are compared with")
+        raise UserError(f"{path} must hold at least two recipes, such as `baseline: {{}}` and `slow: {{lr: 5e-5}}`; "
+                        "the first is what the others are compared with")
     return [_recipe(path, name, body, config) for name, body in content.items()]
 
 
 def _recipe(path: Path, name: Any, body: Any, config: str | None) -> Recipe:
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise UserError(f"{path}: a recipe cannot be named {name!r}, because its runs lie in a folder of that name: use "
-                        "letters, digits and _ . , + = -, up to 80 of them (a number or true needs quotes), and not "
-                        "recipes.*")
+        raise UserError(f"{path}: a recipe cannot be named {name!r}, because its runs lie in a folder of that name: "
+                        "use letters, digits and _ . , + = -, up to 80 of them (a number or true needs quotes), and "
+                        "not recipes.*")
     source = f"{path}, recipe {name!r}"
     if body is not None and not isinstance(body, dict):
         raise UserError(f"{source}: {body!r} must be config keys with their values, such as {{lr: 5e-5}}")

@@ -41,7 +41,8 @@ class RecipeRun:
     def arguments(self) -> list[str]:
         """main.py's."""
         return ["-c", self.recipe.config, "--seed", str(self.seed), "--output_dir", str(self.folder), "--resume",
-                "auto", "--num_workers", "0", *self.flags, *(["--options", *self.recipe.pairs] * bool(self.recipe.pairs))]
+                "auto", "--num_workers", "0", *self.flags,
+                *(["--options", *self.recipe.pairs] if self.recipe.pairs else [])]
 
     def made_with(self) -> dict[str, Any]:
         """All that its result depends on, as JSON has it."""
@@ -64,8 +65,8 @@ class RecipeRun:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.folder} holds a training without a {RECORD} of this program: {advice}") from error
         if before != self.made_with():
-            raise UserError(f"{self.folder} holds a run that was made otherwise ({_differences(before, self.made_with())}"
-                            f"): {advice}")
+            raise UserError(f"{self.folder} holds a run that was made otherwise "
+                            f"({_differences(before, self.made_with())}): {advice}")
         changed = self._changed_config()
         if changed:
             raise UserError(f"{self.folder}/config.py says that the run was continued with other options "
@@ -85,6 +86,14 @@ class RecipeRun:
     @property
     def finished(self) -> bool:
         return self.recorded().get("finished") is True
+
+    def circumstances(self) -> dict[str, Any]:
+        """Of a run that has started: processors, and the program's version. They may differ between runs."""
+        try:
+            version = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))["git"]
+        except (OSError, ValueError, KeyError, TypeError):
+            version = "unknown"
+        return {"processors": self.recorded().get("processors"), "version": version}
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -108,8 +117,8 @@ class Slots:
         self.all = sorted(os.sched_getaffinity(0)) if self.pins else list(range(available_cpus()))
         if not 1 <= count <= len(self.all):
             raise UserError(f"--parallel must be from 1 to {len(self.all)}, the processors of this machine or job")
-        self.threads = len(self.all) // count
-        self.free = [self.all[i * self.threads:(i + 1) * self.threads] for i in range(count)]
+        share = len(self.all) // count
+        self.free = [self.all[i * share:(i + 1) * share] for i in range(count)]
 
     @contextmanager
     def pinned(self, processors: list[int]) -> Iterator[None]:
@@ -138,7 +147,7 @@ class Running:
             except OSError as error:
                 raise UserError(f"{run.folder}: a process still trains there; wait for it or end it") from error
             print(f"{run.title}: {'goes on' if run.recorded() else 'starts'} in {run.folder}", flush=True)
-            run.record(threads=slots.threads)
+            run.record(processors=len(processors))
             with slots.pinned(processors):
                 # In a session of its own: the terminal's Ctrl-C reaches it through this program, once.
                 self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output,
@@ -187,7 +196,7 @@ def run_all(runs: Sequence[RecipeRun], slots: Slots, program: Path, stop: StopRe
 def _end(running: Running, told: bool, ended: Callable[[RecipeRun, str | None], None]) -> None:
     run, code = running.run, running.process.returncode
     if code == 0:
-        run.record(threads=len(running.processors), finished=True)
+        run.record(processors=len(running.processors), finished=True)
         ended(run, None)
     elif not told:
         ended(run, f"exit code {code}; the end of {run.folder / OUTPUT}:\n{running.output_end()}")
