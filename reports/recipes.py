@@ -20,6 +20,7 @@ by val, and too good by luck. AP minus {base}'s: the mean over the seeds that ha
 of {confidence:.0%} confidence (Student's t, in pairs of one seed). "better" and "worse" are those whose interval leaves
 out 0; with fewer than {enough} seeds nothing is decided. Of 20 changes that do nothing, one gets such a verdict by
 chance. s/step: median over the epochs, mean over the seeds; MB: the largest peak; hours: mean, with evaluations."""
+TIMES = "hours to {base}'s AP: until the first evaluation at which the mean AP is at least {base}'s last one."
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def format_report(results: Sequence[RecipeResult], changes: Mapping[str, str], n
     rows = [_row(result, base) + [_hours(result.time_to_baseline)] * times for result in results]
     text = ["# Recipes", table(columns + [f"hours to {base}'s AP"] * times, rows, "lrrrrrlrrr" + "r" * times)]
     text.append(table(["recipe", "what it is"], [[result.name, changes[result.name]] for result in results]))
-    text.append(LEGEND.format(base=base, confidence=CONFIDENCE, enough=ENOUGH))
+    text.append(LEGEND.format(base=base, confidence=CONFIDENCE, enough=ENOUGH)
+                + ("\n" + TIMES.format(base=base) if times else ""))
     return "\n\n".join([*text, "\n".join(f"- {note}" for note in notes)]) + "\n"
 
 

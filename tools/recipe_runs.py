@@ -14,6 +14,7 @@ from typing import Any
 
 from datasets.adapt import SIZES
 from recipe_file import Recipe
+from reports.recipes import read_run
 from util.config import load_config
 from util.cpu import available_cpus
 from util.errors import UserError
@@ -196,6 +197,11 @@ def run_all(runs: Sequence[RecipeRun], slots: Slots, program: Path, stop: StopRe
 def _end(running: Running, told: bool, ended: Callable[[RecipeRun, str | None], None]) -> None:
     run, code = running.run, running.process.returncode
     if code == 0:
+        try:
+            read_run(run.folder, run.seed)
+        except UserError as error:  # nothing to compare
+            ended(run, str(error))
+            return
         run.record(processors=len(running.processors), finished=True)
         ended(run, None)
     elif not told:
