@@ -345,7 +345,7 @@ def test_a_run_killed_at_any_write_ends_as_one_never_killed(train, tmp_path, mon
         train(*flags, **keys)
         ours = results(tmp_path / f"killed {number}")
         assert ours == wanted, f"killed at write {number}"
-    assert number == 2 + 4 * 3 + 2 + copies  # config and arguments; per epoch twice the state and the log; best; numbered
+    assert number == 2 + 4 * 3 + 2 + copies  # config, arguments; per epoch twice the state and the log; best; numbered
 
 
 def test_a_resumed_run_has_one_line_an_epoch_though_it_is_set_back(train, folder):

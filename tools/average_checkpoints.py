@@ -87,20 +87,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    folder = args.sources[0] if len(args.sources) == 1 and args.sources[0].is_dir() else None
-    if folder is None and (args.best is not None or args.output is None):
+    from_folder = len(args.sources) == 1 and args.sources[0].is_dir()
+    if not from_folder and (args.best is not None or args.output is None):
         raise UserError("--best is for the folder of a training; for single checkpoints, --output says where the mean "
                         "is written")
     count = 3 if args.best is None else args.best
-    if (count if folder else len(args.sources)) < 2:
+    if (count if from_folder else len(args.sources)) < 2:
         raise UserError("a mean needs at least two checkpoints")
     twice = [path for path in args.sources if [*map(Path.resolve, args.sources)].count(path.resolve()) > 1]
     if twice:
         raise UserError(f"{twice[0]} is there twice")
-    target = args.output or folder / NAME
+    target = args.output or args.sources[0] / NAME
     if target.exists():
         raise UserError(f"{target} exists already: choose another --output")
-    content = average(best_checkpoints(folder, count) if folder else args.sources)
+    content = average(best_checkpoints(args.sources[0], count) if from_folder else args.sources)
     write_checkpoint(content, target)
     for source in content["averaged"]:
         ap = "" if source["ap"] is None else f", val AP {source['ap']:.3f}"

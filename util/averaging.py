@@ -23,7 +23,8 @@ def mean_weights(states: Iterable[tuple[str, dict[str, Tensor]]]) -> dict[str, T
                 raise UserError(f"{name}: {key} {fault}")
         if not count:
             source, first = name, state
-            sums = {key: tensor.to(torch.float64, copy=True) for key, tensor in state.items() if tensor.is_floating_point()}
+            sums = {key: tensor.to(torch.float64, copy=True) for key, tensor in state.items()
+                    if tensor.is_floating_point()}
         else:
             _check_alike(first, state, source, name)
             for key, total in sums.items():

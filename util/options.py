@@ -218,8 +218,8 @@ class TrainingOptions:
     onecyclelr: bool = key(False, "one-cycle schedule, per step, instead")
     save_checkpoint_interval: int = key(1, "epochs between numbered checkpoints; checkpoint.pth is written every epoch",
                                         least=1)
-    keep_best: int = key(0, "how many numbered checkpoints to keep because their val AP is the best so far, beside those "
-                            "of save_checkpoint_interval; tools/average_checkpoints.py averages them", least=0)
+    keep_best: int = key(0, "numbered checkpoints that are kept for their val AP, the best so far, beside those of "
+                            "save_checkpoint_interval; tools/average_checkpoints.py averages them", least=0)
     checkpoint_steps: int = key(1000, "optimizer steps between writes of checkpoint.pth within an epoch; 0: never")
     early_stop: int | None = key(None, "stop after this many evaluations in a row without a better val AP", least=1)
     eval_interval: int = key(1, "epochs between evaluations; the last epoch is always evaluated", least=1)

@@ -74,7 +74,8 @@ def test_a_mean_curve_has_the_epochs_that_all_evaluated():
 
 
 def table_row(text, name):
-    return [cell.strip() for cell in next(line for line in text.splitlines() if line.startswith(f"| {name} ")).split("|")]
+    line = next(line for line in text.splitlines() if line.startswith(f"| {name} "))
+    return [cell.strip() for cell in line.split("|")]
 
 
 def test_the_table():

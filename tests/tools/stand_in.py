@@ -1,8 +1,8 @@
 """In place of main.py in tests of tools/compare_recipes.py: a training of two epochs whose AP is lr + seed / 100. It
 writes what main.py does, as far as the tool reads it, and notes each start in starts.json.
 
-grad_accum_steps=2: waits after the first epoch until a file "go" lies beside the folders of the recipes. weight_decay=1:
-fails. weight_decay=2: its log has no AP.
+grad_accum_steps=2: waits after the first epoch until a file "go" lies beside the folders of the recipes.
+weight_decay=1: fails. weight_decay=2: its log has no AP.
 """
 import argparse
 import json

@@ -107,8 +107,9 @@ def test_the_flags_that_all_runs_share():
 
 
 def start(config_file, coco_root, out, recipes):
-    command = [sys.executable, "tools/compare_recipes.py", "-c", str(config_file), "--data", str(coco_root), "--recipes",
-               str(recipes), "--seeds", "2", "--output_dir", str(out), "--parallel", "2", "--device", "cpu"]
+    command = [sys.executable, "tools/compare_recipes.py", "-c", str(config_file), "--data", str(coco_root),
+               "--recipes", str(recipes), "--seeds", "2", "--output_dir", str(out), "--parallel", "2", "--device",
+               "cpu"]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 

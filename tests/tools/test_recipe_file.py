@@ -37,6 +37,12 @@ def test_a_recipe_may_have_a_config_of_its_own(read):
     assert (dino.options.modelname, sdetr.options.modelname) == ("dino", "sdetr") and sdetr.pairs == ("lr=1.0",)
 
 
+def test_a_recipe_may_be_another_one_with_changes(read):
+    base, changed = read("base: &base {lr: 1e-3, epochs: 9}\nchanged: {<<: *base, lr: 1e-4}")
+    assert (base.options.training.lr, base.options.training.epochs) == (1e-3, 9)
+    assert (changed.options.training.lr, changed.options.training.epochs) == (1e-4, 9)
+
+
 @pytest.mark.parametrize("text, message", [
     ("a: {}\nb: {lrr: 1}", "recipe 'b': unknown config key 'lrr'. Did you mean 'lr'"),
     ("a: {}\nb: {lr: fast}", "recipe 'b': config key lr='fast' must be float"),
