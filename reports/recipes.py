@@ -10,9 +10,8 @@ from typing import Any
 from reports.curves import read_log
 from reports.paired import CONFIDENCE, ENOUGH, PairedDifference, paired_difference
 from util.errors import UserError
+from util.finished_epoch import AP, logged_ap
 from util.markdown import table, three_digits
-
-AP = "test_coco_eval_bbox"  # COCO's twelve numbers, of which the first two are AP and AP50
 
 LEGEND = """\
 AP and AP50 [%] on val: means over the seeds, of the last evaluation, which is what is compared; the best one is chosen
@@ -84,7 +83,7 @@ def read_run(folder: Path, seed: int) -> RunResult:
     records = read_log(path) if path.is_file() else []
     try:
         evaluations = [Evaluated(record["epoch"], record["seconds"], *record[AP][:2]) for record in records
-                       if AP in record and record[AP][0] >= 0]
+                       if logged_ap(record) is not None]
         if not evaluations:
             raise UserError(f"{path} holds no val AP: are there boxes in the val set?")
         return RunResult(seed, evaluations, statistics.median(record["step_seconds"] for record in records),

@@ -1,4 +1,4 @@
-"""The mean of the weights of several checkpoints of a training, often better than each of them.
+"""The mean of the weights of several checkpoints of a training, which can be better than each of them.
 
     python tools/average_checkpoints.py RUN_FOLDER --best 3
     python tools/average_checkpoints.py CHECKPOINT CHECKPOINT ... --output FILE
@@ -55,7 +55,10 @@ def average(paths: Sequence[Path]) -> dict[str, Any]:
             checkpoint = read_checkpoint(path)
             if "config" not in checkpoint or "class_names" not in checkpoint:
                 raise UserError(f"{path} holds no config and class names: it is no checkpoint of a training by main.py")
-            options = parse_options(Config(checkpoint["config"]))
+            try:
+                options = parse_options(Config(checkpoint["config"]))
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
             if not first:
                 first.update(path=path, options=options, config=checkpoint["config"],
                              class_names=checkpoint["class_names"])

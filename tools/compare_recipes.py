@@ -50,7 +50,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main_flags(args: argparse.Namespace) -> list[str]:
     """Flags of main.py that all runs share."""
-    given = {"data": args.data, "device": args.device, "pretrain_model_path": args.pretrain_model_path}
+    given = {"data": args.data and str(Path(args.data).absolute()), "device": args.device,
+             "pretrain_model_path": args.pretrain_model_path}
     return [word for name, value in given.items() if value for word in (f"--{name}", value)] + ["--amp"] * args.amp
 
 

@@ -33,8 +33,8 @@ def test_a_run_is_read_from_its_log(tmp_path):
     (None, "holds no val AP"),
     (lines({"epoch": 0, "seconds": 1.0, "step_seconds": 1.0, "peak_memory_mb": 1}), "holds no val AP"),
     (lines({"epoch": 0, "seconds": 1.0, "test_coco_eval_bbox": [-1.0, -1.0]}), "holds no val AP: are there boxes"),
-    (lines({"epoch": 0, "seconds": 1.0, "test_coco_eval_bbox": [0.5, 0.5]}), "KeyError 'step_seconds'"),
-    (lines({"epoch": 0, "seconds": 1.0, "test_coco_eval_bbox": 3}), "is not the log of a training"),
+    (lines({"epoch": 0, "seconds": 1.0, "test_coco_eval_bbox": [0.5, 0.5]}), "not the log .*KeyError 'step_seconds'"),
+    (lines({"epoch": 0, "seconds": 1.0, "test_coco_eval_bbox": 3}), "holds no val AP"),
 ])
 def test_a_log_without_what_is_compared_is_named(tmp_path, content, message):
     if content is not None:

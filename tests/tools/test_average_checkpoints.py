@@ -73,6 +73,7 @@ def test_what_an_evaluation_takes_is_averaged(tmp_path, use_ema, wanted):
 @pytest.mark.parametrize("entries, message", [
     ({"config": CONFIG | {"hidden_dim": 128}}, "a is of another detector than .*b: hidden_dim=256 instead of 128"),
     ({"config": CONFIG | {"use_ema": True}}, "use_ema=False instead of True"),
+    ({"config": CONFIG | {"lrr": 1}}, "b: unknown config key 'lrr'"),
     ({"class_names": {1: "disc"}}, "other class names"),
     ({"config": CONFIG | {"classification": "softmax"}}, "classification='focal' instead of 'softmax'"),
     ({"model": {"v": torch.ones(2)}}, "v .* is only in .*b"),

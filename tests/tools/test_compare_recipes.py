@@ -103,7 +103,8 @@ def test_nothing_is_written_among_the_data(compare, tmp_path):
 def test_the_flags_that_all_runs_share():
     args = compare_recipes.parse_args(["--recipes", "r", "--coco_path", "d", "--device", "cpu", "--amp",
                                        "--pretrain_model_path", "w"])
-    assert compare_recipes.main_flags(args) == ["--data", "d", "--device", "cpu", "--pretrain_model_path", "w", "--amp"]
+    assert compare_recipes.main_flags(args) == ["--data", str(Path.cwd() / "d"), "--device", "cpu",
+                                                "--pretrain_model_path", "w", "--amp"]
 
 
 def start(config_file, coco_root, out, recipes):
