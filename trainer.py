@@ -1,11 +1,9 @@
 """A training from its first epoch, or from where it stopped, to its last."""
-import json
 import logging
 import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,10 +29,11 @@ from util.class_names import disagreement
 from util.distributed import all_gather, barrier, is_main, rank, world_size
 from util.errors import UserError
 from util.files import remove_unfinished
+from util.finished_epoch import AP, FinishedEpoch, best_epochs, logged_ap
 from util.integers import ceil_div
 from util.logger import setup_logging
 from util.loggers.several import DEFAULT, RunLoggers, open_loggers
-from util.metrics import LogFile, Meters, json_line
+from util.metrics import LogFile, Meters
 from util.optim import MovingAverage, advance_scheduler, build_optimizer, build_scheduler
 from util.options import Options, changed_keys
 from util.precision import amp_dtype
@@ -50,34 +49,6 @@ BEST = "checkpoint_best.pth"
 KEPT_BY_OPTIMIZER = ("lr", "lr_backbone", "lr_linear_proj_mult", "weight_decay")
 
 
-@dataclass(frozen=True)
-class FinishedEpoch:
-    """What checkpoint.pth at the end of an epoch says of it. Copies and log are written after it and follow from it:
-    when a training resumes there, they are written again, because it may have been killed before they were."""
-
-    record: dict[str, Any]  # its line in the log
-    is_best: bool  # whether no earlier evaluation was better
-
-    def entries(self) -> dict[str, Any]:
-        """As text: a checkpoint holds plain values only."""
-        return {"log": json_line(self.record), "is_best": self.is_best}
-
-    @classmethod
-    def of(cls, checkpoint: dict[str, Any], source: str) -> "FinishedEpoch | None":
-        """None for a checkpoint within an epoch, and for one of an earlier version."""
-        if checkpoint.get("log") is None:
-            return None
-        try:
-            record = json.loads(checkpoint["log"])
-            number, is_best = checkpoint["epoch"], checkpoint["is_best"]
-            valid = isinstance(number, int) and record["epoch"] == number and isinstance(is_best, bool)
-        except (ValueError, KeyError, TypeError):
-            valid = False
-        if not valid:
-            raise UserError(f"{source}: 'log' or 'is_best' is not what a training wrote: the file is damaged")
-        return cls(record, checkpoint["is_best"])
-
-
 class Trainer:
     """A run of main.py that trains: epochs, evaluations, checkpoints and logs in `run.folder`.
 
@@ -86,7 +57,7 @@ class Trainer:
 
     def __init__(self, run: RunOptions, options: Options, start: Start, data: DetectionData, device: torch.device):
         self.run_options, self.options, self.start, self.data, self.device = run, options, start, data, device
-        self.folder = run.folder
+        self.folder, self.log = run.folder, LogFile(run.folder / "log.txt")
         self.amp_dtype = amp_dtype(options.training, run.amp, device)
         self.pad_multiple = padding_for(options.data, device)
         self.unlogged: FinishedEpoch | None = None  # the epoch that a resumed checkpoint ended with
@@ -117,6 +88,7 @@ class Trainer:
     def _run_epochs(self, state: TrainState, model: nn.Module, wrapped: nn.Module, criterion: SetCriterion,
                     postprocess: PostProcess) -> int:
         training, stop = self.options.training, StopRequest()
+        self.start_time = time.time() - state.seconds  # as if it had never been interrupted
         while state.epoch < training.epochs and not self._is_stale(state):
             self.train_loader.batch_sampler.set_epoch(state.epoch, state.step)
             batches = FirstBatches(self.train_loader, self._batches_left(state))
@@ -143,7 +115,7 @@ class Trainer:
             prepare_folder(self.folder)
             remove_unfinished(self.folder)
             training = self.options.training
-            numbered = training.epochs // training.save_checkpoint_interval
+            numbered = training.epochs // training.save_checkpoint_interval + training.keep_best
             require_space(self.folder, checkpoint_size(model, training.use_ema), numbered + 3)  # latest, best, the next
             setup_logging(rank(), self.folder)
         barrier()
@@ -204,7 +176,8 @@ class Trainer:
         steps_per_epoch = ceil_div(len(self.train_loader), accumulate)
         state = TrainState(model, optimizer, build_scheduler(optimizer, training, steps_per_epoch),
                            GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16),
-                           MovingAverage(model, training.ema_decay) if training.use_ema else None,
+                           MovingAverage(model, training.ema_decay, training.ema_warmup_steps) if training.use_ema
+                           else None,
                            epoch=self.run_options.start_epoch,
                            images_per_step=self.options.data.batch_size * world_size())
         if source is not None and self.start.kind is StartKind.RESUMED:
@@ -243,12 +216,10 @@ class Trainer:
             state.best_ap = best_ap
 
     def _open_logs(self, model: nn.Module, state: TrainState) -> None:
-        self.start_time = time.time()
         total_parameters, self.trained_parameters = count_parameters(model)
         if not is_main():
             return
         record_run(self.folder, self.options, self.run_options.arguments)
-        self.log = LogFile(self.folder / "log.txt")
         first_epoch = self.unlogged.record["epoch"] if self.unlogged else state.epoch
         self.loggers = open_loggers(self.run_options.logger or DEFAULT, self.folder, first_epoch,
                                     self.start.kind is StartKind.RESUMED)
@@ -269,7 +240,7 @@ class Trainer:
         if (epoch + 1) % training.eval_interval == 0 or epoch + 1 == training.epochs:
             averaged = state.ema.module if state.ema is not None and epoch >= training.ema_epoch else model
             record |= self._evaluation_record(averaged, criterion, postprocess)
-            is_best = state.note_ap(record["test_coco_eval_bbox"][0])
+            is_best = state.note_ap(record[AP][0])
         record |= {"epoch": epoch, "n_parameters": self.trained_parameters,
                    "seconds": round(time.time() - self.start_time, 1)} | cost
         finished = FinishedEpoch(record, is_best)
@@ -330,17 +301,26 @@ class Trainer:
 
     def _save(self, state: TrainState, finished: FinishedEpoch | None = None) -> None:
         """finished: the epoch that has just ended, for a checkpoint between two epochs."""
+        state.seconds = time.time() - self.start_time
         content = state.state_dict() | {"config": self.options.to_dict(), "class_names": self.class_names}
         if is_main():
             write_checkpoint(content | (finished.entries() if finished else {}), self.folder / LATEST)
 
     def _copy_latest(self, finished: FinishedEpoch) -> None:
         """Gives checkpoint.pth of a finished epoch its other names."""
-        number = finished.record["epoch"]
+        number, training = finished.record["epoch"], self.options.training
         if finished.is_best:
             copy_checkpoint(self.folder / LATEST, self.folder / BEST)
-        if (number + 1) % self.options.training.save_checkpoint_interval == 0:
-            copy_checkpoint(self.folder / LATEST, self.folder / f"checkpoint{number:04}.pth")
+        aps = {epoch: logged_ap(record) for epoch, record in self.log.epochs().items() if epoch < number}
+        before, now = (best_epochs(known, training.keep_best) for known in (aps, aps | {number: finished.ap}))
+        if number in now or (number + 1) % training.save_checkpoint_interval == 0:
+            copy_checkpoint(self.folder / LATEST, self._numbered(number))
+        for epoch in before - now:
+            if (epoch + 1) % training.save_checkpoint_interval:
+                self._numbered(epoch).unlink(missing_ok=True)
+
+    def _numbered(self, epoch: int) -> Path:
+        return self.folder / f"checkpoint{epoch:04}.pth"
 
     def _log(self, finished: FinishedEpoch) -> None:
         self.log.append(finished.record)
@@ -392,5 +372,5 @@ def epoch_scalars(record: dict[str, Any], stat_names: Sequence[str]) -> dict[str
     """The numbers of an epoch's line in the log, by paths such as "train/loss" and "coco/AP"; COCO's -1, nothing to
     measure, is none."""
     scalars = {name.replace("_", "/", 1): value for name, value in record.items() if isinstance(value, float)}
-    return scalars | {f"coco/{name}": value for name, value in zip(stat_names, record.get("test_coco_eval_bbox", []))
+    return scalars | {f"coco/{name}": value for name, value in zip(stat_names, record.get(AP, []))
                       if value >= 0}

@@ -113,6 +113,25 @@ def test_numbered_checkpoints_and_evaluations_have_their_intervals(train, folder
     assert sorted(folder.glob("checkpoint0*")) == [folder / "checkpoint0001.pth", folder / "checkpoint0003.pth"]
 
 
+@pytest.mark.parametrize("keys, kept", [
+    ({"keep_best": 2, "save_checkpoint_interval": 99}, [1, 3]), ({"keep_best": 1, "save_checkpoint_interval": 99}, [1]),
+    ({"keep_best": 2, "save_checkpoint_interval": 3}, [1, 2, 3, 5]), ({"save_checkpoint_interval": 99}, []),
+    ({"keep_best": 9, "save_checkpoint_interval": 99}, [0, 1, 2, 3, 4]),  # epoch 5 had nothing to measure
+    ({"keep_best": 2, "save_checkpoint_interval": 99, "eval_interval": 4}, [3])])
+def test_the_best_of_the_numbered_checkpoints_are_kept(train, folder, keys, kept):
+    train(epochs=6, aps=[0.3, 0.5, 0.2, 0.4, 0.4, -1], **keys)
+    assert sorted(folder.glob("checkpoint0*")) == [folder / f"checkpoint{epoch:04}.pth" for epoch in kept]
+    assert all(checkpoint(folder, path.name)["epoch"] == int(path.stem[-4:]) for path in folder.glob("checkpoint0*"))
+
+
+def test_a_training_that_is_set_back_keeps_the_best_of_what_it_then_is(train, folder):
+    keys = {"keep_best": 2, "save_checkpoint_interval": 99}
+    train(epochs=4, aps=[0.1, 0.2, 0.3, 0.4], **keys)
+    train("--resume", str(folder / "checkpoint0002.pth"), epochs=6, aps=[0.1, 0.2, 0.3, 0.1, 0.35, 0.2], **keys)
+    assert sorted(path.name for path in folder.glob("checkpoint0*")) == ["checkpoint0002.pth", "checkpoint0003.pth",
+                                                                         "checkpoint0004.pth"]
+
+
 @pytest.mark.parametrize("aps, best, stale", [([0.3, 0.1, 0.3], 0, 2), ([0.1, 0.2, 0.1], 1, 1), ([-1, -1, -1], 2, 0),
                                              ([0.3, -1, -1], 0, 0), ([-1, 0.0, -1], 1, 0)])
 def test_the_best_checkpoint(train, folder, aps, best, stale):
@@ -304,11 +323,13 @@ def results(folder):
             sorted(path.name for path in folder.iterdir()))
 
 
-def test_a_run_killed_at_any_write_ends_as_one_never_killed(train, tmp_path, monkeypatch):
+@pytest.mark.parametrize("keep_best, copies", [(0, 2), (2, 4)])  # epochs 1 and 3 by number; also 0 and 2
+def test_a_run_killed_at_any_write_ends_as_one_never_killed(train, tmp_path, monkeypatch, keep_best, copies):
     # TensorBoard reads files by name: time in seconds, process, and a number that is not padded (9 after 10).
     numbers = itertools.count(10_000)
     monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid.get", lambda: next(numbers))
-    keys = {"epochs": 5, "early_stop": 2, "save_checkpoint_interval": 2, "aps": [0.1, 0.3, 0.2, 0.1, 0.9]}
+    keys = {"epochs": 5, "early_stop": 2, "save_checkpoint_interval": 2, "aps": [0.1, 0.3, 0.2, 0.1, 0.9],
+            "keep_best": keep_best}
     train("--output_dir", str(tmp_path / "whole"), **keys)
     wanted = results(tmp_path / "whole")
     assert wanted[0]["checkpoint.pth"][3:5] == [0.3, 2] and wanted[0]["checkpoint_best.pth"][1] == 1
@@ -324,7 +345,7 @@ def test_a_run_killed_at_any_write_ends_as_one_never_killed(train, tmp_path, mon
         train(*flags, **keys)
         ours = results(tmp_path / f"killed {number}")
         assert ours == wanted, f"killed at write {number}"
-    assert number == 2 + 4 * 3 + 2 + 2  # config and arguments; per epoch twice the state and the log; best; numbered
+    assert number == 2 + 4 * 3 + 2 + copies  # config, arguments; per epoch twice the state and the log; best; numbered
 
 
 def test_a_resumed_run_has_one_line_an_epoch_though_it_is_set_back(train, folder):

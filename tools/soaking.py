@@ -181,7 +181,7 @@ def differences(ours: Path, wanted: Path) -> list[str]:
     for name in (name for name in names[1] if name.endswith(".pth") and name in names[0]):
         a, b = (read_checkpoint(folder / name) for folder in (ours, wanted))
         found += [f"{name}: {key}" for key in sorted(a.keys() | b.keys())
-                  if key not in ("log", "meters") and not equal(a.get(key), b.get(key))]
+                  if key not in ("log", "meters", "seconds") and not equal(a.get(key), b.get(key))]
     logs = [[{key: value for key, value in json.loads(line).items() if key not in TIMES}
              for line in (folder / "log.txt").read_text().splitlines()] for folder in (ours, wanted)]
     if logs[0] != logs[1]:

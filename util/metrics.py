@@ -41,6 +41,10 @@ class LogFile:
         kept = [line for line in self._lines() if "epoch" not in record or _epoch(line) < record["epoch"]]
         write_text(self.path, "".join(line + "\n" for line in [*kept, json_line(record)]))
 
+    def epochs(self) -> dict[int, dict[str, Any]]:
+        """The records by their epoch."""
+        return {int(_epoch(line)): json.loads(line) for line in self._lines() if _epoch(line) >= 0}
+
     def _lines(self) -> list[str]:
         """Without an unfinished last line."""
         return self.path.read_text(encoding="utf-8").split("\n")[:-1] if self.path.is_file() else []

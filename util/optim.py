@@ -1,4 +1,5 @@
 """Optimizer, learning-rate schedule and moving average, as the published configs describe them."""
+import math
 import warnings
 
 import torch
@@ -87,13 +88,20 @@ def _rates(scheduler: LRScheduler) -> list[float]:
 class MovingAverage(AveragedModel):
     """Exponential moving average of the weights; buffers are copied (averages of index buffers make no sense).
 
-    The decay of update n = 1, 2, ... is at most (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage: with a
-    constant decay, the untrained weights would still count at the end of a short training.
+    With a constant decay, the untrained weights would still count at the end of a short training. The decay of update
+    n = 1, 2, ... is therefore at most (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage; or, with
+    warmup_steps, decay * (1 - exp(-n / warmup_steps)), as in YOLOv5 and RT-DETR.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: nn.Module, decay: float, warmup_steps: int | None = None):
         super().__init__(model)
-        self.decay = decay
+        self.decay, self.warmup_steps = decay, warmup_steps
+
+    def decay_of(self, update: int) -> float:
+        """Of update 1, 2, ...; update 0 copies the weights."""
+        if self.warmup_steps is None:
+            return min(self.decay, (1 + update) / (10 + update))
+        return self.decay * (1 - math.exp(-update / self.warmup_steps))
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -102,7 +110,7 @@ class MovingAverage(AveragedModel):
         if updates == 0:
             self.module.load_state_dict(model.state_dict())
         else:
-            weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
+            weight = 1 - self.decay_of(updates)
             torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
             if buffers := list(model.buffers()):
                 torch._foreach_copy_(list(self.module.buffers()), buffers)

@@ -228,11 +228,15 @@ class TrainingOptions:
     onecyclelr: bool = key(False, "one-cycle schedule, per step, instead")
     save_checkpoint_interval: int = key(1, "epochs between numbered checkpoints; checkpoint.pth is written every epoch",
                                         least=1)
+    keep_best: int = key(0, "numbered checkpoints that are kept for their val AP, the best so far, beside those of "
+                            "save_checkpoint_interval; tools/average_checkpoints.py averages them", least=0)
     checkpoint_steps: int = key(1000, "optimizer steps between writes of checkpoint.pth within an epoch; 0: never")
     early_stop: int | None = key(None, "stop after this many evaluations in a row without a better val AP", least=1)
     eval_interval: int = key(1, "epochs between evaluations; the last epoch is always evaluated", least=1)
     use_ema: bool = key(False, "keep an exponential moving average of the weights, and evaluate it")
     ema_decay: float = key(0.9997, "decay of the average per optimizer step", least=0, most=1)
+    ema_warmup_steps: int | None = key(None, "steps N over which the average slows down: its n-th decay is ema_decay * "
+                                             "(1 - exp(-n / N)). None: min(ema_decay, (1 + n) / (10 + n))", least=1)
     ema_epoch: int = key(0, "first epoch that is averaged", least=0)
     amp: Literal["flag", "cuda"] = key("flag", "mixed precision: only with --amp, or always on GPUs")
     amp_dtype: Literal["auto", "bfloat16", "float16"] = key("auto", "half precision: bfloat16 where supported, else "

@@ -118,6 +118,7 @@ ENTRIES: dict[str, tuple[Check, str]] = {
     "best": (lambda value: is_number(value, most=1), "an AP"),
     "stale": (lambda value: is_whole(value, 0), WHOLE),
     "grad_norm": (lambda value: isinstance(value, float) or is_whole(value, 0), "a number"),
+    "seconds": (lambda value: is_number(value, 0, LARGEST), "a number, at least 0"),
     "meters": (_is_meters, "sums and counts by name"),
     "scaler": (_is_scaler, "the state of a gradient scaler"),
     "rng": (_is_random, "a list with the random numbers' state of each process"),
@@ -125,7 +126,7 @@ ENTRIES: dict[str, tuple[Check, str]] = {
     "config": (lambda value: isinstance(value, dict) and is_plain(value), "config keys with plain values"),
     "class_names": (is_class_names, f"names by category ids from 0 to {MOST_CLASSES - 1}"),
 }
-OPTIONAL = {"stale", "ema_updates", "config", "class_names"}
+OPTIONAL = {"stale", "seconds", "ema_updates", "config", "class_names"}
 
 
 def check_entries(state: Mapping[str, Any], source: str, names: set[str] | None = None) -> None:

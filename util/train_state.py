@@ -35,6 +35,7 @@ class TrainState:
     stale_evaluations: int = 0
     images_per_step: int = 1  # of all processes
     grad_norm: float = 0.0  # of the latest optimizer step
+    seconds: float = 0.0  # from the start of the training to the latest checkpoint, without what interruptions took
     meters: Meters = field(default_factory=Meters)
 
     def note_ap(self, ap: float) -> bool:
@@ -59,6 +60,7 @@ class TrainState:
             "scaler": self.scaler.state_dict(), "epoch": self.epoch - 1, "step": self.step,
             "images_per_step": self.images_per_step, "best": self.best_ap, "stale": self.stale_evaluations,
             "meters": self.meters.state_dict(), "rng": all_gather(random_state), "grad_norm": self.grad_norm,
+            "seconds": self.seconds,
         }
         if self.ema is not None and self.ema.n_averaged > 0:
             state["ema_model"] = self.ema.module.state_dict()
@@ -86,7 +88,7 @@ class TrainState:
         self.optimizer.load_state_dict(optimizer)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.grad_norm = state["epoch"] + 1, state["grad_norm"]
+        self.epoch, self.grad_norm, self.seconds = state["epoch"] + 1, state["grad_norm"], state.get("seconds", 0.0)
         self.best_ap, self.stale_evaluations = state["best"], state.get("stale", 0)
         # The number of processes may have changed: images count, not batches.
         self.step = state["step"] * state["images_per_step"] // self.images_per_step

@@ -40,6 +40,16 @@ def test_a_line_takes_the_place_of_its_epoch_and_of_later_ones(tmp_path):
     assert [(line["epoch"], line["try"]) for line in lines] == [(0, 1), (1, 1), (2, 2)]
 
 
+def test_records_by_epoch(tmp_path):
+    log = LogFile(tmp_path / "log.txt")
+    assert log.epochs() == {}
+    for record in ({"epoch": 0, "a": 1}, {"a": 2}, {"epoch": 11, "a": 3}):
+        log.append(record)
+    with log.path.open("a") as file:
+        file.write('{"epoch": 12, "a')
+    assert log.epochs() == {0: {"epoch": 0, "a": 1}, 11: {"epoch": 11, "a": 3}}
+
+
 def test_records_without_an_epoch_are_all_kept(tmp_path):
     for _ in range(3):
         LogFile(tmp_path / "log.txt").append({"resume": "a.pth"})

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -111,10 +112,10 @@ def test_one_cycle_of_few_steps(total, warmup):
         assert max(found) > 0.5 or total <= 2
 
 
-def averaged_weight(decay, updates):
+def averaged_weight(decay, updates, warmup_steps=None):
     """The average of a weight that is 1 in the first update and 3 in all later ones."""
     model = torch.nn.BatchNorm1d(1)
-    ema = MovingAverage(model, decay)
+    ema = MovingAverage(model, decay, warmup_steps)
     ema.update_parameters(model)  # the first update copies
     with torch.no_grad():
         model.running_mean.fill_(1.0), model.weight.fill_(3.0)
@@ -134,3 +135,12 @@ def test_ema_follows_quickly_at_first():
     assert averaged_weight(decay=0.9, updates=2) == pytest.approx(2 / 11 * 3 / 12 * 1 + (1 - 2 / 11 * 3 / 12) * 3)
     # A constant decay of 0.9997 would leave 97 % of the first weight.
     assert averaged_weight(decay=0.9997, updates=100) == pytest.approx(3, abs=1e-4)
+
+
+def test_ema_warms_up_in_closed_form():
+    for updates in (1, 2, 7):
+        left = math.prod(0.9 * (1 - math.exp(-n / 4)) for n in range(1, updates + 1))  # of the first one
+        assert averaged_weight(0.9, updates, warmup_steps=4) == pytest.approx(left * 1 + (1 - left) * 3)
+    ema = MovingAverage(torch.nn.Linear(1, 1), 0.9, warmup_steps=4)
+    assert ema.decay_of(4) == pytest.approx(0.9 * 0.6321205588) and ema.decay_of(1000) == pytest.approx(0.9)
+    assert MovingAverage(torch.nn.Linear(1, 1), 0.9).decay_of(4) == 5 / 14

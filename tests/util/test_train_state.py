@@ -44,6 +44,20 @@ def test_a_restored_state_goes_on_exactly(tmp_path):
     assert first.scheduler.get_last_lr() == second.scheduler.get_last_lr()
 
 
+def test_a_moving_average_goes_on_with_its_warm_up():
+    first, second = state(ema=True), state(ema=True)
+    first.ema.warmup_steps = second.ema.warmup_steps = 5
+    train(first, 3)
+    second.load_state_dict(first.state_dict(), "x")
+    advance_scheduler(second.scheduler, 3)
+    torch.manual_seed(1)
+    train(first, 2)
+    torch.manual_seed(1)
+    train(second, 2)
+    assert torch.equal(first.ema.module.weight, second.ema.module.weight)
+    assert not torch.equal(first.ema.module.weight, first.model.weight)
+
+
 def test_a_moving_average_can_start_at_a_resume():
     first, second = state(), state(ema=True)
     train(first, 2)
