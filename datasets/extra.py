@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,10 @@ def _with_boxes(library: Any, made: Any) -> Any:
     given = made.processors.get("bboxes") if whole else None
     params = copy.copy(given.params) if given else library.BboxParams("pascal_voc")
     params.format, params.label_fields, params.clip = "pascal_voc", ["labels"], True
-    return library.Compose(list(made.transforms) if whole else [made], bbox_params=params, p=made.p if whole else 1.0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Got processor for bboxes")  # where no transform moves them
+        return library.Compose(list(made.transforms) if whole else [made], bbox_params=params,
+                               p=made.p if whole else 1.0)
 
 
 def _by_albumentations(pipeline: Any, image: Tensor, boxes: Tensor, numbers: Tensor) -> tuple[Any, Any, Any]:

@@ -13,11 +13,15 @@ from torchvision.transforms import v2
 
 from datasets.coco import CocoDetection
 from datasets.transforms import (
+    EVERY,
+    FILL,
     MEAN,
     STD,
     RandomSizeCrop,
     ResizeShorter,
     ResizeTo,
+    ScaleJitter,
+    ToPixels,
     ToTensors,
     keep_boxes,
     model_input,
@@ -250,6 +254,77 @@ def test_crops_reach_every_edge():
     for _ in range(300):
         found |= set(RandomSizeCrop(9, 10)(*sample(20, 15, *corners))[1]["labels"].tolist())
     assert found == {0, 1, 2, 3}
+
+
+# scale jitter
+
+def test_scale_jitter_keeps_the_usual_size_and_the_boxes_on_the_objects():
+    torch.manual_seed(0)
+    jitter, shares = ScaleJitter([60, 80], 200, 0.3, 2.0), []
+    for _ in range(150):
+        image, target = jitter(*ToPixels()(*sample(120, 80, (30, 20, 70, 50))))
+        height, width = image.shape[1:]
+        assert (width, height) in {(90, 60), (120, 80)} and target["boxes"].canvas_size == (height, width)
+        if len(target["boxes"]):
+            found = seen(white_of(image))
+            np.testing.assert_allclose(np.asarray(target["boxes"]), [found], atol=1.51)
+            left, top, right, bottom = target["boxes"][0].tolist()
+            assert target["area"].item() <= (right - left) * (bottom - top) + 0.1
+            if min(left, top, width - right, height - bottom) > 0:  # all of it is in the image
+                shares.append((right - left) / (40 * height / 80))
+    assert min(shares) < 0.4 and max(shares) > 1.7
+
+
+def test_scale_jitter_puts_small_images_anywhere_on_fill():
+    torch.manual_seed(0)
+    jitter, corners = ScaleJitter([80], 200, 0.5, 0.5), set()
+    for _ in range(60):
+        image, target = jitter(*ToPixels()(*sample(120, 80, (0, 0, 120, 80))))
+        outside = ~white_of(image)
+        assert outside.sum() == 120 * 80 - 60 * 40
+        assert {tuple(pixel) for pixel in image.permute(1, 2, 0)[outside].tolist()} == {FILL}
+        left, top, right, bottom = target["boxes"][0].tolist()
+        assert (right - left, bottom - top) == (60, 40) and target["area"].item() == 2400
+        corners.add((left, top))
+    assert len(corners) > 40 and max(x for x, _ in corners) > 50 and max(y for _, y in corners) > 34
+
+
+def test_fill_is_as_good_as_padding():
+    pixels = torch.tensor(FILL, dtype=torch.uint8)[:, None, None]
+    assert normalized(pixels).abs().max() < 0.01
+
+
+def test_part_of_the_samples_are_jittered():
+    torch.manual_seed(0)
+    options = dataclasses.replace(SMALL, data_aug_scale_jitter=0.25)
+    for used, share in ((EVERY, 0.25), (EVERY - {"scale_jitter"}, 0)):
+        augment = train_transforms(options, used=used)
+        padded = [(augment(*sample(120, 80, (0, 0, 120, 80)))[0][:, [0, 0, -1, -1], [0, -1, 0, -1]].float().mean() < 254)
+                  for _ in range(200)]  # a factor below 1 leaves at least two corners
+        assert abs(np.mean(padded) - share * 0.7 / 1.7) < 0.06
+
+
+def test_without_further_augmentations_the_chain_is_detrs():
+    shorter = ResizeShorter([64, 96], 128)
+    crop = v2.Compose([ResizeShorter([64, 80], 128), RandomSizeCrop(48, 64), shorter])
+    plain = v2.Compose([ToPixels(), v2.RandomHorizontalFlip(), v2.RandomChoice([shorter, crop]), ToTensors()])
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
+    for seed in range(20):
+        results = []
+        for augment in (plain, train_transforms(SMALL), train_transforms(SMALL, used=EVERY - {"mosaic", "color"})):
+            torch.manual_seed(seed)
+            results.append(augment(Image.fromarray(pixels), sample(120, 80, (30, 20, 70, 50))[1]))
+        for image, target in results[1:]:
+            assert torch.equal(image, results[0][0])
+            assert all(torch.equal(target[name], value) for name, value in results[0][1].items())
+
+
+def test_without_the_crop_images_are_only_resized():
+    torch.manual_seed(0)
+    augment = train_transforms(SMALL, used=EVERY - {"crop"})
+    assert {augment(*sample(120, 80, (0, 0, 120, 80)))[1]["size"][0].item() for _ in range(60)} == {64, 85}
+    _, target = augment(*sample(120, 80, (0, 0, 120, 80)))
+    assert target["boxes"].tolist() == [[0.5, 0.5, 1, 1]]
 
 
 def test_boxes_are_kept_with_all_that_belongs_to_them():
