@@ -243,7 +243,8 @@ def test_code_that_does_not_run(extra, code, wanted):
 
 @pytest.mark.parametrize("path, wanted", [
     ("a_module_that_is_not_there:flip", "there is no module a_module_that_is_not_there$"),
-    ("util.not_there:flip", "there is no module util.not_there$"), ("not_there.py:flip", "there is no file not_there.py"),
+    ("util.not_there:flip", "there is no module util.not_there$"),
+    ("not_there.py:flip", "there is no file not_there.py"),
     ("flip", "must be package.module:name or path/to/file.py:name"), ("util.errors:", "must be package.module:name")])
 def test_paths_that_lead_nowhere(path, wanted):
     before = set(sys.modules)

@@ -59,7 +59,8 @@ def test_wrong_types_are_refused(name, value, wanted):
     ("data_aug_scales", [480, 0], "at least 1"), ("dropout", 1.5, "from 0 to 1"),
     ("eval_size_factor", 0, "at least 0.01"), ("data_aug_scale_overlap", -1.0, "at least 0"),
     ("lr", float("inf"), "a finite number"), ("focal_alpha", float("nan"), "a finite number"),
-    ("data_aug_color", -0.1, "from 0 to 1"), ("data_aug_mosaic", 1.1, "from 0 to 1"), ("ema_decay", 2, "from 0 to 1"), ("dec_layers", [6, 0], "at least 1"),
+    ("data_aug_mosaic", 1.1, "from 0 to 1"), ("data_aug_color", -0.1, "from 0 to 1"),
+    ("ema_decay", 2, "from 0 to 1"), ("dec_layers", [6, 0], "at least 1"),
 ])
 def test_numbers_out_of_range_are_refused(name, value, wanted):
     with pytest.raises(UserError, match="config key ") as error:
