@@ -13,11 +13,14 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
+from datasets.augmentation import Augmentation
 from datasets.coco import CocoDetection, check_num_classes
 from datasets.coco_eval import Rules, log_entries, log_summary, summarize
 from datasets.data import DetectionData
 from datasets.loaders import FirstBatches, eval_loader, train_loader, worker_crash_as_user_error
-from datasets.transforms import largest_train_shape, padding_for, train_transforms, val_transforms
+from datasets.mixing import Mixing
+from datasets.shapes import largest_train_shape, padding_for
+from datasets.transforms import val_transforms
 from engine import Evaluation, evaluate, train_one_epoch
 from measure.memory import peak_memory
 from measure.model_cost import count_parameters
@@ -122,7 +125,7 @@ class Trainer:
 
     def _open_data(self) -> None:
         run, options = self.run_options, self.options.data
-        self.train_set = CocoDetection(self.data, "train", train_transforms(options, run.fix_size), run.strict_data,
+        self.train_set = CocoDetection(self.data, "train", Augmentation(options, run.fix_size), run.strict_data,
                                        run.seed)
         self.val_set = CocoDetection(self.data, "val", val_transforms(options, run.fix_size))
         train, val = (f"the {split} set of {self.data.root}" for split in ("train", "val"))
@@ -146,7 +149,7 @@ class Trainer:
         data = self.options.data
         images = data.batch_size * self.options.training.grad_accum_steps
         sizes = [(width, height) for width, height in self.train_set.table.sizes.tolist()]
-        boxes = self.train_set.most_boxes
+        boxes = Mixing(data).most_targets(self.train_set.most_boxes)
 
         def largest_batch(size: int) -> Batch:
             shape = largest_train_shape(data, sizes, size, self.run_options.fix_size, self.pad_multiple)
@@ -162,7 +165,7 @@ class Trainer:
         run, data, training = self.run_options, self.options.data, self.options.training
         self.train_loader = train_loader(self.train_set, data.batch_size, run.num_workers, run.seed,
                                          training.epoch_steps and training.epoch_steps * training.grad_accum_steps,
-                                         self.pad_multiple)
+                                         self.pad_multiple, training.epochs)
         self.val_loader = eval_loader(self.val_set, data.eval_batch_size, run.num_workers)
 
     def _build_state(self, model: nn.Module) -> TrainState:

@@ -2,9 +2,11 @@
 
 A split may lie in any layout that datasets/formats knows; `coco` is its ground truth as pycocotools has it.
 """
+import contextlib
 import logging
 import os
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +20,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 from torchvision import tv_tensors
 
+from datasets.augmentation import Augmentation
 from datasets.boxes import corners
 from datasets.data import DetectionData
 from datasets.formats.source import content_of
 from datasets.images import find_files, note_headers, read_image
+from datasets.phases import Sample
 from datasets.table import Table, Texts, to_coco
 from util.class_names import ClassNames
 from util.errors import UserError
@@ -38,19 +42,19 @@ class CocoDetection(Dataset):
     broken image raises UserError, except in training without `strict`: there it is skipped with a warning, and the next
     image takes its place.
 
-    In training, an index beyond the last image means the same images again with other augmentations: sample i and
-    sample i + len(self) show the same image. Seed and index determine the sample, in any worker.
+    In training, a Sample and the seed determine an item, in any worker. An index i is short for its image and
+    repetition: beyond the last image, it means the same images again with other augmentations.
 
     An item is an image, uint8 [3, H, W], and a dict of "boxes" [n, 4] cxcywh in [0, 1], "labels" [n] (category ids),
     "area" [n] and "iscrowd" [n], "image_id", "orig_size" and "size" (height, width), and "skipped" (how many images
-    were skipped).
+    were skipped). Where a training mixes images, id and original size are those of the first.
 
-    data: the data set, or its path. `table` has the images that have a file, `names` the classes by category id,
-    `folder` is the one below which all images lie.
+    transforms: an Augmentation, or any function of image and target. data: the data set, or its path. `table` has the
+    images that have a file, `names` the classes by category id, `folder` is the one below which all images lie.
     """
 
-    def __init__(self, data: DetectionData | str | Path, split: str, transforms: torch.nn.Module, strict: bool = False,
-                 seed: int = 0):
+    def __init__(self, data: DetectionData | str | Path, split: str, transforms: Augmentation | Callable,
+                 strict: bool = False, seed: int = 0):
         found = (data if isinstance(data, DetectionData) else DetectionData(data)).split(split)
         self.title, self.folders, self.folder = found.source.title, found.source.folders, found.source.folder
         self.names = found.table.names
@@ -126,32 +130,36 @@ class CocoDetection(Dataset):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
-        repetition, index = divmod(index, len(self))
-        image, shown, skipped = self._open_from(index)
-        width, height = image.size
-        target: dict[str, Any] = self.boxes(shown)
-        target["boxes"] = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(height, width))
-        if self.training:
-            with torch.random.fork_rng(devices=[]):
-                # torch.manual_seed would seed the GPUs too, which fork_rng does not restore.
-                seed = np.random.SeedSequence([self.seed, repetition, index]).generate_state(1)[0]
-                torch.default_generator.manual_seed(int(seed))
-                tensor, target = self.transforms(image, target)
-        else:
-            tensor, target = self.transforms(image, target)
-        return tensor, target | {"image_id": self.table.image_id(shown),
-                                 "orig_size": torch.tensor([height, width]), "skipped": skipped}
+    def __getitem__(self, index: int | Sample) -> tuple[Tensor, dict[str, Any]]:
+        sample = index if isinstance(index, Sample) else Sample(index % len(self), index // len(self))
+        read = Reader(self)
+        with self._seeded(sample) if self.training else contextlib.nullcontext():
+            if isinstance(self.transforms, Augmentation):
+                tensor, target = self.transforms(read, sample.image, sample.progress)
+            else:
+                tensor, target = self.transforms(*read(sample.image))
+        width, height = self.table.size(read.shown[0])
+        return tensor, target | {"image_id": self.table.image_id(read.shown[0]),
+                                 "orig_size": torch.tensor([height, width]), "skipped": read.skipped}
 
-    def _open_from(self, index: int) -> tuple[Image.Image, int, int]:
-        """The image at index, or the next one that can be read: (image, its index, how many were skipped)."""
+    @contextlib.contextmanager
+    def _seeded(self, sample: Sample) -> Iterator[None]:
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would seed the GPUs too, which fork_rng does not restore.
+            seed = np.random.SeedSequence([self.seed, sample.repetition, sample.image]).generate_state(1)[0]
+            torch.default_generator.manual_seed(int(seed))
+            yield
+
+    def open_from(self, index: int, within: tuple[int, int] | None = None) -> tuple[Image.Image, int, int]:
+        """The image at index, or the next one that can be read: (image, its index, how many were skipped). within: see
+        read_image."""
         worker = get_worker_info()
         for skipped in range(len(self)):
             position = (index + skipped) % len(self)
             if worker is not None:
                 self.reading[worker.id] = torch.tensor([os.getpid(), position])
             try:
-                return read_image(self.path(position), self.table.size(position)), position, skipped
+                return read_image(self.path(position), self.table.size(position), within), position, skipped
             except UserError as error:
                 if self.strict:
                     raise
@@ -166,6 +174,35 @@ class CocoDetection(Dataset):
         """The images last opened by the data-loading processes whose ids the error text contains."""
         dead = {int(digits) for digits in re.findall(r"\d+", crash)}
         return [self.path(position) for process, position in self.reading.tolist() if process in dead]
+
+
+class Reader:
+    """Reads the images of one item with their targets, as datasets/mixing.py asks for them. Remembers in `shown` which
+    images it gave, and in `skipped` how many it passed over."""
+
+    def __init__(self, dataset: CocoDetection):
+        self.dataset = dataset
+        self.shown: list[int] = []
+        self.skipped = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def size(self, index: int) -> tuple[int, int]:
+        width, height = self.dataset.table.size(index)
+        return int(width), int(height)
+
+    def __call__(self, index: int, within: tuple[int, int] | None = None) -> tuple[Image.Image, dict[str, Any]]:
+        image, shown, skipped = self.dataset.open_from(index, within)
+        self.shown.append(shown)
+        self.skipped += skipped
+        target: dict[str, Any] = self.dataset.boxes(shown)
+        if within is not None:
+            across, down = (side / whole for side, whole in zip(image.size, self.size(shown)))
+            target["boxes"] = target["boxes"] * torch.tensor([across, down, across, down])
+            target["area"] = target["area"] * (across * down)
+        target["boxes"] = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=image.size[::-1])
+        return image, target
 
 
 def read_annotations(data: DetectionData | str | Path, split: str) -> COCO:

@@ -22,29 +22,32 @@ IGNORED_SHARE = 100_000  # of as many pixels, the darkest and the brightest do n
 _said: set[str] = set()  # kinds of images that the log has told of
 
 
-def read_image(path: str | os.PathLike, annotated_size: tuple[float, float] | None = None) -> Image.Image:
+def read_image(path: str | os.PathLike, annotated_size: tuple[float, float] | None = None,
+               within: tuple[int, int] | None = None) -> Image.Image:
     """The first picture of a file in RGB, upright as its EXIF orientation says. Transparency is ignored.
 
     Grey values of more than 8 bits are scaled to 0..255 from the range of the image, without its IGNORED_SHARE darkest
     and brightest pixels; the log says so once.
 
     annotated_size: (width, height) of the picture that the boxes belong to. If only the picture as it is stored has
-    that size, it is left as it is stored. Raises UserError with the file's name if it cannot be read, or has another
-    size.
+    that size, it is left as it is stored. within: (width, height) that the picture is scaled to fill as far as its
+    proportions allow; a JPEG is then decoded at a half or less, where that is enough. Raises UserError with the file's
+    name if it cannot be read, or has another size.
     """
     try:
         with Image.open(Path(path)) as image:
             note_kind(image, path)
-            orientation, rgb = orientation_of(image), to_rgb(image)
+            stored, orientation = image.size, orientation_of(image)
+            size = upright_size(stored, orientation)
+            if annotated_size is not None and size != annotated_size == stored:
+                orientation = 1
+            rgb = to_rgb(image) if within is None else _fitted(image, upright_size(within, orientation))
     except Exception as error:  # PIL raises many kinds for broken files
         raise UserError(f"cannot read the image {path}: {str(error) or type(error).__name__}") from error
-    upright = rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
-    if annotated_size is None or upright.size == annotated_size:
-        return upright
-    if rgb.size == annotated_size:
-        return rgb
-    raise UserError(f"cannot use the image {path}: it is {upright.width}x{upright.height} px, the annotations say "
-                    f"{annotated_size[0]}x{annotated_size[1]}")
+    if annotated_size is not None and annotated_size not in (size, stored):
+        raise UserError(f"cannot use the image {path}: it is {size[0]}x{size[1]} px, the annotations say "
+                        f"{annotated_size[0]}x{annotated_size[1]}")
+    return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -158,6 +161,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.format == "EPS":
         raise ValueError("it is PostScript, which is a program and is not run: save the picture as a PNG")
     return (_in_8_bits(image) if _is_deep(image.mode) else image).convert("RGB")
+
+
+def _fitted(image: Image.Image, within: tuple[int, int]) -> Image.Image:
+    """to_rgb of a picture that has not been decoded yet, scaled into (width, height)."""
+    factor = min(most / side for most, side in zip(within, image.size))
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    drafted = image.draft(None, (width, height))
+    # The last column and row of a decoded half may show only half a pixel more: the box is where the picture ends.
+    box = drafted[1] if drafted else (0, 0, *image.size)
+    return to_rgb(image).resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
 def _say_once(what: str, text: str, path: str | os.PathLike) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampl
 from torch.utils.data import dataloader as torch_loader
 
 from datasets.coco import CocoDetection, collate
+from datasets.phases import Sample
 from util.cpu import keep_freed_memory
 from util.distributed import rank, world_size
 from util.errors import UserError
@@ -22,32 +23,31 @@ from util.signals import ignore_in_worker
 
 
 class TrainBatches(Sampler):
-    """Shuffled batches of one process: pass after pass over the images, cut into epochs of `epoch_batches` batches
-    (None: one pass). The order depends only on the seed, and can start within an epoch.
-
-    The index of a sample is that of its image plus the length of the data set for each earlier pass.
+    """Shuffled batches of one process: pass after pass over the images, cut into `epochs` epochs of `epoch_batches`
+    batches (None: one pass). The order depends only on the seed, and can start within an epoch.
     """
 
-    def __init__(self, dataset: CocoDetection, batch_size: int, seed: int, epoch_batches: int | None = None):
-        self.images = len(dataset)
+    def __init__(self, dataset: CocoDetection, batch_size: int, seed: int, epoch_batches: int | None = None,
+                 epochs: int = 1):
         self.sampler: DistributedSampler = DistributedSampler(dataset, num_replicas=world_size(), rank=rank(),
                                                               shuffle=True, seed=seed)
         self.batches = BatchSampler(self.sampler, batch_size, drop_last=len(self.sampler) >= batch_size)
         self.epoch_batches = epoch_batches or len(self.batches)
+        self.all_batches = epochs * self.epoch_batches
         self.epoch = self.first_batch = 0
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Chooses the epoch, and its first batch."""
         self.epoch, self.first_batch = epoch, first_batch
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Sample]]:
         epoch_start = self.epoch * self.epoch_batches
         batch_index, end = epoch_start + self.first_batch, epoch_start + self.epoch_batches
         while batch_index < end:
             repetition, first = divmod(batch_index, len(self.batches))
             self.sampler.set_epoch(repetition)
             for batch in islice(self.batches, first, first + end - batch_index):
-                yield [index + repetition * self.images for index in batch]
+                yield [Sample(index, repetition, batch_index / self.all_batches) for index in batch]
                 batch_index += 1
 
     def __len__(self) -> int:
@@ -65,8 +65,9 @@ class TrainLoader(DetectionLoader):
 
 
 def train_loader(dataset: CocoDetection, batch_size: int, num_workers: int, seed: int,
-                 epoch_batches: int | None = None, pad_multiple: int = 1) -> TrainLoader:
-    return TrainLoader(dataset, batch_sampler=TrainBatches(dataset, batch_size, seed, epoch_batches),
+                 epoch_batches: int | None = None, pad_multiple: int = 1, epochs: int = 1) -> TrainLoader:
+    """epochs: how many the training has, of which each sample knows how far it is."""
+    return TrainLoader(dataset, batch_sampler=TrainBatches(dataset, batch_size, seed, epoch_batches, epochs),
                        **_settings(dataset, num_workers, pad_multiple))
 
 

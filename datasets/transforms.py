@@ -7,8 +7,8 @@ for it than Pillow; evaluation keeps to PIL's, as detection does. A pixel differ
 A target is a dict with "boxes" (tv_tensors.BoundingBoxes, xyxy pixels) and per-box tensors "labels", "area", "iscrowd".
 All randomness is torch's.
 """
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Set
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -19,15 +19,17 @@ from torchvision.ops import box_convert
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from util.integers import round_up
 from util.nested_tensor import NestedTensor
-from util.options import DataOptions
+from util.options import Augmented, DataOptions
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
+FILL = tuple(round(255 * value) for value in MEAN)  # a colour that becomes about 0, as a batch's padding is
 PER_BOX = ("boxes", "labels", "area", "iscrowd")
-
+SCALES = (0.3, 2.0)  # of the scale jitter
+EVERY: frozenset[str] = frozenset(get_args(Augmented))
 
 Picture = Image.Image | Tensor
+P = TypeVar("P", Image.Image, Tensor, Picture)
 
 
 class ToPixels(nn.Module):
@@ -46,7 +48,11 @@ class ResizeShorter(nn.Module):
 
     def forward(self, image: Picture, target: dict[str, Any]) -> tuple[Picture, dict[str, Any]]:
         height, width = F.get_size(image)
-        return _resize(image, target, self.result(width, height, self.sizes[_randint(0, len(self.sizes) - 1)]))
+        return resize(image, target, self.result(width, height, self.chosen()))
+
+    def chosen(self) -> int:
+        """One of the sizes, at random."""
+        return self.sizes[randint(0, len(self.sizes) - 1)]
 
     def result(self, width: int, height: int, size: int) -> tuple[int, int]:
         """(height, width) of an image of width x height px whose shorter side becomes `size`."""
@@ -66,7 +72,7 @@ class ResizeTo(nn.Module):
         self.size = (height, width)
 
     def forward(self, image: Picture, target: dict[str, Any]) -> tuple[Picture, dict[str, Any]]:
-        return _resize(image, target, self.size)
+        return resize(image, target, self.size)
 
 
 class RandomSizeCrop(nn.Module):
@@ -78,13 +84,31 @@ class RandomSizeCrop(nn.Module):
 
     def forward(self, image: Picture, target: dict[str, Any]) -> tuple[Picture, dict[str, Any]]:
         sides = F.get_size(image)[::-1]
-        width, height = (_randint(min(self.low, side), min(self.high, side)) for side in sides)
-        left, top = _randint(0, sides[0] - width), _randint(0, sides[1] - height)
-        window = (top, left, height, width)
-        boxes = F.crop(target["boxes"], *window)  # clips to the window
-        sides = (boxes[:, 2:] - boxes[:, :2]).as_subclass(Tensor)
-        target = target | {"boxes": boxes, "area": torch.minimum(target["area"], sides.prod(1))}
-        return F.crop(image, *window), keep_boxes(target, (boxes[:, 2:] > boxes[:, :2]).all(1))
+        width, height = (randint(min(self.low, side), min(self.high, side)) for side in sides)
+        return _crop(image, target, width, height)
+
+
+class ScaleJitter(nn.Module):
+    """Large-scale jitter (Ghiasi et al. 2021, section 3): the image takes the size that ResizeShorter would give it;
+    what it shows is larger than usual by a factor from `low` to `high`: a part of the image, or the image and around
+    it FILL."""
+
+    def __init__(self, sizes: list[int], max_size: int, low: float, high: float):
+        super().__init__()
+        self.resize, self.low, self.high = ResizeShorter(sizes, max_size), low, high
+
+    def forward(self, image: Picture, target: dict[str, Any]) -> tuple[Picture, dict[str, Any]]:
+        height, width = F.get_size(image)
+        wanted = self.resize.result(width, height, self.resize.chosen())
+        factor = uniform(self.low, self.high)
+        if factor > 1:
+            part = _crop(image, target, *(max(1, round(side / factor)) for side in (width, height)))
+            return resize(*part, wanted)
+        below, right = (side - max(1, round(side * factor)) for side in wanted)
+        image, target = resize(image, target, (wanted[0] - below, wanted[1] - right))
+        left, top = randint(0, right), randint(0, below)
+        padding = [left, top, right - left, below - top]
+        return F.pad(image, padding, fill=list(FILL)), target | {"boxes": F.pad(target["boxes"], padding)}
 
 
 class ToTensors(nn.Module):
@@ -117,20 +141,37 @@ def keep_boxes(target: dict[str, Any], keep: Tensor) -> dict[str, Any]:
     return target | {name: target[name][keep] for name in PER_BOX if name != "boxes"} | {"boxes": boxes}
 
 
-def train_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
+def train_transforms(options: DataOptions, fix_size: bool = False, used: Set[str] = EVERY,
+                     extra: Callable | None = None) -> nn.Module:
     """Flips, then a resize to one of the scales, half of the time after a random crop, then color jitter.
-    fix_size: all images get the same size."""
-    scales, max_size = _scaled(options.data_aug_scales, options), _scaled([options.data_aug_max_size], options)[0]
-    flips: list[nn.Module] = [ToPixels(), v2.RandomHorizontalFlip()]
-    flips += [v2.RandomVerticalFlip()] if options.data_aug_vertical_flip else []
+
+    fix_size: all images get the same size. used: those of EVERY that are used, if the options ask for them. extra: what
+    config key data_aug_extra names, applied after the resize. What needs further images is in datasets/mixing.py.
+    """
+    scales, max_size = scaled(options.data_aug_scales, options), scaled([options.data_aug_max_size], options)[0]
+    changes: list[Callable] = [ToPixels(), v2.RandomHorizontalFlip()]
+    changes += [v2.RandomVerticalFlip()] if options.data_aug_vertical_flip else []
+    jitter = options.data_aug_scale_jitter if "scale_jitter" in used else 0
+    scale_jitter = ScaleJitter(scales, max_size, *SCALES)
+    added = [extra] if extra is not None and "extra" in used else []
     if fix_size:
-        return v2.Compose([*flips, ResizeTo(max(scales), max_size), *_color_jitter(options), ToTensors()])
+        changes += [v2.RandomApply([scale_jitter], jitter)] if jitter else []
+        changes += [*added, ResizeTo(max(scales), max_size)]
+    else:
+        usual = _usual_resize(options, scales, max_size, "crop" in used)
+        changes += [v2.RandomChoice([scale_jitter, usual], [jitter, 1 - jitter]) if jitter else usual, *added]
+    changes += _color_jitter(options) if "color" in used else []
+    return v2.Compose([*changes, ToTensors()])
+
+
+def _usual_resize(options: DataOptions, scales: list[int], max_size: int, crop: bool) -> nn.Module:
+    shorter = ResizeShorter(scales, max_size)
+    if not crop:
+        return shorter
     # The resize before the crop is bounded too: a panorama would grow to tens of thousands of pixels.
-    crop = v2.Compose([ResizeShorter(_scaled(options.data_aug_scales2_resize, options), max_size),
-                       RandomSizeCrop(*_scaled(options.data_aug_scales2_crop, options)),
-                       ResizeShorter(scales, max_size)])
-    return v2.Compose([*flips, v2.RandomChoice([ResizeShorter(scales, max_size), crop]), *_color_jitter(options),
-                       ToTensors()])
+    return v2.RandomChoice([shorter, v2.Compose([
+        ResizeShorter(scaled(options.data_aug_scales2_resize, options), max_size),
+        RandomSizeCrop(*scaled(options.data_aug_scales2_crop, options)), shorter])])
 
 
 def val_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
@@ -143,57 +184,15 @@ def val_transforms(options: DataOptions, fix_size: bool = False) -> nn.Module:
 
 def eval_limits(options: DataOptions) -> tuple[int, int]:
     """The shorter side in evaluation, and the maximum of the longer side, px."""
-    largest = _scaled([max(options.data_aug_scales), options.data_aug_max_size], options)
+    largest = scaled([max(options.data_aug_scales), options.data_aug_max_size], options)
     size, max_size = (round(size * options.eval_size_factor) for size in largest)
     return size, max_size
 
 
 def train_limits(options: DataOptions) -> tuple[int, int, int]:
     """The smallest and the largest shorter side in training, and the maximum of the longer side, px."""
-    scales, max_size = _scaled(options.data_aug_scales, options), _scaled([options.data_aug_max_size], options)[0]
+    scales, max_size = scaled(options.data_aug_scales, options), scaled([options.data_aug_max_size], options)[0]
     return min(scales), max(scales), max_size
-
-
-def largest_train_shape(options: DataOptions, sizes: Iterable[tuple[int, int]], batch_size: int,
-                        fix_size: bool = False, pad_multiple: int = 1) -> tuple[int, int]:
-    """The largest (height, width) that train_transforms and padding give a batch of images of these sizes (width,
-    height). For a single image that is the shape with the largest area; in a batch of several, the largest height may
-    meet the largest width. pad_multiple: see padding_for.
-    """
-    height, width = _largest_shape(options, sizes, batch_size, fix_size)
-    return round_up(height, pad_multiple), round_up(width, pad_multiple)
-
-
-def padding_for(options: DataOptions, device: torch.device) -> int:
-    """The height and the width of a training batch are multiples of this, px.
-
-    On a GPU, cuDNN plans every convolution anew for each input size, and without padding nearly every batch of a DETR
-    training has a new size.
-    """
-    return options.pad_multiple or (32 if device.type == "cuda" else 1)
-
-
-def _largest_shape(options: DataOptions, sizes: Iterable[tuple[int, int]], batch_size: int,
-                   fix_size: bool) -> tuple[int, int]:
-    """largest_train_shape before padding to multiples."""
-    _, size, max_size = train_limits(options)
-    if fix_size:
-        return size, max_size
-    resize, (low, high) = ResizeShorter([size], max_size), _scaled(options.data_aug_scales2_crop, options)
-    shapes = set()
-    for original in set(sizes):
-        shapes.add(resize.result(*original, size))
-        for resized in _scaled(options.data_aug_scales2_resize, options):
-            sides = resize.result(*original, resized)[::-1]
-            smallest, largest = ([min(limit, side) for side in sides] for limit in (low, high))
-            for long, short in ((0, 1), (1, 0)):
-                # The longest crop, but no longer than what fills size x max_size.
-                crop = largest.copy()
-                crop[short] = min(largest[short], max(smallest[short], round(largest[long] * size / max_size)))
-                shapes.add(resize.result(crop[0], crop[1], size))
-    if batch_size == 1:
-        return max(shapes, key=lambda shape: shape[0] * shape[1])
-    return max(height for height, _ in shapes), max(width for _, width in shapes)
 
 
 def _color_jitter(options: DataOptions) -> list[nn.Module]:
@@ -202,17 +201,34 @@ def _color_jitter(options: DataOptions) -> list[nn.Module]:
     return [v2.ColorJitter(strength, strength, strength)] if strength else []
 
 
-def _scaled(sizes: list[int], options: DataOptions) -> list[int]:
+def scaled(sizes: list[int], options: DataOptions) -> list[int]:
+    """Sizes by the factor of data_aug_scale_overlap."""
     factor = options.data_aug_scale_overlap
     return [int(size * factor) for size in sizes] if factor else sizes
 
 
-def _resize(image: Picture, target: dict[str, Any], size: tuple[int, int]) -> tuple[Picture, dict[str, Any]]:
+def _crop(image: Picture, target: dict[str, Any], width: int, height: int) -> tuple[Picture, dict[str, Any]]:
+    """A region of width x height px, anywhere in the image, and what it shows of the boxes."""
+    rows, columns = F.get_size(image)
+    left, top = randint(0, columns - width), randint(0, rows - height)
+    window = (top, left, height, width)
+    boxes = F.crop(target["boxes"], *window)  # clips to the window
+    sides = (boxes[:, 2:] - boxes[:, :2]).as_subclass(Tensor)
+    target = target | {"boxes": boxes, "area": torch.minimum(target["area"], sides.prod(1))}
+    return F.crop(image, *window), keep_boxes(target, (boxes[:, 2:] > boxes[:, :2]).all(1))
+
+
+def resize(image: P, target: dict[str, Any], size: tuple[int, int]) -> tuple[P, dict[str, Any]]:
+    """Image and target scaled to `size` (height, width)."""
     height, width = F.get_size(image)
     area = target["area"] * (size[0] * size[1] / (width * height))
     return F.resize(image, size), target | {"boxes": F.resize(target["boxes"], size), "area": area}
 
 
-def _randint(low: int, high: int) -> int:
+def randint(low: int, high: int) -> int:
     """Uniform integer from low to high, inclusive."""
     return int(torch.randint(low, high + 1, ()))
+
+
+def uniform(low: float, high: float) -> float:
+    return float(torch.empty(()).uniform_(low, high))

@@ -2,6 +2,7 @@
 
     python tools/benchmark_data.py start FOLDER [--times 10]     time and memory to the first sample, and of a worker
     python tools/benchmark_data.py loader                        samples per second, against torchvision's own classes
+    python tools/benchmark_data.py augmentations DATA            milliseconds a sample, with each augmentation
     python tools/benchmark_data.py draft FOLDER --side PX        what JPEG's draft mode would gain and change there
 
 `start` writes a COCO set into FOLDER, unless it is there: COCO's numbers of images and boxes, or `--times` as many
@@ -36,9 +37,12 @@ def main(args: argparse.Namespace) -> int:
     if args.folder is None and args.part != "loader":
         raise UserError(f"{args.part} needs a FOLDER")
     if args.part != "start":
-        from data_loading import compare_draft, compare_loaders  # here, because `start` measures other processes
+        import data_loading  # here, because `start` measures other processes
 
-        print(compare_loaders(args.seconds) if args.part == "loader" else compare_draft(args.folder, args.side))
+        parts = {"loader": lambda: data_loading.compare_loaders(args.seconds),
+                 "augmentations": lambda: data_loading.compare_augmentations(args.folder, args.seconds),
+                 "draft": lambda: data_loading.compare_draft(args.folder, args.side)}
+        print(parts[args.part]())
         return 0
     root = args.folder / f"boxes_x{args.times}"
     if not (root / "complete").exists():
@@ -135,9 +139,9 @@ def _write_pictures(folder: Path, count: int) -> None:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
-    parser.add_argument("part", choices=("start", "loader", "draft"))
+    parser.add_argument("part", choices=("start", "loader", "augmentations", "draft"))
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER",
-                        help="start: where the generated set is kept; draft: the pictures")
+                        help="start: where the generated set is kept; augmentations: a data set; draft: the pictures")
     parser.add_argument("--times", type=int, default=1, help="start: as many times COCO's boxes; default: %(default)s")
     parser.add_argument("--starts", type=int, default=3, help="start: how many, one after the other; default: "
                                                                "%(default)s")
@@ -145,7 +149,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--code", type=Path, default=ROOT, help="start: the project's folder; default: this one")
     parser.add_argument("--side", type=int, default=240, help="draft: shorter side that the images will have, px; "
                                                               "default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=20, help="loader: of each measurement; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=20, help="loader, augmentations: of each measurement; "
+                                                                  "default: %(default)s")
     return parser
 
 

@@ -1,5 +1,5 @@
-"""How many samples a second a data-loading process makes, and what draft mode would change: parts of
-tools/benchmark_data.py.
+"""How many samples a second a data-loading process makes, what augmentations cost, and what draft mode would change:
+parts of tools/benchmark_data.py.
 """
 import tempfile
 import time
@@ -17,8 +17,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from datasets.annotations import SPLITS
+from datasets.augmentation import Augmentation
 from datasets.coco import CocoDetection
+from datasets.data import DetectionData
 from datasets.loaders import train_loader
+from datasets.phases import DEFAULTS
 from datasets.transforms import MEAN, STD, model_input, train_transforms
 from training_parts import write_pictures
 from util.cpu import keep_freed_memory
@@ -27,6 +30,7 @@ from util.markdown import table, three_digits
 from util.options import DataOptions
 
 BATCH, ROUNDS = 2, 5
+MIXED = ("mosaic", "mixup", "copy_paste", "scale_jitter")
 
 
 class RandomCrop(v2.Transform):
@@ -101,6 +105,29 @@ def compare_loaders(seconds: float) -> str:
     rows = [[name, three_digits(median(found)), three_digits(median(here / its for here, its in zip(found, base)))]
             for name, found in rates.items()]
     return table(["one worker, 640x480 px", "images a second", "times the first"], rows)
+
+
+def compare_augmentations(root: Path, seconds: float) -> str:
+    """A table of how long a sample of the train set takes with each augmentation in every sample, measured in turn."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    data, phases = DetectionData(root), {name: (0.0, 1.0) for name in DEFAULTS}
+    names = {"none": (), **{name: (name,) for name in MIXED}, "mosaic and mixup": ("mosaic", "mixup"), "all": MIXED}
+    sets = {}
+    for row, used in names.items():
+        options = DataOptions(aug_phases=phases, **{f"data_aug_{name}": 1.0 for name in used})
+        sets[row] = CocoDetection(data, "train", Augmentation(options))
+    times: dict[str, list[float]] = {name: [] for name in sets}
+    for _ in range(ROUNDS):
+        for name, dataset in sets.items():
+            times[name].append(1e3 / rate(train_loader(dataset, BATCH, 1, seed=0, epoch_batches=10**6),
+                                          seconds / ROUNDS))
+    torch.set_num_threads(threads)
+    rows = [[name.replace("_", " "), three_digits(median(found)),
+             three_digits(median(here / plain for here, plain in zip(found, times["none"])))]
+            for name, found in times.items()]
+    return table(["one worker", "ms a sample", "times none"], rows)
 
 
 def decoded(path: Path, side: int | None = None) -> np.ndarray:

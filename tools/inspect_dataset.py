@@ -26,6 +26,7 @@ from torchvision.transforms.v2 import functional as F
 from common import add_device_flag, add_options_flag, run_tool, tool_parser
 from datasets.adapt import check_sizes, fitting_sizes
 from datasets.annotations import has_size
+from datasets.augmentation import Augmentation
 from datasets.coco import CocoDetection
 from datasets.data import DetectionData
 from datasets.inspection.repair import repair
@@ -33,7 +34,10 @@ from datasets.inspection.report import classes, heading, listed_cost, listed_pro
 from datasets.inspection.split import BOTH, KINDS, SplitInspection, inspect_split
 from datasets.inspection.statistics import data_warnings, seen_sides, split_statistics
 from datasets.loaders import train_loader
-from datasets.transforms import eval_limits, largest_train_shape, padding_for, train_transforms
+from datasets.mixing import Mixing
+from datasets.phases import Sample
+from datasets.shapes import largest_train_shape, padding_for
+from datasets.transforms import eval_limits
 from measure.memory import resident
 from measure.model_cost import device_name
 from measure.step_cost import Batch, measure_step, memory_levers, memory_limit, worst_batch
@@ -84,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
     print("\n\n".join(text), flush=True)
     draw_boxes(splits, described, options, folder / "boxes.png")
     if not train.stops():
-        dataset = CocoDetection(data, "train", train_transforms(options.data))
+        dataset = CocoDetection(data, "train", Augmentation(options.data))
         draw_samples(dataset, train.class_names, args.samples, folder / "samples.png")
         if args.config_file and not found["stops"]:
             found["step"] = expected_cost(config, options, train, described["train"], dataset, device)
@@ -163,10 +167,10 @@ def draw_boxes(splits: list[SplitInspection], described: dict[str, dict], option
 
 
 def draw_samples(dataset: CocoDetection, names: dict[int, str], count: int, path: Path) -> None:
-    """Evenly spaced samples of the train set, augmented as in the first epoch."""
+    """Evenly spaced samples of the train set, augmented as in a training: at its start the first one, and so on."""
     chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
     pictures = []
-    for pixels, target in (dataset[index] for index in chosen):
+    for pixels, target in (dataset[Sample(index, progress=i / len(chosen))] for i, index in enumerate(chosen)):
         image: Image.Image = F.to_pil_image(pixels)
         boxes = box_convert(target["boxes"], "cxcywh", "xyxy") * torch.tensor([*image.size] * 2)
         pictures.append(draw_targets(image, target["labels"], boxes, names))
@@ -188,7 +192,7 @@ def expected_cost(config: Config, options: Options, train: SplitInspection, desc
     criterion.to(device)
     pad_multiple = padding_for(options.data, device)
     precision = amp_dtype(options.training, False, device)
-    batch_size, most = options.data.batch_size, int(described["boxes_an_image"][2])
+    batch_size, most = options.data.batch_size, Mixing(options.data).most_targets(int(described["boxes_an_image"][2]))
     sizes = [(image["width"], image["height"]) for image in train.images.values()]
 
     def largest_batch(images: int) -> Batch:

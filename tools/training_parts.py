@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import engine
 from datasets.annotations import SPLITS
+from datasets.augmentation import Augmentation
 from datasets.coco import CocoDetection
 from datasets.loaders import train_loader
-from datasets.transforms import train_transforms
 from measure.clock import CallCounter, Clock
 from training_steps import BOXES, WARM_UP, Recipe, TimedBatches, prepare
 from util.logger import Progress
@@ -48,7 +48,7 @@ def measure_parts(recipe: Recipe, steps: int, workers: int) -> dict:
     wrap_parts(clock, state, criterion)
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder))
-        dataset = CocoDetection(folder, "train", train_transforms(options.data))
+        dataset = CocoDetection(folder, "train", Augmentation(options.data))
         worker_ms = measure_worker(dataset, recipe.batch, steps)
         loaded = iter(train_loader(dataset, recipe.batch, workers, seed=0, epoch_batches=WARM_UP + steps + 1))
 

@@ -14,11 +14,15 @@ from typing import Any, Literal
 
 from util.errors import UserError, nearest
 
+# What config key aug_phases can name; the meaning of each is in datasets/phases.py.
+Augmented = Literal["mosaic", "mixup", "copy_paste", "scale_jitter", "extra", "color", "crop"]
+
 
 def key(default: Any, meaning: str, least: float = -math.inf, most: float = math.inf) -> Any:
-    """A config key: its default, a one-line meaning, and the range of the number, or of each number in a list."""
+    """A config key: its default, a one-line meaning, and the range of the number, or of each number in a list or
+    dict."""
     metadata = {"meaning": meaning, "least": least, "most": most}
-    if isinstance(default, list):
+    if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -188,6 +192,18 @@ class DataOptions:
     data_aug_vertical_flip: bool = key(False, "training: vertical flips too, for images without an up or down")
     data_aug_color: float = key(0.0, "training: brightness, contrast and saturation change by up to this fraction",
                                 least=0, most=1)
+    data_aug_mosaic: float = key(0.0, "training: part of the samples that show four images in one", least=0, most=1)
+    data_aug_mixup: float = key(0.0, "training: part of the samples that are blended with another image", least=0,
+                                most=1)
+    data_aug_copy_paste: float = key(0.0, "training: part of the samples that get objects of another image", least=0,
+                                     most=1)
+    data_aug_scale_jitter: float = key(0.0, "training: part of the samples that are scaled by 0.3 to 2, then cut or "
+                                            "padded", least=0, most=1)
+    data_aug_extra: str | None = key(None, "training: further transforms, as package.module:name or path/to/file.py:"
+                                           "name of a function that makes them; see docs/data.md")
+    aug_phases: dict[Augmented, tuple[float, float]] = key(
+        {}, "training: from which fraction of it to which each of mosaic, mixup, copy_paste (without an entry: 0.04 to "
+            "0.5), scale_jitter, extra, color and crop (0 to 1) is used", least=0, most=1)
     image_size: int | None = key(None, "maximum shorter side, px: the data_aug_ sizes follow from it and from the "
                                        "training images, which are not enlarged. None: those sizes as given", least=1)
     eval_size_factor: float = key(1.0, "evaluation: factor on the image size; slightly above 1 helps after training "
@@ -349,6 +365,9 @@ def parse_options(config: Mapping[str, Any]) -> Options:
     if options.stages.stage_levels is None:
         for name, layers in (("enc_layers", options.encoder.enc_layers), ("dec_layers", options.decoder.dec_layers)):
             _single(name, layers)
+    for name, (start, end) in options.data.aug_phases.items():
+        if start >= end:
+            raise UserError(f"config key aug_phases: {name!r} must end after it starts, not {(start, end)}")
     if options.transformer.key_aware is None:
         options = options.replaced(key_aware=options.encoder.num_expansion is not None)
     if options.one_to_many.one2many is None:
@@ -412,13 +431,20 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
 def _bounded(field: dataclasses.Field, value: Any) -> Any:
     """The value, if all its numbers are in the range of the key."""
     least, most = field.metadata["least"], field.metadata["most"]
-    for item in value if isinstance(value, list) else [value]:
+    for item in _items(value):
         if isinstance(item, float) and not math.isfinite(item):
             raise UserError(f"config key {field.name}={value!r} must be a finite number")
         if isinstance(item, (int, float)) and not least <= item <= most:
             wanted = f"at least {least}" if most == math.inf else f"from {least} to {most}"
             raise UserError(f"config key {field.name}={value!r} must be {wanted}")
     return value
+
+
+def _items(value: Any) -> list:
+    """The single values in a list, a tuple or a dict's values, however nested."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [item for part in value for item in _items(part)] if isinstance(value, (list, tuple)) else [value]
 
 
 _UNFIT = object()
@@ -431,6 +457,15 @@ def _convert(value: Any, hint: Any) -> Any:
         items = list(value) if isinstance(value, (list, tuple)) else [value]
         converted = [_convert(item, typing.get_args(hint)[0]) for item in items]
         return _UNFIT if value is None or _UNFIT in converted else converted
+    if typing.get_origin(hint) is tuple:
+        items = list(value) if isinstance(value, (list, tuple)) else []
+        converted = [_convert(item, kind) for item, kind in zip(items, typing.get_args(hint))]
+        return _UNFIT if len(items) != len(typing.get_args(hint)) or _UNFIT in converted else tuple(converted)
+    if typing.get_origin(hint) is dict:
+        names, kind = typing.get_args(hint)
+        pairs = [(_convert(name, names), _convert(item, kind)) for name, item in value.items()] if isinstance(
+            value, Mapping) else [(_UNFIT, _UNFIT)]
+        return _UNFIT if any(_UNFIT in pair for pair in pairs) else dict(pairs)
     if hint is types.NoneType:
         return None if value is None else _UNFIT
     if isinstance(value, bool) or hint is bool:
@@ -448,4 +483,9 @@ def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is list:
         (item,) = typing.get_args(hint)
         return "a list of " + _describe(item).replace("a list", "lists")
+    if typing.get_origin(hint) is tuple:
+        return f"({', '.join(map(_describe, typing.get_args(hint)))})"
+    if typing.get_origin(hint) is dict:
+        name, item = typing.get_args(hint)
+        return f"a dict of {_describe(name)} to {_describe(item)}"
     return "None" if hint is types.NoneType else hint.__name__

@@ -222,3 +222,49 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path, monkeypatch):
     (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
     with pytest.raises(UserError, match="cannot read the image .*a.jpg: it is PostScript"):
         read_image(tmp_path / "a.jpg")
+
+
+# scaled
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("size", [(64, 48), (65, 47), (33, 90), (7, 5)])
+@pytest.mark.parametrize("within", [(32, 24), (20, 40), (200, 200), (8, 6), (1, 1)])
+def test_a_picture_is_scaled_into_a_frame_with_its_edges_where_they_belong(tmp_path, suffix, size, within):
+    pixels = np.zeros((size[1], size[0]), np.uint8)
+    left, top = size[0] // 3, size[1] // 2
+    pixels[top:, left:] = 255
+    path = saved(tmp_path / f"a.{suffix}", pixels, quality=100)
+    found = read_image(path, size, within)
+    factor = min(most / side for most, side in zip(within, size))
+    assert found.size == tuple(max(1, round(side * factor)) for side in size)
+    values = grey(found).astype(float) / 255
+    for axis, edge, side in ((0, left, 0), (1, top, 1)):  # the bright part of the last row and of the last column
+        profile = values[-1] if axis == 0 else values[:, -1]
+        wanted = (size[side] - edge) * found.size[side] / size[side]
+        assert abs(profile.sum() - wanted) <= 0.6
+
+
+def test_scaling_down_decodes_only_what_it_needs(tmp_path, monkeypatch):
+    path, decoded = saved(tmp_path / "a.jpg", Image.new("RGB", (641, 481))), []
+    convert = images.to_rgb
+    monkeypatch.setattr(images, "to_rgb", lambda image: decoded.append(image.size) or convert(image))
+    for within in ((320, 240), (160, 120), (321, 241), (640, 480)):
+        read_image(path, (641, 481), within)
+    assert decoded == [(321, 241), (161, 121), (641, 481), (641, 481)]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("annotated", ["upright", "stored"])
+def test_a_scaled_picture_is_turned_like_a_whole_one(tmp_path, orientation, annotated):
+    pixels = np.kron(np.arange(1, 13).reshape(3, 4) * 20, np.ones((32, 32))).astype(np.uint8)
+    path = saved(tmp_path / "a.jpg", pixels, orientation, quality=100)
+    size = upright_size((128, 96), orientation) if annotated == "upright" else (128, 96)
+    whole, small = read_image(path, size), read_image(path, size, (size[0] // 2, size[1] // 2))
+    assert small.size == (whole.width // 2, whole.height // 2)
+    assert np.abs(grey(small).astype(int)[8::16, 8::16] - grey(whole).astype(int)[16::32, 16::32]).max() <= 2
+
+
+def test_a_scaled_picture_has_the_annotated_size(tmp_path):
+    path = saved(tmp_path / "a.png", Image.new("RGB", (40, 30)))
+    with pytest.raises(UserError, match="a.png: it is 40x30 px, the annotations say 41x30"):
+        read_image(path, (41, 30), (20, 20))

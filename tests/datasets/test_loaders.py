@@ -65,11 +65,11 @@ def opened(root, split):
 
 def order(length=23, batch_size=4, seed=0, epoch=0, start=0, epoch_batches=None):
     """The batches of an epoch, as indices of images."""
-    return [[i % length for i in batch] for batch in samples(length, batch_size, seed, epoch, start, epoch_batches)]
+    return [[one.image for one in batch] for batch in samples(length, batch_size, seed, epoch, start, epoch_batches)]
 
 
-def samples(length=23, batch_size=4, seed=0, epoch=0, start=0, epoch_batches=None):
-    batches = TrainBatches(Numbers(length), batch_size, seed, epoch_batches)
+def samples(length=23, batch_size=4, seed=0, epoch=0, start=0, epoch_batches=None, epochs=1):
+    batches = TrainBatches(Numbers(length), batch_size, seed, epoch_batches, epochs)
     batches.set_epoch(epoch, start)
     assert len(batches) == len(list(batches))
     return list(batches)
@@ -94,15 +94,18 @@ def test_an_order_does_not_depend_on_the_epochs_before():
 
 
 def test_a_sample_has_another_number_in_every_pass():
-    numbers = [i for epoch in range(3) for batch in samples(8, 4, epoch=epoch) for i in batch]
-    assert sorted(numbers) == list(range(24))
+    numbers = [one[:2] for epoch in range(3) for batch in samples(8, 4, epoch=epoch) for one in batch]
+    assert sorted(numbers) == [(image, repetition) for image in range(8) for repetition in range(3)]
 
 
 @pytest.mark.parametrize("length, size, epoch_batches", [(23, 4, 3), (23, 4, 7), (1, 4, 5), (3, 2, 10)])
 def test_epochs_of_a_fixed_length_go_through_the_same_passes(length, size, epoch_batches):
     passes = [batch for epoch in range(40) for batch in samples(length, size, epoch=epoch)]
     epochs = [batch for epoch in range(3) for batch in samples(length, size, epoch=epoch, epoch_batches=epoch_batches)]
-    assert epochs == passes[:3 * epoch_batches]
+    def order(batches):
+        return [[one[:2] for one in batch] for batch in batches]
+
+    assert order(epochs) == order(passes[:3 * epoch_batches])
 
 
 @pytest.mark.parametrize("start", range(8))
@@ -165,6 +168,29 @@ def test_a_loader_started_in_mid_epoch_gives_the_same_samples(coco_root):
     ((batch, targets),) = resumed
     assert torch.equal(batch.tensors, whole[3][0].tensors) and torch.equal(batch.mask, whole[3][0].mask)
     assert [t["image_id"] for t in targets] == [t["image_id"] for t in whole[3][1]]
+
+
+# progress
+
+def progress(**how):
+    return [one.progress for batch in samples(**how) for one in batch]
+
+
+@pytest.mark.parametrize("epoch_batches, all_batches", [(None, 15), (2, 6), (7, 21), (40, 120)])
+def test_samples_know_how_far_the_training_is(as_process, epoch_batches, all_batches):
+    """23 images, 4 in a batch: 5 batches in a pass, fewer or many more in an epoch; 3 epochs."""
+    found = []
+    for epoch in range(3):
+        found += progress(epoch=epoch, epoch_batches=epoch_batches, epochs=3)
+        rest = progress(epoch=epoch, start=1, epoch_batches=epoch_batches, epochs=3)
+        assert rest == found[len(found) - len(rest):] and len(rest) % 4 == 0
+    assert found == [i / all_batches for i in range(all_batches) for _ in range(4)]
+    for rank in range(2):
+        as_process(rank, 2)  # half as many images each
+        shares = [p for epoch in range(3) for p in progress(batch_size=2, epoch=epoch, epoch_batches=epoch_batches,
+                                                            epochs=3)]
+        assert shares == [i / (all_batches if epoch_batches else 18) for i in range(
+            all_batches if epoch_batches else 18) for _ in range(2)]
 
 
 # evaluation

@@ -13,17 +13,19 @@ from torchvision.transforms import v2
 
 from datasets.coco import CocoDetection
 from datasets.transforms import (
+    EVERY,
+    FILL,
     MEAN,
     STD,
     RandomSizeCrop,
     ResizeShorter,
     ResizeTo,
+    ScaleJitter,
+    ToPixels,
     ToTensors,
     keep_boxes,
-    largest_train_shape,
     model_input,
     normalized,
-    padding_for,
     train_transforms,
     val_transforms,
 )
@@ -254,6 +256,77 @@ def test_crops_reach_every_edge():
     assert found == {0, 1, 2, 3}
 
 
+# scale jitter
+
+def test_scale_jitter_keeps_the_usual_size_and_the_boxes_on_the_objects():
+    torch.manual_seed(0)
+    jitter, shares = ScaleJitter([60, 80], 200, 0.3, 2.0), []
+    for _ in range(150):
+        image, target = jitter(*ToPixels()(*sample(120, 80, (30, 20, 70, 50))))
+        height, width = image.shape[1:]
+        assert (width, height) in {(90, 60), (120, 80)} and target["boxes"].canvas_size == (height, width)
+        if len(target["boxes"]):
+            found = seen(white_of(image))
+            np.testing.assert_allclose(np.asarray(target["boxes"]), [found], atol=1.51)
+            left, top, right, bottom = target["boxes"][0].tolist()
+            assert target["area"].item() <= (right - left) * (bottom - top) + 0.1
+            if min(left, top, width - right, height - bottom) > 0:  # all of it is in the image
+                shares.append((right - left) / (40 * height / 80))
+    assert min(shares) < 0.4 and max(shares) > 1.7
+
+
+def test_scale_jitter_puts_small_images_anywhere_on_fill():
+    torch.manual_seed(0)
+    jitter, corners = ScaleJitter([80], 200, 0.5, 0.5), set()
+    for _ in range(60):
+        image, target = jitter(*ToPixels()(*sample(120, 80, (0, 0, 120, 80))))
+        outside = ~white_of(image)
+        assert outside.sum() == 120 * 80 - 60 * 40
+        assert {tuple(pixel) for pixel in image.permute(1, 2, 0)[outside].tolist()} == {FILL}
+        left, top, right, bottom = target["boxes"][0].tolist()
+        assert (right - left, bottom - top) == (60, 40) and target["area"].item() == 2400
+        corners.add((left, top))
+    assert len(corners) > 40 and max(x for x, _ in corners) > 50 and max(y for _, y in corners) > 34
+
+
+def test_fill_is_as_good_as_padding():
+    pixels = torch.tensor(FILL, dtype=torch.uint8)[:, None, None]
+    assert normalized(pixels).abs().max() < 0.01
+
+
+def test_part_of_the_samples_are_jittered():
+    torch.manual_seed(0)
+    options = dataclasses.replace(SMALL, data_aug_scale_jitter=0.25)
+    for used, share in ((EVERY, 0.25), (EVERY - {"scale_jitter"}, 0)):
+        augment = train_transforms(options, used=used)
+        images = [augment(*sample(120, 80, (0, 0, 120, 80)))[0] for _ in range(200)]
+        padded = [image.float().mean() < 254 for image in images]  # the white box fills the image otherwise
+        assert abs(np.mean(padded) - share * 0.7 / 1.7) < 0.06
+
+
+def test_without_further_augmentations_the_chain_is_detrs():
+    shorter = ResizeShorter([64, 96], 128)
+    crop = v2.Compose([ResizeShorter([64, 80], 128), RandomSizeCrop(48, 64), shorter])
+    plain = v2.Compose([ToPixels(), v2.RandomHorizontalFlip(), v2.RandomChoice([shorter, crop]), ToTensors()])
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
+    for seed in range(20):
+        results = []
+        for augment in (plain, train_transforms(SMALL), train_transforms(SMALL, used=EVERY - {"mosaic", "color"})):
+            torch.manual_seed(seed)
+            results.append(augment(Image.fromarray(pixels), sample(120, 80, (30, 20, 70, 50))[1]))
+        for image, target in results[1:]:
+            assert torch.equal(image, results[0][0])
+            assert all(torch.equal(target[name], value) for name, value in results[0][1].items())
+
+
+def test_without_the_crop_images_are_only_resized():
+    torch.manual_seed(0)
+    augment = train_transforms(SMALL, used=EVERY - {"crop"})
+    assert {augment(*sample(120, 80, (0, 0, 120, 80)))[1]["size"][0].item() for _ in range(60)} == {64, 85}
+    _, target = augment(*sample(120, 80, (0, 0, 120, 80)))
+    torch.testing.assert_close(target["boxes"], torch.tensor([[0.5, 0.5, 1, 1]]))
+
+
 def test_boxes_are_kept_with_all_that_belongs_to_them():
     _, target = sample(50, 50, (0, 0, 5, 5), (10, 10, 20, 20), (30, 30, 45, 45))
     kept = keep_boxes(target | {"other": 3}, torch.tensor([True, False, True]))
@@ -373,25 +446,3 @@ def test_evaluation_may_see_larger_images_than_training():
         assert val_transforms(larger)(*sample(*size[::-1]))[0].shape == wanted
     plain, changed = (train_transforms(options, fix_size=True)(*sample(50, 50))[0].shape for options in (SMALL, larger))
     assert plain == changed
-
-
-def test_the_largest_shape_is_reached_and_never_passed():
-    """By some thousand samples of a landscape and a portrait image."""
-    transforms, sizes = train_transforms(SMALL), [(200, 90), (80, 120)]
-    torch.manual_seed(0)
-    seen_shapes = [transforms(*sample(*size))[0].shape[1:] for size in sizes for _ in range(300)]
-    height, width = largest_train_shape(SMALL, sizes, batch_size=2)
-    assert 0.95 * height <= max(h for h, _ in seen_shapes) <= height
-    assert 0.95 * width <= max(w for _, w in seen_shapes) <= width
-    largest = max(h * w for h, w in seen_shapes)
-    height, width = largest_train_shape(SMALL, sizes, batch_size=1)
-    assert 0.95 * height * width <= largest <= 1.02 * height * width
-    assert largest_train_shape(SMALL, sizes, 2, fix_size=True) == (96, 128)
-    padded = largest_train_shape(SMALL, sizes, batch_size=1, pad_multiple=50)
-    assert padded == (-(-height // 50) * 50, -(-width // 50) * 50)
-
-
-@pytest.mark.parametrize("given, device, multiple", [(None, "cpu", 1), (None, "cuda", 32), (64, "cpu", 64),
-                                                     (1, "cuda", 1)])
-def test_batches_are_padded_to_few_sizes_where_each_costs_time(given, device, multiple):
-    assert padding_for(dataclasses.replace(SMALL, pad_multiple=given), torch.device(device)) == multiple

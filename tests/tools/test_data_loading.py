@@ -3,7 +3,15 @@ from itertools import islice
 import pytest
 import torch
 
-from tools.data_loading import BATCH, compare_draft, compare_loaders, decoded, rate, torchvision_loader
+from tools.data_loading import (
+    BATCH,
+    compare_augmentations,
+    compare_draft,
+    compare_loaders,
+    decoded,
+    rate,
+    torchvision_loader,
+)
 from tools.training_parts import write_pictures
 from util.errors import UserError
 from util.options import DataOptions
@@ -32,6 +40,14 @@ def test_the_rate_is_that_after_the_first_batches():
 def test_loaders_are_compared():
     text = compare_loaders(2)
     assert "this project" in text and text.count("\n") == 5
+
+
+@pytest.mark.slow
+def test_augmentations_are_compared(coco_root):
+    lines = compare_augmentations(coco_root, 2).splitlines()
+    rows = {cells[1].strip(): float(cells[3]) for cells in (line.split("|") for line in lines[2:])}
+    assert rows["none"] == 1 and len(rows) == 7 and {"mosaic", "copy paste", "all"} <= rows.keys()
+    assert all(times > 0 for times in rows.values())
 
 
 def test_draft_mode_changes_pixels_where_half_the_picture_is_enough(tmp_path):

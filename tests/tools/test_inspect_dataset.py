@@ -46,6 +46,18 @@ def test_a_sound_set_is_described_and_drawn(coco_root, tmp_path, capsys):
             assert min(picture.size) > 200 and np.asarray(picture.convert("L")).std() > 10
 
 
+def test_samples_are_those_of_a_training_from_its_start_to_its_end(coco_root, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("tools.inspect_dataset.save_grid", lambda pictures, path, **_: seen.append(
+        [np.asarray(picture).shape for picture in pictures]))
+    keys = ["data_aug_scales=[64]", "data_aug_max_size=128", "data_aug_mosaic=1"]
+    for phase in ("(0, 1)", "(0, 0.5)", "(0.99, 1)"):
+        run(coco_root, "--output_dir", tmp_path / "out", "--samples", 8, "--options", *keys,
+            f"aug_phases={{'mosaic': {phase}}}")
+    always, half, never = seen
+    assert half[:4] == always[:4] and half[4:] == never[4:] and always != never
+
+
 def test_problems_are_told_and_the_copy_has_none(root, tmp_path, capsys):
     def spoil(content):
         content["annotations"][0]["bbox"] = [5, 5, 0, 3]

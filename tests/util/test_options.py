@@ -60,7 +60,8 @@ def test_wrong_types_are_refused(name, value, wanted):
     ("data_aug_scales", [480, 0], "at least 1"), ("dropout", 1.5, "from 0 to 1"),
     ("eval_size_factor", 0, "at least 0.01"), ("data_aug_scale_overlap", -1.0, "at least 0"),
     ("lr", float("inf"), "a finite number"), ("focal_alpha", float("nan"), "a finite number"),
-    ("data_aug_color", -0.1, "from 0 to 1"), ("ema_decay", 2, "from 0 to 1"), ("dec_layers", [6, 0], "at least 1"),
+    ("data_aug_mosaic", 1.1, "from 0 to 1"), ("data_aug_color", -0.1, "from 0 to 1"),
+    ("ema_decay", 2, "from 0 to 1"), ("dec_layers", [6, 0], "at least 1"),
 ])
 def test_numbers_out_of_range_are_refused(name, value, wanted):
     with pytest.raises(UserError, match="config key ") as error:
@@ -122,6 +123,30 @@ def test_changed_keys_of_a_saved_config():
     saved = {"lr": 1e-4, "epochs": 2.0, "key_aware": None, "num_expansion": 3, "return_interm_indices": (1, 2),
              "masks": False, "of_another_version": 1, "batch_size": 0}
     assert changed_keys(saved, options) == {"lr": (1e-4, 0.5), "batch_size": (0, 2)}
+
+
+@pytest.mark.parametrize("phases, wanted", [
+    ({}, {}), ({"mosaic": (0.1, 0.5)}, {"mosaic": (0.1, 0.5)}), ({"crop": [0, 1], "color": (0.5, 1)},
+                                                               {"crop": (0.0, 1.0), "color": (0.5, 1.0)})])
+def test_phases_of_augmentations(phases, wanted, tmp_path):
+    options = parse_options({"aug_phases": phases})
+    assert options.data.aug_phases == wanted
+    Config(options.to_dict()).dump(tmp_path / "config.py")
+    again = parse_options(load_config(tmp_path / "config.py", {"aug_phases.mixup": [0.2, 0.3]}))
+    assert again.data.aug_phases == wanted | {"mixup": (0.2, 0.3)}
+    assert parse_options(json.loads(json.dumps(options.to_dict()))) == options  # as a model card holds it
+
+
+@pytest.mark.parametrize("phases, wanted", [
+    ({"mosiac": (0, 0.5)}, "must be a dict of 'mosaic' or 'mixup'"), ({"mosaic": 0.5}, r"to \(float, float\)"),
+    ({"mosaic": (0, 0.5, 1)}, r"to \(float, float\)"), ({"mosaic": ("0", 1)}, r"to \(float, float\)"),
+    ([("mosaic", (0, 1))], "must be a dict"), ({"mosaic": (0, 1.5)}, "must be from 0 to 1"),
+    ({"crop": (-0.5, 1)}, "must be from 0 to 1"), ({"crop": (0.5, 0.5)}, "'crop' must end after it starts"),
+    ({"crop": (float("nan"), 1)}, "finite")])
+def test_phases_that_cannot_be(phases, wanted):
+    with pytest.raises(UserError, match=wanted) as error:
+        parse_options({"aug_phases": phases})
+    assert "aug_phases" in str(error.value)
 
 
 def test_modelname_must_be_text():
