@@ -19,7 +19,7 @@ from util.config import load_config
 from util.cpu import available_cpus
 from util.errors import UserError
 from util.files import write_text
-from util.options import changed_keys
+from util.options import changed_keys, parse_options
 from util.signals import StopRequest
 
 RECORD, OUTPUT = "recipe.json", "output.txt"
@@ -63,7 +63,12 @@ class RecipeRun:
         try:
             found = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
             before = {name: found[name] for name in self.made_with()}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            # Keys that are newer than the run had the effect of their defaults.
+            before["options"] = parse_options(before["options"]).to_dict()
+        except UserError as error:
+            raise UserError(f"{self.folder} holds a run of another version of this program ({error}): {advice}"
+                            ) from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.folder} holds a training without a {RECORD} of this program: {advice}") from error
         if before != self.made_with():
             raise UserError(f"{self.folder} holds a run that was made otherwise "

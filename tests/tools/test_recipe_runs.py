@@ -154,6 +154,23 @@ def test_a_run_with_other_options_is_refused(planned, run, config_file, tmp_path
         runs[0].recorded()
 
 
+def test_a_run_of_an_earlier_version_counts(planned, run):
+    """A config key that it does not know had the effect of its default."""
+    runs = planned("a: {aug_phases: {mosaic: [0.1, 0.4]}}\nb: {}")
+    assert run(runs) == {"a, seed 0": None, "b, seed 0": None}
+    for one in runs:
+        record = json.loads((one.folder / "recipe.json").read_text())
+        del record["options"]["class_cost"], record["options"]["data_aug_mosaic"]
+        (one.folder / "recipe.json").write_text(json.dumps(record))
+        assert one.finished
+    with pytest.raises(UserError, match="data_aug_mosaic 0.0, not 0.5"):
+        planned("a: {}\nb: {data_aug_mosaic: 0.5}")[1].recorded()
+    record["options"]["of_tomorrow"] = 1
+    (one.folder / "recipe.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="b/seed_0 holds a run of another version .*'of_tomorrow'"):
+        one.recorded()
+
+
 def test_a_training_of_another_program_is_refused(planned):
     first = planned("a: {}\nb: {}")[0]
     first.folder.mkdir(parents=True)
