@@ -47,7 +47,7 @@ def _largest_shape(options: DataOptions, sizes: Iterable[tuple[int, int]], batch
     if options.data_aug_mosaic:
         originals |= {mosaic_size(options, original) for original in originals}
     for original in originals:
-        shapes.add(resize.result(*original, size))
+        shapes |= {resize.result(*original, one) for one in scaled(options.data_aug_scales, options)}
         for resized in scaled(options.data_aug_scales2_resize, options):
             sides = resize.result(*original, resized)[::-1]
             smallest, largest = ([min(limit, side) for side in sides] for limit in (low, high))
@@ -56,6 +56,10 @@ def _largest_shape(options: DataOptions, sizes: Iterable[tuple[int, int]], batch
                 crop = largest.copy()
                 crop[short] = min(largest[short], max(smallest[short], round(largest[long] * size / max_size)))
                 shapes.add(resize.result(crop[0], crop[1], size))
+                ratio = largest[long] / smallest[short]
+                if ratio * size > max_size:  # the shorter side is rounded, which moves the longer by half the ratio
+                    sides_of_result = int(max(max_size + ratio / 2, ratio)), max(1, round(max_size / ratio))
+                    shapes.add((sides_of_result[short], sides_of_result[long]))
     if batch_size == 1:
         return max(shapes, key=lambda shape: shape[0] * shape[1])
     return max(height for height, _ in shapes), max(width for _, width in shapes)
