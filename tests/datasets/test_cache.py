@@ -30,6 +30,7 @@ def test_what_is_mapped_is_what_was_read(tmp_path, name, everything_is_large, mo
     wanted = digests(opened(name, tmp_path / "a"))
     path, places = write_layout(name, tmp_path / "b")
     data = DetectionData(path, DataOptions(**places), tmp_path / "cache")
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         assert digests(data) == wanted
     assert len(cached(tmp_path / "cache")) == 2

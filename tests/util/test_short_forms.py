@@ -99,7 +99,9 @@ def test_h_detrs_flags_make_its_model():
     options = parse_options(load_config(args.config_file, parse_pairs(expand_short_forms(args))))
     form = options.deformable_detr
     assert form.with_box_refine and form.two_stage and form.mixed_selection and form.look_forward_twice
-    assert (form.num_queries_one2many, form.k_one2many, form.lambda_one2many) == (1500, 6, 1.0)
+    branch = options.one_to_many
+    assert (branch.num_queries_one2many, branch.k_one2many, branch.lambda_one2many) == (1500, 6, 1.0)
+    assert branch.one2many == "branch"
     assert (options.decoder.num_queries, options.transformer.dropout) == (300, 0)
     assert options.encoder_width == options.decoder_width == 2048
     assert (options.loss.cls_loss_coef, options.backbone.drop_path_rate) == (2.0, 0.5)
