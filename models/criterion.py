@@ -94,7 +94,7 @@ class SetCriterion(nn.Module):
             enc_losses, count = self._matched_losses({"_enc": outputs["enc_outputs"]}, objects, num_boxes)
             losses, non_finite = losses | enc_losses, non_finite + count
         if "one2many_outputs" in outputs:
-            further, count = self._one_to_many_losses(outputs["one2many_outputs"], targets, num_boxes * self.copies)
+            further, count = self._one_to_many_losses(outputs["one2many_outputs"], targets, num_boxes)
             losses, non_finite = losses | further, non_finite + count
         if self.training:  # a batch without targets has no denoising, yet all processes log the same names
             losses |= {name: boxes.new_zeros(()) for name in self.weight_dict if name not in losses}
@@ -117,11 +117,12 @@ class SetCriterion(nn.Module):
 
     def _one_to_many_losses(self, layers: dict[str, dict[str, Tensor]], targets: list[dict[str, Tensor]],
                             num_boxes: Tensor) -> tuple[dict[str, Tensor], int]:
-        """As _matched_losses, of the predictions of layers by suffix."""
+        """As _matched_losses, of the predictions of layers by suffix. As published, the losses of a branch are divided
+        by the number of copies of the boxes, those of further heads by the number of boxes."""
         sets = {f"{suffix}_one2many": layer for suffix, layer in layers.items()}
         if self.shared is None:
             repeated = [t | {name: torch.cat([t[name]] * self.copies) for name in ("labels", "boxes")} for t in targets]
-            return self._matched_losses(sets, repeated, num_boxes)
+            return self._matched_losses(sets, repeated, num_boxes * self.copies)
         labels, boxes = _concatenated(targets, layers[""]["pred_boxes"].dtype)
         losses: dict[str, Tensor] = {}
         for suffix, layer in sets.items():  # one by one: their numbers of matches differ

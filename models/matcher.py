@@ -46,11 +46,11 @@ class HungarianMatcher:
         logits = torch.stack([o["pred_logits"] for o in outputs], 1)  # [B, S, Q, K]
         boxes = torch.stack([o["pred_boxes"] for o in outputs], 1)
         counts = [len(target["labels"]) for target in targets]
-        if not any(counts):
+        if not any(counts) or not logits.shape[2]:
             return Matching(torch.zeros(len(outputs), 3, 0, dtype=torch.int64, device=logits.device))
-        padded = _padded_targets(counts).to(logits.device, non_blocking=True)
+        padded, real = (x.to(logits.device, non_blocking=True) for x in _padded_targets(counts))
         labels, target_boxes = (torch.cat([target[name] for target in targets])[padded] for name in ("labels", "boxes"))
-        costs = self._cost(logits, boxes, labels, target_boxes.to(boxes.dtype)).cpu().numpy()
+        costs = self._cost(logits, boxes, labels, target_boxes.to(boxes.dtype), real).cpu().numpy()
 
         # NumPy from here on: it does not wake all of torch's threads for such small work.
         non_finite: list[int] = []
@@ -70,12 +70,14 @@ class HungarianMatcher:
         indices = torch.from_numpy(np.concatenate(matches, -1)).to(logits.device, torch.int64, non_blocking=True)
         return Matching(indices, len(non_finite))
 
-    def _cost(self, logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor) -> Tensor:
+    def _cost(self, logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, real: Tensor) -> Tensor:
         """Cost [B, S, Q, T] of assigning to each query (logits [B, S, Q, K], boxes [B, S, Q, 4]) each target of its
-        image (labels [B, T], target_boxes [B, T, 4]).
+        image (labels [B, T], target_boxes [B, T, 4]). real [B, T]: False where an image has no further target.
         """
         corners = box_convert(target_boxes, "cxcywh", "xyxy")[:, None]
         giou = pairwise_giou(box_convert(boxes, "cxcywh", "xyxy"), corners, self.giou_eps)
+        # A cost may depend on the best box of its image: that of another image's target is none.
+        giou = giou.masked_fill(~real[:, None, None], -1)
         return (self.cost_class * self.classification.cost(logits, labels, giou)
                 + self.cost_bbox * torch.cdist(boxes, target_boxes[:, None], p=1) - self.cost_giou * giou)
 
@@ -99,13 +101,12 @@ class OneToManyMatcher:
         counts = [len(target["labels"]) for target in targets]
         if not any(counts):
             return torch.zeros(3, 0, dtype=torch.int64, device=logits.device)
-        padded = _padded_targets(counts).to(logits.device, non_blocking=True)
+        padded, real = (x.to(logits.device, non_blocking=True) for x in _padded_targets(counts))
         labels, target_boxes = (torch.cat([target[name] for target in targets])[padded] for name in ("labels", "boxes"))
         ious = pairwise_iou(*(box_convert(x.to(boxes.dtype), "cxcywh", "xyxy") for x in (boxes, target_boxes)))
         prob = self.classification.prob(logits[:, None], labels)[:, 0]
         scores = self.prob_weight * prob + (1 - self.prob_weight) * ious  # [B, Q, T]
-        real = torch.arange(padded.shape[1]) < torch.tensor(counts)[:, None]
-        scores = scores.masked_fill(~real.to(scores.device, non_blocking=True)[:, None], -1)
+        scores = scores.masked_fill(~real[:, None], -1)
 
         best = scores.topk(min(self.most, scores.shape[1]), dim=1)
         taken = torch.zeros_like(scores).scatter_(1, best.indices, best.values) >= self.threshold
@@ -120,10 +121,11 @@ def _name(targets: list[dict[str, Any]], batch_idx: int) -> int | float | str:
     return image_id.item() if isinstance(image_id, Tensor) else image_id
 
 
-def _padded_targets(counts: list[int]) -> Tensor:
-    """[B, T] the targets of each image, counted over the whole batch; beyond them any target."""
+def _padded_targets(counts: list[int]) -> tuple[Tensor, Tensor]:
+    """The targets of each image, counted over the whole batch, and beyond them any target [B, T]; and which of them are
+    the image's [B, T]."""
     index, first = np.zeros((len(counts), max(counts)), np.int64), 0
     for row, count in zip(index, counts):
         row[:count] = np.arange(first, first + count)
         first += count
-    return torch.from_numpy(index)
+    return torch.from_numpy(index), torch.arange(index.shape[1]) < torch.tensor(counts)[:, None]

@@ -11,8 +11,7 @@ from util.options import Options
 _DETECTOR = ("backbone", "position", "transformer", "encoder", "decoder", "stages", "deformable_detr", "postprocess")
 _OF_TRAINING = {
     "pretrained_backbone", "backbone_dir", "backbone_freeze_keywords", "drop_path_rate", "use_checkpoint", "dropout",
-    "deformable_use_checkpoint", "use_detached_boxes_dec_out", "look_forward_twice", "num_queries_one2many",
-    "k_one2many", "lambda_one2many"}
+    "deformable_use_checkpoint", "use_detached_boxes_dec_out", "look_forward_twice"}
 
 
 def conditions(options: Options, dtype: torch.dtype | None = None, fix_size: bool = False,

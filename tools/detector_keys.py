@@ -1,5 +1,6 @@
 """Config keys of a detector from the names and shapes of its tensors."""
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ RESNETS = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50"
 ONE_TO_MANY = 1500  # of H-DETR's queries, in all released checkpoints
 
 
-def keys_from_state(state: dict[str, Tensor]) -> dict[str, Any]:
+def keys_from_state(state: dict[str, Tensor], saved: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Config keys of the model whose published or own state dict this is, or one of detrex or transformers, as far as
-    names, shapes and equal heads tell them.
+    names, shapes and equal heads tell them. saved: the config that the checkpoint holds, if it does; only it tells the
+    queries of a one-to-many branch from those that detect.
 
     Raises UserError if it belongs to none of this project's detectors.
     """
@@ -36,11 +38,22 @@ def keys_from_state(state: dict[str, Tensor]) -> dict[str, Any]:
             raise UserError(unknown)
         if source == "detrex" and found["modelname"] == "dino":  # its positions are those of Deformable DETR
             found |= {"pe_temperatureH": 10000, "pe_temperatureW": 10000, "pe_centres": True}
+        found |= _one_to_many(found, state, saved or {})
         if "backbone.1.row_embed.weight" in state:
             found["position_embedding"] = "learned"
         return found | _backbone(state)
     except KeyError as error:
         raise UserError(f"{unknown}, and {error} is missing") from error
+
+
+def _one_to_many(found: dict[str, Any], state: dict[str, Tensor], saved: Mapping[str, Any]) -> dict[str, Any]:
+    if any(key.startswith("one_to_many.") for key in state):
+        return {"one2many": "shared"}
+    branch, guess = saved.get("num_queries_one2many"), found.get("num_queries_one2many", 0)
+    queries = found.get("num_queries", 0) + guess
+    if type(branch) is not int or branch == guess or not 0 <= branch < queries:
+        return {}
+    return {"num_queries": queries - branch, "num_queries_one2many": branch}
 
 
 def _dino(state: dict[str, Tensor]) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def undecided(model: nn.Module, found: dict[str, Any]) -> list[str]:
         lines.append("num_expansion: small_expand=False leaves no trace of the blocks")
     if found.get("with_box_refine"):
         lines.append("look_forward_twice: matters only in training")
+    if "num_queries" in found and not {"one2many", "num_queries_one2many"} & found.keys():
+        lines.append("num_queries_one2many: num_queries counts the queries of a one-to-many branch, if any")
     if found.get("two_stage") and "num_queries" not in found:
         lines.append("num_queries: the queries are made from proposals, 300 is usual")
     if "backbone" not in found:
@@ -102,7 +104,7 @@ def rank_scales(model: nn.Module, postprocess: PostProcess, options: Options, da
 def main(args: argparse.Namespace) -> int:
     """Returns the exit code: 1 if the weights do not load."""
     checkpoint = read_checkpoint(args.checkpoint)
-    found = keys_from_state(model_state(checkpoint))
+    found = keys_from_state(model_state(checkpoint), checkpoint.get("config"))
     path, options = choose_config(found)
     lite = "Lite " if found.get("num_expansion") and found["modelname"] != "lite_sdetr" else ""
     print(f"{lite}{TITLES[found['modelname']]}, backbone {found.get('backbone', 'unknown')}")

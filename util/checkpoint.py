@@ -328,6 +328,7 @@ def _advice(mismatched: list[str], state: dict[str, Tensor]) -> str:
         return ("\n  The number of classes differs: set num_classes to the checkpoint's, or start a training from it "
                 "with --pretrain_model_path")
     if mismatched and all(QUERY_TENSORS.search(key) for key in mismatched):
-        return (f"\n  The number of queries differs: set num_queries={len(state[mismatched[0]])}, or start a training "
-                "from it with --pretrain_model_path")
+        return (f"\n  The number of queries differs: set num_queries={len(state[mismatched[0]])} (with a one-to-many "
+                "branch, that is the sum of num_queries and num_queries_one2many), or start a training from it with "
+                "--pretrain_model_path")
     return "\n  Check -c and --options against the ones that the checkpoint was trained with"

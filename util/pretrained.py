@@ -20,6 +20,7 @@ from util.class_names import COCO_CLASSES, shared_ids
 from util.errors import UserError
 
 logger = logging.getLogger(__name__)
+FURTHER_HEADS = "one_to_many."  # of models.one_to_many, which no detection uses
 
 
 def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[str] | None = None,
@@ -31,7 +32,9 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
     differ: rows of classes that both models know by name are carried over, the others keep their initial values.
     `class_names` (id to name) are the new classes. The old ones are in the checkpoint; a released checkpoint without
     names has COCO's if the number of rows agrees. Of the rows of queries, the first ones are carried over.
-    no_object: the last row of the class heads stands for "no object" (softmax). A table of the result is logged.
+    no_object: the last row of the class heads stands for "no object" (softmax). A table of the result is logged. Heads
+    for one-to-many supervision that the checkpoint lacks start as copies of its heads; those that the model lacks are
+    left out.
 
     Raises UserError if anything else does not fit, because that means another architecture.
     """
@@ -39,7 +42,8 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
     checkpoint = read_checkpoint(source)
     state = to_our_layout(model_state(checkpoint, ema=True), own)
     ignored = {key for key in {*own, *state} if any(word in key for word in ignore or [])}
-    state = {key: value for key, value in state.items() if key not in ignored}
+    state = _with_further_heads({key: value for key, value in state.items() if key not in ignored},
+                                [key for key in own if key not in ignored], source)
     check_numbers(state, own, str(source))
     old_names = checkpoint.get("class_names")
     if old_names is None:
@@ -76,6 +80,19 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike, ignore: list[st
         logger.info("classes carried over by name: %s; fresh: %s", ", ".join(carried) or "none",
                     ", ".join(others) or "none")
     return sorted(fresh | by_class | grown)
+
+
+def _with_further_heads(state: dict[str, Tensor], own: list[str], source: str | os.PathLike) -> dict[str, Tensor]:
+    """With the one-to-many heads that the names `own` ask for: a model without them must be good for a training with
+    them, and the reverse."""
+    unused = [key for key in state if key.startswith(FURTHER_HEADS) and key not in own]
+    copies = {key: state[main] for key in own if key.startswith(FURTHER_HEADS) and key not in state
+              and (main := key.removeprefix(FURTHER_HEADS)) in state}
+    if unused:
+        logger.info("%s has heads for one-to-many supervision, which this training does not use", source)
+    if copies:
+        logger.info("%s has no heads for one-to-many supervision: they start as copies of its heads", source)
+    return {key: value for key, value in state.items() if key not in unused} | copies
 
 
 def _has_coco_classes(state: dict[str, Tensor]) -> bool:

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from models.classification import FocalClassification, SoftmaxClassification
+from models.classification import IOU_RULES, FocalClassification, IoUAwareClassification, SoftmaxClassification
 from models.matcher import HungarianMatcher, OneToManyMatcher, _name
 
 CLASSES = 3
@@ -237,3 +237,27 @@ def test_a_query_that_several_targets_want_goes_to_the_best():
 def test_one_to_many_without_targets():
     assert one_to_many([[SQUARE]] * 2, [[[0.0]]] * 2, ([], []), ([], [])) == []
     assert one_to_many([[SQUARE]] * 2, [[[0.0]]] * 2, ([], []), ([0], [SQUARE])) == [(1, 0, 0)]
+
+
+def test_a_cost_by_the_best_box_of_an_image_knows_no_other_image():
+    """The second image has fewer targets than the first, whose first lies exactly on its query."""
+    class Recorded(FocalClassification):
+        def cost(self, logits, labels, giou):
+            self.best = giou.amax((2, 3))
+            return super().cost(logits, labels, giou)
+
+    classification = Recorded()
+    outputs = {"pred_boxes": torch.tensor([[SQUARE]] * 2), "pred_logits": torch.zeros(2, 1, 1)}
+    HungarianMatcher(2, 5, 2, classification)([outputs], [
+        {"labels": torch.zeros(n, dtype=torch.int64), "boxes": torch.tensor(boxes)}
+        for n, boxes in ((2, [SQUARE, SQUARE]), (1, [NARROW]))])
+    torch.testing.assert_close(classification.best, torch.tensor([[1.0], [0.5]]))
+
+
+@pytest.mark.parametrize("rule", IOU_RULES)
+def test_without_queries_nothing_is_matched(rule):
+    """Where an image has fewer tokens than queries, a one-to-many branch has none."""
+    matcher = HungarianMatcher(2, 5, 2, IoUAwareClassification(rule=IOU_RULES[rule], target_cost=True))
+    outputs = [{"pred_logits": torch.zeros(1, 0, 3), "pred_boxes": torch.zeros(1, 0, 4)}]
+    assert matcher(outputs, [{"labels": torch.tensor([1]), "boxes": torch.tensor([SQUARE])}]
+                   ).indices.shape == (1, 3, 0)

@@ -43,6 +43,31 @@ def test_what_a_key_tells_by_its_presence(tiny_sdetr, options):
         assert changed == plain | options and not options.keys() & plain.keys()
 
 
+BRANCH = {"num_queries": 20, "num_queries_one2many": 7}
+
+
+@pytest.mark.parametrize("name", ["dino", "sdetr_r50", "detr_r50"])
+def test_one_to_many_supervision(tiny_config, tiny_sdetr, name):
+    """Further heads have names; the queries of a branch are beside those that detect: only a config divides them."""
+    def state(**options):
+        return build_model(tiny_config | options if name == "dino" else tiny_sdetr(name, **options))[0].state_dict()
+
+    plain, branch = keys_from_state(state(num_queries=27)), state(**BRANCH)
+    assert "one2many" not in plain and "num_queries_one2many" not in plain
+    assert keys_from_state(state(num_queries=27, one2many="shared")) == plain | {"one2many": "shared"}
+    assert keys_from_state(branch) == plain
+    assert keys_from_state(branch, BRANCH) == plain | BRANCH
+    for useless in ({}, {"num_queries_one2many": 0}, {"num_queries_one2many": 27}, {"num_queries_one2many": "7"}):
+        assert keys_from_state(branch, useless) == plain
+
+
+def test_the_queries_of_a_branch_that_is_not_h_detrs():
+    state = published("h_deformable_detr_r50_two_stage")
+    assert keys_from_state(state)["num_queries_one2many"] == 1500
+    found = keys_from_state(state, {"num_queries_one2many": 900})
+    assert (found["num_queries"], found["num_queries_one2many"]) == (900, 900)
+
+
 @pytest.mark.parametrize("keys", [
     ["label_enc.weight", "refpoint_embed.weight", "class_embed.weight",
      "transformer.decoder.query_scale.layers.0.weight"],

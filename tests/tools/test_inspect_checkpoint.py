@@ -60,6 +60,16 @@ def test_own_checkpoints_load_with_the_printed_options(save, options, capsys):
     assert ("enc_scale: from 1 to 2" in printed) == (config.num_expansion is not None)
 
 
+@pytest.mark.parametrize("options", [{"one2many": "shared"}, {"num_queries_one2many": 7}])
+def test_a_training_with_one_to_many_supervision_loads_with_the_printed_options(save, options, capsys):
+    path, config = save(**options)
+    saved = torch.load(path, weights_only=True) | {"config": parse_options(config).to_dict()}
+    torch.save(saved, path)
+    assert main(arguments(path)) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{key} = {value!r}" in printed for key, value in options.items()) and "num_queries = 20" in printed
+
+
 @pytest.mark.parametrize("make, options", [
     (detrex.dino, "dec_pred_class_embed_share=False pe_temperatureH=10000"), (detrex.deformable_detr, "num_queries=20"),
     (detrex.detr, "dim_feedforward=32")])

@@ -448,6 +448,7 @@ def test_one_parameter_with_several_names_has_one_value(build):
 
 def test_another_number_of_queries_is_named(build):
     assert "set num_queries=31" in refusal(load_weights, build(), build(num_queries=31).state_dict())
+    assert "num_queries_one2many" in refusal(load_weights, build(), build(num_queries_one2many=11).state_dict())
 
 
 def test_what_does_not_fit_is_listed_and_nothing_is_loaded(build):

@@ -88,6 +88,59 @@ def test_queries_that_the_checkpoint_lacks_are_fresh(build, save, caplog):
     assert "the others are fresh" in caplog.text
 
 
+# one-to-many supervision
+
+SHARED, BRANCH = {"one2many": "shared"}, {"one2many": "branch", "num_queries_one2many": 6}
+
+
+def test_further_heads_start_as_copies_of_the_loaded_ones(build, save, caplog):
+    source, model = build(1), build(2, **SHARED)
+    with caplog.at_level(logging.INFO):
+        assert load_pretrained(model, save({"model": source.state_dict()})) == []
+    assert "they start as copies of its heads" in caplog.text
+    after, wanted = snapshot(model), snapshot(source)
+    further = [key for key in after if key.startswith("one_to_many.")]
+    assert further
+    for key in after:
+        assert torch.equal(after[key], wanted[key.removeprefix("one_to_many.")]), key
+
+
+def test_further_heads_of_the_checkpoint_are_carried_over_or_left_out(build, save):
+    source = build(1, **SHARED)
+    source.one_to_many.class_embed[0].bias.data += 1  # it has learned
+    path = save({"model": source.state_dict()})
+    same, plain = build(2, **SHARED), build(2)
+    assert load_pretrained(same, path) == load_pretrained(plain, path) == []
+    assert not differing(snapshot(same), snapshot(source))
+    assert all(torch.equal(value, snapshot(source)[key]) for key, value in snapshot(plain).items())
+
+
+def test_further_heads_are_carried_over_by_class_too(build, save):
+    source, model = build(1, num_classes=5, dn_labelbook_size=5), build(2, num_classes=4, dn_labelbook_size=4, **SHARED)
+    load_pretrained(model, save({"model": source.state_dict(), "class_names": CATS}), class_names=PETS)
+    after = snapshot(model)
+    for name in ("weight", "bias"):
+        assert torch.equal(after[f"one_to_many.class_embed.0.{name}"], after[f"class_embed.0.{name}"])
+        assert torch.equal(after[f"class_embed.0.{name}"][2], snapshot(source)[f"class_embed.0.{name}"][1])
+
+
+def test_further_heads_that_are_ignored_keep_fresh_values(build, save):
+    model = build(2, **SHARED)
+    before = snapshot(model)
+    fresh = load_pretrained(model, save({"model": build(1).state_dict()}), ["one_to_many"])
+    assert fresh == sorted(key for key in before if fitting(key, "one_to_many"))
+    assert all(torch.equal(snapshot(model)[key], before[key]) for key in fresh)
+
+
+def test_a_branch_does_not_change_the_queries_that_detect(build, save):
+    plain, branch, key = build(1), build(2, **BRANCH), "transformer.tgt_embed.weight"
+    assert load_pretrained(branch, save({"model": plain.state_dict()})) == [key]
+    assert torch.equal(snapshot(branch)[key][:20], snapshot(plain)[key])
+    source, other = build(3, **BRANCH), build(4)
+    assert load_pretrained(other, save({"model": source.state_dict()})) == []
+    assert torch.equal(snapshot(other)[key], snapshot(source)[key][:20])
+
+
 # classes by name
 
 CATS, PETS = {1: "cat", 2: "dog", 4: "bird"}, {1: "horse", 2: "Cat", 3: "bird"}
