@@ -205,7 +205,7 @@ def test_softmax_has_one_cost(build_sdetr):
         build_sdetr("detr_r50", class_cost="position")
 
 
-@pytest.mark.parametrize("name", PAPERS.keys() - {"position"})
+@pytest.mark.parametrize("name", sorted(PAPERS.keys() - {"position"}))
 def test_the_cost_of_the_others_is_that_of_the_focal_loss(name):
     generator = torch.Generator().manual_seed(0)
     logits, giou = torch.randn(2, 3, 4, 5, generator=generator), torch.rand(2, 3, 4, 6, generator=generator)
