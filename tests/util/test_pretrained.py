@@ -117,11 +117,13 @@ def test_further_heads_of_the_checkpoint_are_carried_over_or_left_out(build, sav
 
 def test_further_heads_are_carried_over_by_class_too(build, save):
     source, model = build(1, num_classes=5, dn_labelbook_size=5), build(2, num_classes=4, dn_labelbook_size=4, **SHARED)
-    load_pretrained(model, save({"model": source.state_dict(), "class_names": CATS}), class_names=PETS)
+    before, wanted = snapshot(model), snapshot(source)
+    fresh = load_pretrained(model, save({"model": source.state_dict(), "class_names": CATS}), class_names=PETS)
     after = snapshot(model)
-    for name in ("weight", "bias"):
-        assert torch.equal(after[f"one_to_many.class_embed.0.{name}"], after[f"class_embed.0.{name}"])
-        assert torch.equal(after[f"class_embed.0.{name}"][2], snapshot(source)[f"class_embed.0.{name}"][1])
+    for key in ("one_to_many.class_embed.0.weight", "one_to_many.class_embed.0.bias"):
+        assert key in fresh and torch.equal(after[key][:2], before[key][:2])
+        for new, old in ((2, 1), (3, 4)):
+            assert torch.equal(after[key][new], wanted[key.removeprefix("one_to_many.")][old])
 
 
 def test_further_heads_that_are_ignored_keep_fresh_values(build, save):
