@@ -42,7 +42,7 @@ def stopped(number, frame):
 
 signal.signal(signal.SIGTERM, stopped)
 note(epoch=epoch, processors=sorted(os.sched_getaffinity(0)), threads=os.environ["OMP_NUM_THREADS"],
-     wait=os.environ["OMP_WAIT_POLICY"], time=time.monotonic())
+     wait=os.environ["OMP_WAIT_POLICY"])
 Config(options.to_dict()).dump(out / "config.py")
 (out / "run.json").write_text(json.dumps({"git": "abc"}))
 print("these are the last words")
@@ -58,4 +58,3 @@ while epoch < 2:
                               **({"test_coco_eval_bbox": ap} if ap else {})}) + "\n")
     epoch += 1
     checkpoint.write_text(str(epoch))
-note(ended=True, time=time.monotonic())

@@ -14,6 +14,7 @@ ROWS = [row for table in TABLES for row in table.rows]
 def test_every_config_of_the_family_is_a_row():
     shipped = [*Path("config/DeformableDETR").glob("*.py"), *Path("config/LiteDINO").glob("r50_*.py"),
                *Path("config/LiteDINO").glob("swint_*.py"), *Path("config/DINO").glob("baseline_*.py")]
+    shipped = [path for path in shipped if not path.stem.endswith("_modern")]  # a row's detector, trained otherwise
     assert sorted(f"config/{row.config}.py" for row in ROWS) == sorted(map(str, shipped))
 
 
