@@ -113,11 +113,12 @@ def compare_augmentations(root: Path, seconds: float) -> str:
     torch.set_num_threads(1)
     keep_freed_memory()
     data, phases = DetectionData(root), {name: (0.0, 1.0) for name in DEFAULTS}
-    names = {"none": (), **{name: (name,) for name in MIXED}, "mosaic and mixup": ("mosaic", "mixup"), "all": MIXED}
+    names: dict[str, tuple[str, ...]] = {
+        "none": (), **{name: (name,) for name in MIXED}, "mosaic and mixup": ("mosaic", "mixup"), "all": MIXED}
     sets = {}
     for row, used in names.items():
-        options = DataOptions(aug_phases=phases, **{f"data_aug_{name}": 1.0 for name in used})
-        sets[row] = CocoDetection(data, "train", Augmentation(options))
+        keys: dict[str, Any] = {f"data_aug_{name}": 1.0 for name in used}
+        sets[row] = CocoDetection(data, "train", Augmentation(DataOptions(aug_phases=phases, **keys)))
     times: dict[str, list[float]] = {name: [] for name in sets}
     for _ in range(ROUNDS):
         for name, dataset in sets.items():
