@@ -41,7 +41,7 @@ def test_no_augmentation_passes_the_largest_shape(tmp_path, changes, size):
     phases = {name: (0.0, 1.0) for name in ("mosaic", "mixup", "copy_paste")}
     options = dataclasses.replace(SMALL, aug_phases=phases, **changes)
     dataset = CocoDetection(tmp_path, "train", Augmentation(options))
-    shapes = [dataset[i][0].shape[1:] for i in range(160)]
+    shapes = [dataset[i][0].shape[1:] for i in range(80)]
     height, width = largest_train_shape(options, sizes, batch_size=2)
     assert max(h for h, _ in shapes) <= height and max(w for _, w in shapes) <= width
     height, width = largest_train_shape(options, sizes, batch_size=1)
