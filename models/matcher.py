@@ -84,9 +84,10 @@ class HungarianMatcher:
 
 @dataclass(frozen=True)
 class OneToManyMatcher:
-    """Several queries for each target (MS-DETR, section 3.2): the `most` with the highest scores of those with at least
-    `threshold`, where a score is `prob_weight` times the probability of the target's class plus the rest times the IoU.
-    Of several targets that would take a query, the one with the highest score gets it.
+    """Several queries for each target (MS-DETR, section 3.2, and its code). A score is `prob_weight` times the
+    probability of the target's class plus the rest times the IoU. A query belongs to the target with its highest score;
+    a target takes the `most` best of its queries that have at least `threshold`, or are the best query of any target,
+    so that something learns while all scores are low.
     """
 
     most: int
@@ -99,7 +100,7 @@ class OneToManyMatcher:
         """The matches [3, A] as in Matching, of one output."""
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
         counts = [len(target["labels"]) for target in targets]
-        if not any(counts):
+        if not any(counts) or not logits.shape[1]:
             return torch.zeros(3, 0, dtype=torch.int64, device=logits.device)
         padded, real = (x.to(logits.device, non_blocking=True) for x in _padded_targets(counts))
         labels, target_boxes = (torch.cat([target[name] for target in targets])[padded] for name in ("labels", "boxes"))
@@ -108,10 +109,12 @@ class OneToManyMatcher:
         scores = self.prob_weight * prob + (1 - self.prob_weight) * ious  # [B, Q, T]
         scores = scores.masked_fill(~real[:, None], -1)
 
-        best = scores.topk(min(self.most, scores.shape[1]), dim=1)
-        taken = torch.zeros_like(scores).scatter_(1, best.indices, best.values) >= self.threshold
-        owner = scores.masked_fill(~taken, -1).argmax(-1, keepdim=True)
-        taken &= torch.zeros_like(taken).scatter_(-1, owner, True)
+        no = torch.zeros_like(scores, dtype=torch.bool)
+        best_of_target = no.scatter(1, scores.argmax(1, keepdim=True), True) & real[:, None]
+        able = (scores >= self.threshold) | best_of_target.any(-1, keepdim=True)
+        own = no.scatter(-1, scores.argmax(-1, keepdim=True), True)
+        best = scores.masked_fill(~(able & own & real[:, None]), -1).topk(min(self.most, scores.shape[1]), dim=1)
+        taken = no.scatter(1, best.indices, best.values >= 0)
         batch_idx, query_idx, own_target = taken.nonzero().unbind(1)
         return torch.stack([batch_idx, query_idx, padded[batch_idx, own_target]])
 

@@ -221,6 +221,16 @@ def test_one_to_many_takes_queries_by_probability_and_iou():
     assert one_to_many(boxes, logits, ([1], [SQUARE])) == [(0, 0, 0), (0, 2, 0)]
 
 
+def test_one_to_many_finds_something_for_a_target_that_no_query_reaches():
+    """The best query of a target counts for the target that it suits best, below the threshold too."""
+    far = [[0.1, 0.1, 0.1, 0.1]] * 3
+    logits = [[[0.0, -1.0], [1.0, -2.0], [-3.0, -3.0]]]
+    assert one_to_many([far], logits, ([0], [SQUARE])) == [(0, 1, 0)]
+    assert one_to_many([far], logits, ([1], [SQUARE])) == [(0, 0, 0)]
+    # Query 0 is the best of the target of class 1, but belongs to that of class 0, whose best is query 1.
+    assert one_to_many([far], logits, ([0, 1], [SQUARE, NARROW])) == [(0, 0, 0), (0, 1, 0)]
+
+
 def test_one_to_many_takes_the_best_where_there_are_too_many():
     boxes = [[[0.5, 0.5, 0.2 - 0.01 * i, 0.2] for i in (5, 1, 0, 4, 2)]]
     logits = [[[0.0]] * 5]
