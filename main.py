@@ -9,6 +9,9 @@
 
 Configs are Python files and are executed: use only configs that you trust.
 """
+import util.threads  # noqa: F401  before torch, whose OpenMP reads it
+
+# isort: split
 import argparse
 import logging
 from pathlib import Path
