@@ -9,7 +9,6 @@ such images too: only shapes matter. The exported files have the size fixed and 
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from inference.artifact import Artifact
 from inference.backends import Backend
 from inference.backends.openvino import open_backend
 from inference.backends.torch_model import TorchBackend
-from measuring import describe_run, random_detector, summary_line, write_results
+from measuring import describe_run, random_detector, summary_line, take_turns, write_results
 from models.ops import implementation, native_available
 from models.ops.native import BUILD_COMMAND
 from util.cpu import keep_freed_memory
@@ -46,19 +45,6 @@ def export(detector: TorchBackend, size: tuple[int, int], dtypes: list[str], sam
     for artifact in artifacts:
         write(graph, artifact, paths[artifact.dtype], images)
     return paths
-
-
-def take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each in every round, after one call that is not counted."""
-    for run in runs.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - begin)
-    return seconds
 
 
 def summarise(seconds: dict[str, list[float]], megabytes: dict[str, float]) -> list[dict]:

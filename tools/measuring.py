@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -101,6 +102,19 @@ def random_batch(setting: Setting, num_classes: int, seed: int, boxes: tuple[int
                         "boxes": torch.cat([size / 2 + centre * (1 - size), size], -1)})
     moved = [{k: v.to(setting.device) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets]
     return NestedTensor.from_list(list(samples)).to(setting.device), moved
+
+
+def take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each in every round, after one call that is not counted."""
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begin)
+    return seconds
 
 
 def isolated_on_cpu(device: torch.device, function: Callable, *arguments: Any) -> Any:

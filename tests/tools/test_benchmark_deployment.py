@@ -8,12 +8,6 @@ from tools import benchmark_deployment as tool
 from util.errors import UserError
 
 
-def test_all_take_turns_and_the_first_call_does_not_count():
-    calls = []
-    seconds = tool.take_turns({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3)
-    assert calls == ["a", "b"] + ["a", "b"] * 3 and [len(x) for x in seconds.values()] == [3, 3]
-
-
 def test_ratios_are_those_of_each_round():
     """A machine that becomes slower in the second round changes none."""
     seconds = {"PyTorch": [0.4, 4.0], "float32": [0.2, 2.0], "int8": [0.1, 1.0]}

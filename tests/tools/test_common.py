@@ -7,7 +7,7 @@ import pytest
 
 TOOLS = Path("tools").resolve()
 # Modules that are no programs, or only a part of one.
-SHARED = {"__init__", "data_loading", "data_probe", "detector_keys", "common", "measuring", "recipe_file",
+SHARED = {"__init__", "data_loading", "data_probe", "detector_keys", "common", "measuring", "peers", "recipe_file",
           "recipe_runs", "sampling_form", "soak_files", "soak_machine", "soak_runs", "soaking", "training_parts",
           "training_steps"}
 

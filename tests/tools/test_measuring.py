@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tools.measuring import Setting, in_fresh_process, random_batch
+from tools.measuring import Setting, in_fresh_process, random_batch, take_turns
 from util.errors import UserError
 
 
@@ -27,3 +27,9 @@ def test_the_number_of_boxes_can_be_chosen():
 
 def test_a_fresh_process_is_another_one():
     assert in_fresh_process(os.getpid) != os.getpid()
+
+
+def test_all_take_turns_and_the_first_call_does_not_count():
+    calls = []
+    seconds = take_turns({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3)
+    assert calls == ["a", "b"] + ["a", "b"] * 3 and [len(x) for x in seconds.values()] == [3, 3]
