@@ -4,19 +4,20 @@ _base_ = ['../DINO/DINO_4scale.py']
 num_classes = 'auto'
 dn_labelbook_size = None
 
-# strides 16, 32 and 64; the stem and the first stages are the most expensive to train
+# strides 8, 16 and 32, the last without the backbone's last stage; the first stages are the most expensive to train
 backbone = 'timm:tf_efficientnet_lite0'
-backbone_freeze_keywords = ['conv_stem', 'blocks.0.', 'blocks.1.']
-return_interm_indices = [2, 3]
+backbone_freeze_keywords = ['conv_stem', 'blocks.0.', 'blocks.1.', 'blocks.2.']
+return_interm_indices = [1, 2]
 num_feature_levels = 3
 
 hidden_dim = 128
 nheads = 4
 dim_feedforward = 256
-enc_layers = 4
-num_expansion = 2
+enc_layers = 2
+num_expansion = 1
 enc_scale = 2
-dec_layers = 2
+dec_layers = 4
+classification = 'mal'
 num_queries = 60
 num_select = 100
 nms_iou_threshold = 0.7  # such a short training leaves duplicates
@@ -35,7 +36,7 @@ onecyclelr = True
 clip_max_norm = 1.0
 batch_size = 4
 eval_batch_size = 4
-epochs = 11
+epochs = 9
 eval_interval = 5
 save_checkpoint_interval = 100
 use_ema = True
