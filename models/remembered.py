@@ -27,10 +27,6 @@ class Memory:
     def __len__(self) -> int:
         return len(self._results)
 
-    def clear(self) -> None:
-        with self._lock:
-            self._results.clear()
-
     def get(self, make: Callable[..., Any], sizes: tuple, device: torch.device, dtype: torch.dtype) -> Any:
         key = make, sizes
         with self._lock:
