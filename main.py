@@ -167,7 +167,7 @@ def main(args: argparse.Namespace) -> int:
     criterion.to(device)
     torch.manual_seed(run.seed + rank())
     if checkpoint is not None:
-        load_weights(model, checkpoint, ema=options.training.use_ema)
+        load_weights(model, checkpoint, ema=options.training.use_ema, shortened=True)
 
     if run.benchmark and is_main():
         run_benchmark(run, options, data, model, device)

@@ -3,7 +3,6 @@
 B batch, n detections of an image.
 """
 import contextlib
-import copy
 import io
 from dataclasses import replace
 from typing import Any
@@ -13,11 +12,12 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from datasets.transforms import MEAN, STD
-from deploy.precision import fold_batch_norms, simplify_padding, to_half
+from deploy.padding import simplify_padding
 from inference.artifact import INPUTS as INPUTS
 from inference.artifact import OUTPUTS as OUTPUTS
 from inference.artifact import SAMPLERS, Artifact
 from models.detector import Detector
+from models.inference import for_inference
 from models.ops import implementation, native
 from models.postprocess import PostProcess
 from util.errors import UserError
@@ -33,11 +33,8 @@ class DetectionGraph(nn.Module):
     def __init__(self, model: Detector, postprocess: PostProcess, dtype: torch.dtype = torch.float32):
         """model: on the CPU in float32; it is not changed."""
         super().__init__()
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = for_inference(model, dtype)
         simplify_padding(self.model.backbone)
-        fold_batch_norms(self.model.backbone)
-        if dtype != torch.float32:
-            to_half(self.model, dtype)
         self.postprocess = replace(postprocess, nms_iou_threshold=-1)
         self.dtype = dtype
         self.register_buffer("image_mean", torch.tensor(MEAN)[:, None, None], persistent=False)
@@ -52,10 +49,7 @@ class DetectionGraph(nn.Module):
         if images.dtype == torch.uint8:
             images = images.float() / 255
         normalised = ((images - self.image_mean) / self.image_std).to(self.dtype)
-        features = self.model.features(NestedTensor(normalised, None))
-        features = replace(features, pos=features.pos.to(self.dtype), valid_ratios=features.valid_ratios.float())
-        outputs = self.model.detect(features, None)
-        outputs = {name: outputs[name].float() for name in ("pred_logits", "pred_boxes")}
+        outputs = self.model(NestedTensor(normalised, None))
         found = self.postprocess.top_detections(outputs, orig_target_sizes.flip(1))
         return found["labels"], found["boxes"], found["scores"]
 

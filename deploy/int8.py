@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from deploy.precision import IN_FLOAT32
 from inference.artifact import INPUTS
+from models.inference import IN_FLOAT32
 from util.errors import UserError
 
 # Layers that stay in float32: where queries sample, and what becomes coordinates and scores.

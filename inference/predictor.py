@@ -34,18 +34,20 @@ class Predictor:
 
     source: weights (.pth, .safetensors, an https address, a name that tools/zoo.py lists), an exported file (.onnx,
     .xml, .pt2), or a Backend.
-    config: a config file; without one, what the weights carry. options: "KEY=VALUE" each, override its keys. amp: half
-    precision. compile: torch.compile, for images of any size. Raises UserError for files that are missing, unreadable
-    or do not fit each other, and for arguments that an exported file cannot follow.
+    config: a config file; without one, what the weights carry. options: "KEY=VALUE" each, override its keys;
+    num_queries and dec_layers may be fewer than the weights have. dtype: "float32", "float16" or "bfloat16", in which
+    weights are kept and computed with, except for what becomes coordinates and scores. amp: the half precision that
+    suits the device, where dtype is not given. compile: torch.compile, for images of any size. Raises UserError for
+    files that are missing, unreadable or do not fit each other, and for arguments that an exported file cannot follow.
 
     card: what is known of the detector. class_names: of its category ids.
     """
 
     def __init__(self, source: str | os.PathLike | Backend, config: str | os.PathLike | None = None, *,
                  options: list[str] | None = None, device: str | torch.device = "cpu", amp: bool = False,
-                 compile: bool = False):
+                 dtype: str | None = None, compile: bool = False):
         self.backend: Backend = (source if isinstance(source, Backend)
-                                 else open_backend(source, config, options, device, amp, compile))
+                                 else open_backend(source, config, options, device, amp, dtype, compile))
 
     @property
     def card(self) -> ModelCard:
@@ -162,14 +164,16 @@ def default_device(source: str | os.PathLike) -> str:
 
 
 def open_backend(source: str | os.PathLike, config: str | os.PathLike | None = None, options: list[str] | None = None,
-                 device: str | torch.device = "cpu", amp: bool = False, compile: bool = False) -> Backend:
+                 device: str | torch.device = "cpu", amp: bool = False, dtype: str | None = None,
+                 compile: bool = False) -> Backend:
     """What runs the weights or the exported file `source`, see Predictor."""
     suffix = Path(source).suffix.lower()
     if suffix not in EXPORTED:
         from inference.backends import torch_model
 
-        return torch_model.open_backend(source, device, config=config, options=options, amp=amp, compile=compile)
-    if config is not None or options or amp or compile:
+        return torch_model.open_backend(source, device, config=config, options=options, amp=amp, dtype=dtype,
+                                        compile=compile)
+    if config is not None or options or amp or dtype is not None or compile:
         raise UserError(f"{source} is an exported file: its config, options and precision were chosen when it was "
                         "written, and it is not compiled again")
     if not Path(source).is_file():

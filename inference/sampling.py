@@ -79,10 +79,9 @@ def forward_recorded(backend: TorchBackend, image: Image.Image,
     """The model's "pred_logits" [1, Q, K] and "pred_boxes" [1, Q, 4] (cxcywh in [0, 1]) of an RGB image, and what its
     layers attended to, without `encoders` only those of the decoder; in float32 on the CPU. One thread at a time."""
     prepared = F.pil_to_tensor(F.resize(image, list(backend.input_size(*image.size))))
-    with (record_attention(backend.model, encoders) as records,
-          torch.autocast(backend.device.type, backend.dtype, enabled=backend.dtype is not None)):
+    with record_attention(backend.model, encoders) as records:
         outputs = backend.model(backend.model_input([prepared]))
     records = [replace(record, weights=record.weights.float().cpu(),
                        locations=None if record.locations is None else record.locations.float().cpu())
                for record in records]
-    return {name: outputs[name].float().cpu() for name in ("pred_logits", "pred_boxes")}, records
+    return {name: outputs[name].cpu() for name in ("pred_logits", "pred_boxes")}, records

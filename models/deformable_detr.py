@@ -67,8 +67,8 @@ class DeformableDETR(Detector):
         """Targets are ignored. Adds, with two stages, "enc_outputs" (of all N tokens)."""
         memory = self.transformer.encoder(features)
         embed = None if self.query_embed is None else self.query_embed.weight
-        queries, proposals = self.transformer.queries(memory, embed,
-                                                      self.num_queries + self.one_to_many.further_queries)
+        count = self.num_queries + self.one_to_many.further_queries
+        queries, proposals = self.transformer.queries(memory, embed, count, judge_all=not self.detections_only)
         decoded = self.transformer.decoder(self.one_to_many.separated(queries, self.num_queries), memory)
         outputs = self.outputs(self.predictions(decoded), decoded, self.num_queries)
         if proposals is not None:

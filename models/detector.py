@@ -3,7 +3,9 @@
 B batch, Q queries, K class logits.
 """
 from abc import abstractmethod
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from models.backbones import Backbone
@@ -29,6 +31,8 @@ class Detector(nn.Module):
         super().__init__()
         self.aux_loss = aux_loss
         self.one_to_many = one_to_many or OneToMany()
+        self.detections_only = False  # see models.inference, which sets these two
+        self.half: torch.dtype | None = None
 
     def forward(self, samples: Images, targets: list[dict[str, Tensor]] | None = None) -> dict:
         """samples: images [3, H, W], normalised; targets (for training only) with "labels" [n], "boxes" [n, 4] cxcywh
@@ -36,11 +40,15 @@ class Detector(nn.Module):
 
         Returns "pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh in [0, 1], "aux_outputs" (a list with the same
         of each decoder layer before the last; empty without aux_loss), in training with one-to-many supervision
-        "one2many_outputs" (the same of each layer by the suffix of its losses), and what `detect` adds.
+        "one2many_outputs" (the same of each layer by the suffix of its losses), and what `detect` adds; of a model
+        that models.inference prepared, "pred_logits" and "pred_boxes".
         """
         if not isinstance(samples, NestedTensor):
             samples = NestedTensor.from_list(samples)
-        return self.detect(self.features(samples), targets)
+        features = self.features(samples)
+        if self.half is not None:
+            features = replace(features, pos=features.pos.to(self.half))
+        return self.detect(features, targets)
 
     @abstractmethod
     def features(self, samples: NestedTensor) -> FlatFeatures:
@@ -61,12 +69,14 @@ class Detector(nn.Module):
 
     def predictions(self, decoded: DecoderOutput) -> list[Predictions]:
         """Of each decoder layer, or without aux_loss of the last only."""
-        layers = layer_predictions(decoded, self.class_embed, self.bbox_embed)
-        return layers if self.aux_loss else layers[-1:]
+        return layer_predictions(decoded, self.class_embed, self.bbox_embed,
+                                 last_only=self.detections_only or not self.aux_loss)
 
     def outputs(self, layers: list[Predictions], decoded: DecoderOutput, num_queries: int) -> dict:
         """What `forward` returns of any detector. layers: the predictions from `decoded`, without denoising queries;
         further ones for one-to-many come after the first num_queries."""
+        if self.detections_only:
+            return layers[-1]
         layers, one_to_many = self.one_to_many.divided(layers, decoded, num_queries)
         outputs = {**layers[-1], "aux_outputs": layers[:-1]}
         return outputs | ({"one2many_outputs": one_to_many} if one_to_many else {})

@@ -75,15 +75,17 @@ class DINO(Detector):
                 noise, meta = noised
                 queries = prepend(noise, queries, meta)
         decoded = self.transformer.decoder(queries, memory)
-        # Keeps label_enc in the graph of every batch: DDP wants a gradient for it on every rank.
-        last = decoded.hidden[-1] + 0 * self.label_enc.weight[0]
-        decoded = replace(decoded, hidden=[*decoded.hidden[:-1], last])
+        if self.training:  # keeps label_enc in the graph of every batch: DDP wants a gradient for it on every rank
+            last = decoded.hidden[-1] + 0 * self.label_enc.weight[0]
+            decoded = replace(decoded, hidden=[*decoded.hidden[:-1], last])
         layers = self.predictions(decoded)
         noised_layers, matched_layers = split_queries(layers, 0 if meta is None else meta.num_queries)
         outputs = self.outputs(matched_layers, decoded.without_first(0 if meta is None else meta.num_queries),
                                self.num_queries)
         if meta is not None:
             outputs |= {"dn_meta": meta, "dn_outputs": by_suffix(noised_layers)}
+        if self.detections_only:
+            return outputs
         return outputs | {"interm_outputs": {
             "pred_logits": at_least_float32(self.transformer.enc_out_class_embed(proposals.content)),
             "pred_boxes": at_least_float32(proposals.box_logits).sigmoid()}}

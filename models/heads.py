@@ -61,25 +61,42 @@ class SharedHeads:
 Heads = LayerHeads | SharedHeads
 
 
-def layer_predictions(decoded: DecoderOutput, class_embed: nn.Module, bbox_embed: nn.Module) -> list[Predictions]:
-    """The predictions of each decoder layer. A head is one for all layers, or an nn.ModuleList with one per layer."""
-    hidden = torch.stack(decoded.hidden)
-    boxes = _apply(bbox_embed, hidden)
+def layer_predictions(decoded: DecoderOutput, class_embed: nn.Module, bbox_embed: nn.Module,
+                      last_only: bool = False) -> list[Predictions]:
+    """The predictions of each decoder layer, or of the last only. A head is one for all layers, or an nn.ModuleList
+    with one per layer.
+    """
+    depth = len(decoded.hidden)
+    layers = slice(depth - 1 if last_only else 0, depth)
+    hidden = _stack(decoded.hidden[layers])
+    if decoded.norm is not None:
+        hidden = decoded.norm(hidden)
+    boxes = _apply(bbox_embed, hidden, layers)
     if decoded.reference is not None:
-        # A point becomes a box whose sides have logit 0.
-        reference = torch.stack([F.pad(x, (0, 4 - x.shape[-1]), value=0.5) for x in decoded.reference])
-        boxes = apply_box_delta(reference, boxes, decoded.eps)
+        boxes = apply_box_delta(_stack([_as_box(x) for x in decoded.reference[layers]]), boxes, decoded.eps)
     return [{"pred_logits": logits, "pred_boxes": layer_boxes} for logits, layer_boxes in
-            zip(at_least_float32(_apply(class_embed, hidden)), at_least_float32(boxes).sigmoid())]
+            zip(at_least_float32(_apply(class_embed, hidden, layers)), at_least_float32(boxes).sigmoid())]
 
 
-def _apply(head: nn.Module, hidden: Tensor) -> Tensor:
-    """The output of a head, or of each layer's own, for hidden states [L, B, Q, C]; one call where they share it."""
+def _apply(head: nn.Module, hidden: Tensor, layers: slice) -> Tensor:
+    """The output of a head, or of each layer's own, for hidden states [L, B, Q, C] of these layers; one call where they
+    share it.
+    """
     if not isinstance(head, nn.ModuleList):
         return head(hidden)
-    if all(other is head[0] for other in head):
-        return head[0](hidden)
-    return torch.stack([own(x) for own, x in zip(head, hidden)])
+    heads = list(head)[layers]
+    if all(other is heads[0] for other in heads):
+        return heads[0](hidden)
+    return torch.stack([own(x) for own, x in zip(heads, hidden)])
+
+
+def _as_box(reference: Tensor) -> Tensor:
+    """A point becomes a box whose sides have logit 0."""
+    return reference if reference.shape[-1] == 4 else F.pad(reference, (0, 2), value=0.5)
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
 
 
 def split_queries(layers: list[Predictions], count: int) -> tuple[list[Predictions], list[Predictions]]:

@@ -29,6 +29,6 @@ class Stage(nn.Module):
         memory = features.select(self.levels)
         if self.encoder is not None:
             memory = self.encoder(memory)
-        pos = query_pos.expand(len(memory.tokens), -1, -1)
+        pos = query_pos.expand(memory.tokens.shape[0], -1, -1)
         content = torch.zeros_like(pos) if content is None else content
         return self.decoder(Queries(content, attn_mask=attn_mask, pos=pos), memory).hidden

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.remembered import remembered
 from util.errors import UserError
 from util.nested_tensor import NestedTensor
 
@@ -20,7 +21,7 @@ class FlatFeatures:
     pos: Tensor  # [B, N, C] position encoding plus level embedding
     padding: Tensor | None  # [B, N] True on padding; None: there is none
     shapes: list[tuple[int, int]]  # (H, W) per level, on the host
-    valid_ratios: Tensor  # [B, L, 2] part of each map's (width, height) that is not padding
+    valid_ratios: Tensor | None  # [B, L, 2] part of each map's (width, height) that is not padding; None: all of it
 
     @classmethod
     def flatten(cls, maps: list[NestedTensor], positions: list[Tensor],
@@ -31,17 +32,17 @@ class FlatFeatures:
         def tokens(x: Tensor) -> Tensor:
             return x.flatten(2).transpose(1, 2)
 
-        pos = [tokens(p) for p in positions]
+        pos = torch.cat([tokens(p) for p in positions], 1)
         if level_embed is not None:
-            pos = [p + e for p, e in zip(pos, level_embed)]
+            lengths = [p.shape[-2] * p.shape[-1] for p in positions]
+            pos = pos + torch.cat([e.expand(length, -1) for e, length in zip(level_embed, lengths)])
         masks = [m.mask for m in maps if m.mask is not None] or None  # all maps have one, or none
         return cls(
             tokens=torch.cat([tokens(m.tensors) for m in maps], 1),
-            pos=torch.cat(pos, 1),
+            pos=pos,
             padding=None if masks is None else torch.cat([mask.flatten(1) for mask in masks], 1),
             shapes=[(m.tensors.shape[-2], m.tensors.shape[-1]) for m in maps],
-            valid_ratios=(torch.ones_like(pos[0][:, :1, :1]).expand(-1, len(maps), 2) if masks is None else
-                          torch.stack([_valid_ratio(mask) for mask in masks], 1).to(pos[0].dtype)),
+            valid_ratios=None if masks is None else torch.stack([_valid_ratio(m) for m in masks], 1).to(pos.dtype),
         )
 
     @property
@@ -62,22 +63,49 @@ class FlatFeatures:
 
         padding = None if self.padding is None else chosen(self.padding)
         shapes = [self.shapes[level] for level in levels]
-        return FlatFeatures(chosen(self.tokens), chosen(self.pos), padding, shapes, self.valid_ratios[:, levels])
+        ratios = None if self.valid_ratios is None else self.valid_ratios[:, levels]
+        return FlatFeatures(chosen(self.tokens), chosen(self.pos), padding, shapes, ratios)
 
     def with_tokens(self, tokens: Tensor) -> "FlatFeatures":
         return replace(self, tokens=tokens)
 
     def reference_points(self) -> Tensor:
         """Centre of every token in units of the unpadded image, seen from every level: [B, N, L, 2] as (x, y)."""
-        centres = []
-        for level, (height, width) in enumerate(self.shapes):
-            # Not from 0.5: a length that follows from floats makes tracing for any image size take minutes.
-            rows, columns = (torch.arange(side, dtype=self.valid_ratios.dtype, device=self.valid_ratios.device) + 0.5
-                             for side in (height, width))
-            y = rows[:, None] / (self.valid_ratios[:, None, None, level, 1] * height)
-            x = columns[None, :] / (self.valid_ratios[:, None, None, level, 0] * width)
-            centres.append(torch.stack(torch.broadcast_tensors(x, y), -1).flatten(1, 2))
-        return torch.cat(centres, 1)[:, :, None] * self.valid_ratios[:, None]
+        return self.on_levels(self.token_centres())
+
+    def token_centres(self) -> Tensor:
+        """Centre of every token in units of the unpadded image: [B, N, 2] as (x, y)."""
+        if self.valid_ratios is None:
+            centres = unpadded_centres(tuple(self.shapes), device=self.tokens.device,
+                                       dtype=torch.promote_types(self.tokens.dtype, torch.float32))
+            return centres.expand(self.tokens.shape[0], -1, -1)
+        return torch.cat([_centres(height, width, self.valid_ratios[:, level])
+                          for level, (height, width) in enumerate(self.shapes)], 1)
+
+    def on_levels(self, boxes: Tensor) -> Tensor:
+        """Boxes [B, Q, 4] or points [B, Q, 2] in units of the unpadded image, as seen by each level, whose map with its
+        padding spans [0, 1]: [B, Q, L, 4 or 2].
+        """
+        if self.valid_ratios is None:
+            return boxes[:, :, None].expand(-1, -1, len(self.shapes), -1)
+        pairs = boxes[:, :, None].unflatten(-1, (-1, 2))  # centre and size
+        return (pairs * self.valid_ratios[:, None, :, None]).flatten(-2)
+
+
+@remembered
+def unpadded_centres(shapes: tuple[tuple[int, int], ...], *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """FlatFeatures.token_centres of images without padding: [1, N, 2]."""
+    whole = torch.ones(1, 2, dtype=dtype, device=device)
+    return torch.cat([_centres(height, width, whole) for height, width in shapes], 1)
+
+
+def _centres(height: int, width: int, valid: Tensor) -> Tensor:
+    """The centres of a level's tokens, [B, H * W, 2] as (x, y), for the valid part of its (width, height), [B, 2]."""
+    # Not from 0.5: a length that follows from floats makes tracing for any image size take minutes.
+    rows, columns = (torch.arange(side, dtype=valid.dtype, device=valid.device) + 0.5 for side in (height, width))
+    y = rows[:, None] / (valid[:, None, None, 1] * height)
+    x = columns[None, :] / (valid[:, None, None, 0] * width)
+    return torch.stack(torch.broadcast_tensors(x, y), -1).flatten(1, 2)
 
 
 def _valid_ratio(mask: Tensor) -> Tensor:
@@ -128,10 +156,11 @@ class TokenScores:
 class DecoderOutput:
     """Lists with one entry per decoder layer."""
 
-    hidden: list[Tensor]  # [B, Q, C], normalised
+    hidden: list[Tensor]  # [B, Q, C]
     # [B, Q, 4 or 2] sigmoid boxes or points: reference[i] entered layer i. None: heads predict boxes without one
     reference: list[Tensor] | None = None
     eps: float = 1e-5  # of the inverse sigmoid of the reference
+    norm: nn.Module | None = None  # of the hidden states, before the heads read them
 
     def without_first(self, count: int) -> "DecoderOutput":
         """The output for all but the first `count` queries."""

@@ -2,12 +2,15 @@
 
 B batch, N tokens of all levels, Q queries, C channels, K classes.
 """
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from models.layers.initialise import initialise_matrices
 from models.layers.position_encoding import coordinate_sine_embedding
-from models.structures import FlatFeatures, Proposals, Queries, TokenScores
+from models.remembered import remembered
+from models.structures import FlatFeatures, Proposals, Queries, TokenScores, unpadded_centres
 
 
 class Transformer(nn.Module):
@@ -32,8 +35,8 @@ class TwoStageTransformer(Transformer):
 
     def candidates(self, memory: FlatFeatures) -> tuple[Tensor, Tensor]:
         """Every token as the heads that judge it see it [B, N, C], and its anchor (see `token_anchors`)."""
-        anchors, usable = token_anchors(memory)
-        return self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~usable, 0))), anchors
+        anchors, unusable = token_anchors(memory)
+        return self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(unusable, 0))), anchors
 
     def selection_parts(self) -> list[str]:
         return ["enc_output", "enc_output_norm"]
@@ -87,10 +90,11 @@ class DeformableDETRTransformer(Transformer):
         initialise_matrices(self.reference_points)
         nn.init.zeros_(self.reference_points.bias)
 
-    def queries(self, memory: FlatFeatures, embed: Tensor | None, count: int) -> tuple[Queries, None]:
-        """The first `count` of embed [Q, 2 C], position encodings and contents; no proposals."""
+    def queries(self, memory: FlatFeatures, embed: Tensor | None, count: int,
+                judge_all: bool = True) -> tuple[Queries, None]:
+        """The first `count` of embed [Q, 2 C], position encodings and contents; no proposals to judge."""
         assert embed is not None  # only proposals make queries without it
-        pos, content = embed[:count].expand(len(memory.tokens), -1, -1).chunk(2, -1)
+        pos, content = embed[:count].expand(memory.tokens.shape[0], -1, -1).chunk(2, -1)
         return Queries(content, self.reference_points(pos), pos=pos), None
 
 
@@ -112,21 +116,28 @@ class TwoStageDeformableDETRTransformer(TwoStageTransformer):
         initialise_matrices(self.pos_trans)
         self.proposal_heads = (class_head, bbox_head)  # a tuple: their parameters have names in the decoder
 
-    def queries(self, memory: FlatFeatures, embed: Tensor | None, count: int) -> tuple[Queries, TokenScores]:
+    def queries(self, memory: FlatFeatures, embed: Tensor | None, count: int,
+                judge_all: bool = True) -> tuple[Queries, TokenScores | None]:
         """Queries at the `count` tokens with the highest scores, or at all where there are fewer, without gradient
-        into the proposals, which are all tokens. embed [Q, C] replaces their content (mixed query selection: DINO,
-        section 3.4).
+        into the proposals, which are all tokens: with `judge_all` they are returned too. embed [Q, C] replaces their
+        content (mixed query selection: DINO, section 3.4).
         """
         tokens, anchors = self.candidates(memory)
         class_head, bbox_head = self.proposal_heads
-        logits, box_logits = class_head(tokens), bbox_head(tokens) + anchors
+        logits = class_head(tokens)
         chosen = logits[..., 0].topk(min(count, logits.shape[1]), dim=1).indices  # class 0 stands for any object
-        chosen_boxes = box_logits.gather(1, chosen[..., None].expand(-1, -1, 4)).detach()
+        rows, scores = chosen[..., None], None
+        if judge_all:
+            scores = TokenScores(logits, bbox_head(tokens) + anchors)
+            chosen_boxes = scores.box_logits.gather(1, rows.expand(-1, -1, 4)).detach()
+        else:
+            tokens = tokens.gather(1, rows.expand(-1, -1, tokens.shape[-1]))
+            chosen_boxes = (bbox_head(tokens) + anchors.gather(1, rows.expand(-1, -1, 4))).detach()
         encoded = coordinate_sine_embedding(chosen_boxes.sigmoid(), tokens.shape[-1] // 2)
         pos, content = self.pos_trans_norm(self.pos_trans(encoded)).chunk(2, -1)
         if embed is not None:
             content = embed[: chosen.shape[1]].expand_as(pos)
-        return Queries(content, chosen_boxes, pos=pos), TokenScores(logits, box_logits)
+        return Queries(content, chosen_boxes, pos=pos), scores
 
     def selection_parts(self) -> list[str]:
         return [*super().selection_parts(), "pos_trans", "pos_trans_norm"]
@@ -134,13 +145,28 @@ class TwoStageDeformableDETRTransformer(TwoStageTransformer):
 
 def token_anchors(memory: FlatFeatures) -> tuple[Tensor, Tensor]:
     """A box around every token, its side 0.05 * 2^level of the image: inverse sigmoids [B, N, 4], infinite where
-    the token is padding or its box is too close to the border; and which tokens are usable [B, N, 1].
+    the token is padding or its box is too close to the border; and which tokens are unusable so [B or 1, N, 1].
     """
-    ratios = memory.valid_ratios
-    centres = memory.reference_points()[:, :, 0] / ratios[:, :1]  # undo the first level's ratio: [0, 1] is the image
-    sides = torch.cat([ratios.new_full((h * w,), 0.05 * 2.0**level) for level, (h, w) in enumerate(memory.shapes)])
-    anchors = torch.cat([centres, sides[None, :, None].expand(*centres.shape)], -1)
-    usable = ((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)
+    centres = memory.token_centres()
     if memory.padding is not None:
-        usable = usable & ~memory.padding[..., None]
-    return torch.logit(anchors).masked_fill(~usable, torch.inf), usable
+        return _anchors(centres, memory.shapes, memory.padding[..., None])
+    anchors, unusable = unpadded_anchors(tuple(memory.shapes), device=centres.device, dtype=centres.dtype)
+    return anchors.expand(centres.shape[0], -1, -1), unusable
+
+
+@remembered
+def unpadded_anchors(shapes: tuple[tuple[int, int], ...], *, device: torch.device,
+                     dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """token_anchors of images without padding: [1, N, 4] and [1, N, 1]."""
+    return _anchors(unpadded_centres(shapes, device=device, dtype=dtype), shapes)
+
+
+def _anchors(centres: Tensor, shapes: Sequence[tuple[int, int]],
+             padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """See token_anchors; centres [B, N, 2], padding [B, N, 1]."""
+    sides = torch.cat([centres.new_full((h * w,), 0.05 * 2.0**level) for level, (h, w) in enumerate(shapes)])
+    anchors = torch.cat([centres, sides[None, :, None].expand(*centres.shape)], -1)
+    unusable = ~((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)
+    if padding is not None:
+        unusable = unusable | padding
+    return torch.logit(anchors).masked_fill(unusable, torch.inf), unusable

@@ -23,6 +23,7 @@ from measure.model_cost import device_name
 from models import build_detector, build_model
 from models.criterion import SetCriterion
 from models.detector import Detector
+from models.inference import for_inference
 from models.ops import cpu_kernels, native_available
 from util.config import Config, load_config, parse_pairs
 from util.distributed import init_distributed
@@ -85,7 +86,7 @@ def random_detector(config_file: str) -> TorchBackend:
     torch.manual_seed(0)
     model, _, postprocessors = build_detector(options)
     card = ModelCard(options.to_dict(), {})
-    return TorchBackend(model.eval(), postprocessors["bbox"], card, options, torch.device("cpu"))
+    return TorchBackend(for_inference(model), postprocessors["bbox"], card, options, torch.device("cpu"))
 
 
 def random_batch(setting: Setting, num_classes: int, seed: int, boxes: tuple[int, int] = (1, 20)

@@ -6,15 +6,15 @@ from torch import Tensor
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
     """Logit of x in [0, 1], kept finite by clamping (eps is 1e-3 in DINO, 1e-5 in Deformable DETR)."""
-    x = x.clamp(0, 1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+    return torch.log(x.clamp(eps, 1) / (1 - x).clamp(eps, 1))
 
 
 def apply_box_delta(reference: Tensor, delta: Tensor, eps: float) -> Tensor:
     """Logits of boxes [..., 4]: delta [..., 4], a head's output, plus the inverse sigmoid of the reference boxes
     [..., 4] or points [..., 2]."""
     logits = inverse_sigmoid(reference, eps)
-    return delta + F.pad(logits, (0, delta.shape[-1] - logits.shape[-1]))
+    missing = delta.shape[-1] - logits.shape[-1]
+    return delta + (F.pad(logits, (0, missing)) if missing else logits)
 
 
 def pairwise_giou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:

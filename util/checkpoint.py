@@ -27,6 +27,7 @@ from util.files import atomic_write, cannot_write
 from util.foreign_names import CLASS_TENSORS, in_our_names, origin
 from util.model_card import ModelCard
 from util.saved_state import check_entries, is_class_names, tensor_fault
+from util.shortened import QUERY_TENSORS, shortened_state
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,6 @@ _DERIVED = re.compile(r"(relative_position_index|attn_mask|num_batches_tracked)$
 # First words of the published SDETR's names, stage 1 reading C5 and stage 2 C4; ours go by stage and by level.
 _PUBLISHED_SDETR = {"mytransformer1": "stages.0", "query_embed1": "query_embed.0", "input_proj1": "input_proj.1",
                     "mytransformer2": "stages.1", "query_embed2": "query_embed.1", "input_proj2": "input_proj.0"}
-# Tensors with one row per query.
-QUERY_TENSORS = re.compile(r"(tgt_embed|query_embed(\.\d+)?)\.weight$")
 # Where programs keep weights, and averaged ones; in these they may lie one level deeper (RT-DETR: ema.module).
 _WEIGHTS, _AVERAGES = ("model", "state_dict", "model_state_dict"), ("ema_model", "ema", "model_ema", "state_dict_ema")
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "detector.")  # DDP, torch.compile, Lightning and the like
@@ -210,21 +209,23 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, checkpoint: str | os.PathLike | dict[str, Any], strict: bool = True,
-                 ema: bool = False) -> None:
+                 ema: bool = False, shortened: bool = False) -> None:
     """Loads released or own weights into a model; only here are published layouts mapped to ours.
 
     Raises UserError with the missing, unexpected, mismatched and unusable tensors. With strict=False, missing and
-    unexpected ones are logged instead.
+    unexpected ones are logged instead. shortened: a model for detection alone may have fewer queries and decoder layers
+    than the weights, and uses the first ones.
     """
     name = "the checkpoint" if isinstance(checkpoint, dict) else str(checkpoint)
     content = checkpoint if isinstance(checkpoint, dict) else read_checkpoint(checkpoint)
-    model.load_state_dict(fitting_weights(model, model_state(content, ema), name, strict), strict=False)
+    model.load_state_dict(fitting_weights(model, model_state(content, ema), name, strict, shortened), strict=False)
 
 
-def fitting_weights(model: nn.Module, weights: dict[str, Tensor], name: str, strict: bool = True) -> dict[str, Tensor]:
+def fitting_weights(model: nn.Module, weights: dict[str, Tensor], name: str, strict: bool = True,
+                    shortened: bool = False) -> dict[str, Tensor]:
     """The weights under the model's names. Raises UserError as load_weights does, and changes nothing."""
     own = model.state_dict()
-    state = to_our_layout(weights, own)
+    state = to_our_layout(weights, own, shortened)
     missing, unexpected, mismatched = compare_states(state, own)
     check_numbers(state, own, name)
     problems = listed_tensors("missing", missing) + listed_tensors("unexpected", unexpected)
@@ -237,14 +238,16 @@ def fitting_weights(model: nn.Module, weights: dict[str, Tensor], name: str, str
     return {key: value for key, value in state.items() if key in own}
 
 
-def to_our_layout(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_our_layout(state: dict[str, Tensor], own: dict[str, Tensor], shortened: bool = False) -> dict[str, Tensor]:
     """A checkpoint's state dict under the names of `own`, the model's, without what a model never loads. A shared
-    parameter has several names: one of them suffices."""
+    parameter has several names: one of them suffices. shortened: see load_weights."""
     state = in_our_names(state)
     if "backbone.0.patch_embed.proj.weight" in own:  # H-DETR keeps its Swin one level deeper
         state = {key.replace("backbone.0.body.", "backbone.0."): value for key, value in state.items()}
     state = {our_name(key): value for key, value in state.items()
              if not (_DERIVED.search(key) or _is_unused(key, own))}
+    if shortened:
+        state = shortened_state(state, own)
     for names in shared_names(own):
         saved = next((state[name] for name in names if name in state), None)
         if saved is not None:

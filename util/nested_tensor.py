@@ -17,8 +17,12 @@ class NestedTensor:
 
     @classmethod
     def from_list(cls, images: list[Tensor] | Tensor, multiple: int = 1) -> "NestedTensor":
-        """Pads [C, H_i, W_i] images, or a batch of them, to the largest height and width, rounded up to `multiple`."""
+        """Pads [C, H_i, W_i] images, or a batch of them, to the largest height and width, rounded up to `multiple`.
+        Images that have this size are not padded and need no mask.
+        """
         height, width = (round_up(max(image.shape[side] for image in images), multiple) for side in (-2, -1))
+        if all(tuple(image.shape[-2:]) == (height, width) for image in images):
+            return cls(images if isinstance(images, Tensor) else torch.stack(images), None)
         tensors = images[0].new_zeros(len(images), images[0].shape[0], height, width)
         mask = torch.ones(len(images), height, width, dtype=torch.bool, device=images[0].device)
         for i, image in enumerate(images):

@@ -11,6 +11,7 @@ from datasets.transforms import ResizeShorter, eval_limits, normalized
 from inference.backends import Backend, in_order, same_size_groups
 from models import build_detector, compile_parts
 from models.detector import Detector
+from models.inference import for_inference
 from models.postprocess import PostProcess
 from util.checkpoint import load_weights, read_checkpoint
 from util.class_names import COCO_CLASSES
@@ -22,17 +23,20 @@ from util.nested_tensor import NestedTensor
 from util.options import Options, parse_options
 from util.precision import amp_dtype, place
 
+DTYPES = ("float32", "float16", "bfloat16")
+
 
 @dataclass
 class TorchBackend(Backend):
-    """model: in evaluation mode, on `device`. postprocess: of its outputs. options: what it was built from."""
+    """model: in evaluation mode, on `device`; see models.inference for what it need not compute. postprocess: of its
+    outputs. options: what it was built from.
+    """
 
     model: Detector
     postprocess: PostProcess
     card: ModelCard
     options: Options
     device: torch.device
-    dtype: torch.dtype | None = None  # half precision of autocast; None: full precision
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
         size, max_size = eval_limits(self.options.data)
@@ -41,8 +45,7 @@ class TorchBackend(Backend):
     def model_input(self, images: list[Tensor]) -> NestedTensor:
         """Images uint8 [3, h, w] of one size as the model reads them: on its device, normalised as in an evaluation."""
         batch = torch.stack(images).to(self.device, non_blocking=True)  # contiguous: faster below than channels last
-        unpadded = torch.zeros(len(batch), *batch.shape[-2:], dtype=torch.bool, device=self.device)
-        return NestedTensor(normalized(batch), unpadded)
+        return NestedTensor(normalized(batch), None)
 
     @torch.inference_mode()
     def detect(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
@@ -51,10 +54,9 @@ class TorchBackend(Backend):
         found: list[dict[str, Tensor]] = [{}] * len(images)
         raw = replace(self.postprocess, nms_iou_threshold=-1)
         for group in same_size_groups(images):
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-                outputs = self.model(self.model_input([images[i] for i in group]))
+            outputs = self.model(self.model_input([images[i] for i in group]))
             target_sizes = torch.tensor([sizes[i][::-1] for i in group], device=self.device)
-            results = raw({name: outputs[name].float() for name in ("pred_logits", "pred_boxes")}, target_sizes)
+            results = raw(outputs, target_sizes)
             rows = torch.stack([torch.cat([r["scores"][:, None], r["labels"][:, None], r["boxes"]], 1)
                                 for r in results]).cpu()  # one transfer
             for i, row in zip(group, rows):
@@ -64,13 +66,14 @@ class TorchBackend(Backend):
 
 def open_backend(weights: str | os.PathLike, device: str | torch.device = "cpu", *,
                  config: str | os.PathLike | dict[str, Any] | None = None, options: list[str] | None = None,
-                 amp: bool = False, compile: bool = False) -> TorchBackend:
+                 amp: bool = False, dtype: str | None = None, compile: bool = False) -> TorchBackend:
     """The detector of whatever util.checkpoint.read_checkpoint reads: a weights file, an address, a name.
 
     config: a config file, or its content; without one, what the weights carry. options: "KEY=VALUE" each, override its
-    keys. With use_ema the averaged weights are loaded. Class names come from the weights; if those have none and the
-    model has COCO's number of classes, they are COCO's. amp: half precision, see util.precision.amp_dtype. compile:
-    see models.compile_parts. Raises UserError for files that are missing, unreadable or do not fit each other.
+    keys: num_queries and dec_layers may be fewer than the weights have. With use_ema the averaged weights are loaded.
+    Class names come from the weights; if those have none and the model has COCO's number of classes, they are COCO's.
+    amp, dtype: see Predictor. compile: see models.compile_parts. Raises UserError for files that are missing,
+    unreadable or do not fit each other.
     """
     target = usable_device(device)
     content = read_checkpoint(weights)
@@ -85,16 +88,24 @@ def open_backend(weights: str | os.PathLike, device: str | torch.device = "cpu",
         raise UserError(f"{weights} carries no config: name the file that it was trained with (-c CONFIG)")
     parsed = adapt_options(parse_options(Config(keys)), None, "val", content)
     model, _, postprocessors = build_detector(parsed.replaced(pretrained_backbone=False))
-    load_weights(model, content, ema=parsed.training.use_ema)
-    place(model, target)
+    load_weights(model, content, ema=parsed.training.use_ema, shortened=True)
+    model = place(for_inference(model, _precision(dtype, parsed, amp, target)), target)
     if compile:
         compile_parts(model, "inductor")
     card = _card(parsed, content)
     fault = card.fault()
     if fault:
         raise UserError(f"{weights}: what it says of its classes does not fit: {fault}")
-    return TorchBackend(model.eval(), postprocessors["bbox"], card, parsed, target,
-                        amp_dtype(parsed.training, amp, target))
+    return TorchBackend(model, postprocessors["bbox"], card, parsed, target)
+
+
+def _precision(dtype: str | None, options: Options, amp: bool, device: torch.device) -> torch.dtype | None:
+    """Of the weights. None: float32."""
+    if dtype is None:
+        return amp_dtype(options.training, amp, device)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
+    return None if dtype == "float32" else getattr(torch, dtype)
 
 
 def _card(options: Options, content: dict[str, Any]) -> ModelCard:

@@ -64,7 +64,7 @@ class DeformableDecoder(nn.Module):
                  class_embed: nn.ModuleList | None = None, use_checkpoint: bool = False, detach_boxes: bool = True):
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.norm: nn.Module = nn.Identity()
+        self.norm: nn.Module | None = None
         self.bbox_embed = bbox_embed
         self.class_embed = class_embed
         self.use_checkpoint = use_checkpoint
@@ -76,20 +76,21 @@ class DeformableDecoder(nn.Module):
 
     def forward(self, queries: Queries, memory: FlatFeatures) -> DecoderOutput:
         content, boxes = queries.content, queries.require("box_logits").sigmoid()
-        ratios = memory.valid_ratios.repeat(1, 1, 2)[:, None]  # [B, 1, L, 4]
-        hidden, reference = [], [boxes]
+        hidden: list[Tensor] = []
+        reference = [boxes]
         for i, layer in enumerate(self.layers):
-            level_reference = boxes[:, :, None] * ratios[..., : boxes.shape[-1]]
+            if i and self.bbox_embed is not None:
+                refined = apply_box_delta(boxes, self.bbox_embed[i - 1](content), self.EPS).sigmoid()
+                boxes = refined.detach()
+                reference.append(boxes if self.detach_boxes else refined)
+            elif i:
+                reference.append(boxes)
+            level_reference = memory.on_levels(boxes)
             pos = self.position(queries, level_reference)
             content = recomputed(layer, content, pos, level_reference, memory, queries.attn_mask,
                                  enabled=self.use_checkpoint)
-            hidden.append(self.norm(content))
-            refined = boxes
-            if self.bbox_embed is not None:
-                refined = apply_box_delta(boxes, self.bbox_embed[i](content), self.EPS).sigmoid()
-                boxes = refined.detach()
-            reference.append(boxes if self.detach_boxes else refined)
-        return DecoderOutput(hidden, reference[:-1], self.EPS)
+            hidden.append(content)
+        return DecoderOutput(hidden, reference, self.EPS, self.norm)
 
 
 def build_deformable_decoder(options: Options, heads: Heads) -> DeformableDecoder:

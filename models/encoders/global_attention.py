@@ -15,8 +15,8 @@ class GlobalEncoderLayer(GlobalAttentionLayer):
 
     PART = "encoder"
 
-    def forward(self, tokens: Tensor, pos: Tensor, padding: Tensor) -> Tensor:
-        """tokens and pos [B, N, C], padding [B, N]. Returns the tokens [B, N, C] updated."""
+    def forward(self, tokens: Tensor, pos: Tensor, padding: Tensor | None) -> Tensor:
+        """tokens and pos [B, N, C], padding [B, N] or None. Returns the tokens [B, N, C] updated."""
         tokens = self._residual(tokens, self.norm1, lambda x: self._attend_self(x, pos, padding))
         return self._residual(tokens, self.norm2, self._feed_forward)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.ops import key_aware_deform_attn, ms_deform_attn
 from models.ops.reference import key_aware_weights, sample
+from models.remembered import remembered
 from util.errors import UserError
 from util.options import TransformerOptions
 
@@ -49,11 +50,9 @@ class DeformableAttention(nn.Module):
         offsets = offsets.view(*query.shape[:2], self.num_heads, self.offset_levels, self.num_points, 2)
         centre = reference[:, :, None, :, None, :2]
         if reference.shape[-1] == 2:
-            size = torch.tensor([(w, h) for h, w in shapes], dtype=reference.dtype)
-            size = size.to(reference.device, non_blocking=True)  # new_tensor would wait for the GPU
-            return torch.addcdiv(centre, offsets, size[:, None])
-        half_sizes = reference[:, :, None, :, None, 2:] * (0.5 / self.num_points)
-        return torch.addcmul(centre, offsets, half_sizes)
+            return torch.addcdiv(centre, offsets,
+                                 level_sizes(tuple(shapes), device=reference.device, dtype=reference.dtype))
+        return torch.addcmul(centre, offsets, reference[:, :, None, :, None, 2:], value=0.5 / self.num_points)
 
     @abstractmethod
     def samples(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: list[tuple[int, int]],
@@ -132,6 +131,13 @@ class KeyAwareDeformAttn(DeformableAttention):
             key = self.key_proj(memory)
             key = self._split_heads(key if padding is None else key.masked_fill(padding[..., None], 0))
         return key, value
+
+
+@remembered
+def level_sizes(shapes: tuple[tuple[int, int], ...], *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(W, H) of each level, [L, 1, 2]."""
+    sizes = torch.tensor([(w, h) for h, w in shapes], dtype=dtype)
+    return sizes.to(device, non_blocking=True)[:, None]  # made on the GPU, it would wait for it
 
 
 def make_attention(options: TransformerOptions, num_points: int, same_loc: bool = False,

@@ -4,6 +4,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.remembered import remembered
 from util.nested_tensor import NestedTensor
 
 
@@ -21,15 +22,31 @@ class PositionEmbeddingSine(nn.Module):
         self.shift = 0.5 if centres else 0.0
 
     def forward(self, x: NestedTensor) -> Tensor:
-        valid = torch.ones_like(x.tensors[:, 0], dtype=torch.bool) if x.mask is None else ~x.mask
         dtype = torch.promote_types(x.tensors.dtype, torch.float32)  # half precision cannot count to W
+        temperatures = self.temperature_h, self.temperature_w
+        if x.mask is None:
+            batch, _, height, width = x.tensors.shape
+            return unpadded_sine(height, width, self.num_feats, temperatures, self.shift,
+                                 device=x.tensors.device, dtype=dtype).expand(batch, -1, -1, -1)
         encoded = []
-        for axis, temperature in ((1, self.temperature_h), (2, self.temperature_w)):
-            position = valid.cumsum(axis, dtype=dtype)
+        for axis, temperature in zip((1, 2), temperatures):
+            position = (~x.mask).cumsum(axis, dtype=dtype)
             end = position.select(axis, -1).unsqueeze(axis)
-            position = (position - self.shift) / (end + 1e-6) * (2 * math.pi)
-            encoded.append(_sine(position, self.num_feats, temperature))
+            encoded.append(_sine((position - self.shift) / (end + 1e-6), self.num_feats, temperature))
         return torch.cat(encoded, -1).permute(0, 3, 1, 2)
+
+
+@remembered
+def unpadded_sine(height: int, width: int, num_feats: int, temperatures: tuple[float, float], shift: float, *,
+                  device: torch.device, dtype: torch.dtype) -> Tensor:
+    """PositionEmbeddingSine of a map without padding: [1, 2 * num_feats, H, W]."""
+    encoded = []
+    for side, temperature in zip((height, width), temperatures):
+        position = torch.arange(side, dtype=dtype, device=device) + 1
+        encoded.append(_sine((position - shift) / (position[-1:] + 1e-6), num_feats, temperature))
+    rows, columns = encoded
+    grid = torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], -1)
+    return grid.permute(2, 0, 1)[None]
 
 
 class PositionEmbeddingLearned(nn.Module):
@@ -59,11 +76,20 @@ def box_sine_embedding(boxes: Tensor, num_feats: int) -> Tensor:
 
 def coordinate_sine_embedding(coordinates: Tensor, num_feats: int) -> Tensor:
     """Sine encoding of n coordinates [..., n] in [0, 1], one after the other: [..., n * num_feats]."""
-    return _sine(coordinates * (2 * math.pi), num_feats, 10000).flatten(-2)
+    return _sine(coordinates, num_feats, 10000).flatten(-2)
 
 
 def _sine(position: Tensor, num_feats: int, temperature: float) -> Tensor:
-    """[...] to [..., num_feats]: sine and cosine interleaved, two neighbours at one frequency."""
-    index = torch.arange(num_feats, dtype=position.dtype, device=position.device)
-    angle = position[..., None] / temperature ** (2 * index.div(2, rounding_mode="floor") / num_feats)
-    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], -1).flatten(-2)
+    """Positions [...], of which 1 is a whole turn at the highest frequency, to [..., num_feats]: sine and cosine
+    interleaved, two neighbours at one frequency. A cosine is the sine of a quarter turn more.
+    """
+    phases, frequencies = _waves(num_feats, temperature, device=position.device, dtype=position.dtype)
+    return torch.addcmul(phases, position[..., None], frequencies).sin()
+
+
+@remembered
+def _waves(num_feats: int, temperature: float, *, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Phases and angular frequencies [num_feats]."""
+    index = torch.arange(num_feats, dtype=dtype, device=device)
+    pair = index.div(2, rounding_mode="floor")
+    return (index - 2 * pair) * (math.pi / 2), 2 * math.pi / temperature ** (2 * pair / num_feats)

@@ -6,9 +6,8 @@ import torch
 from datasets.transforms import MEAN, STD
 from deploy.graph import DetectionGraph, example_inputs, trace
 from models import build_model
-from tests.inference.detectors import spread_scores
+from tests.inference.detectors import CONFIGS, spread_scores
 from tests.inference.test_artifact import artifact
-from util.config import load_config
 
 IMAGES = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(3))
 SIZES = torch.tensor([[640, 480], [300, 200]])
@@ -39,20 +38,6 @@ def assert_same(graph, wanted, images=IMAGES, tolerance=1e-3):
         sure = torch.cat([sure, sure[:1]]) & torch.cat([sure[:1], sure])
         assert torch.equal(labels[i][sure], expected["labels"][sure])
         torch.testing.assert_close(boxes[i][sure], expected["boxes"][sure], rtol=0, atol=tolerance * 640)
-
-
-CONFIGS = {
-    "lite_dino": lambda dino, sdetr: dino(), "dino": lambda dino, sdetr: dino(num_expansion=None),
-    "msda": lambda dino, sdetr: dino(key_aware=False),
-    "h_detr": lambda dino, sdetr: load_config("config/DeformableDETR/h_r50_two_stage.py", {
-        "pretrained_backbone": False, "backbone": "resnet18", "num_classes": 7, "num_queries": 20, "num_select": 20,
-        "enc_layers": 2, "dec_layers": 2, "hidden_dim": 32, "nheads": 2, "dim_feedforward": 64}),
-    "deformable_detr": lambda dino, sdetr: load_config("config/DeformableDETR/r50.py", {
-        "pretrained_backbone": False, "backbone": "resnet18", "num_classes": 7, "num_queries": 20, "num_select": 20,
-        "enc_layers": 2, "dec_layers": 2, "hidden_dim": 32, "nheads": 2, "dim_feedforward": 64}),
-    "detr": lambda dino, sdetr: sdetr("detr_r50"), "sdetr": lambda dino, sdetr: sdetr("sdetr_r50"),
-    "lite_sdetr": lambda dino, sdetr: sdetr("lite_sdetr_r50"),
-}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -2,7 +2,21 @@
 import torch
 
 from models import build_model
-from util.config import Config
+from util.config import Config, load_config
+
+# Small detectors of all kinds: CONFIGS[name](tiny_dino, tiny_sdetr), with these fixtures, is the config.
+CONFIGS = {
+    "lite_dino": lambda dino, sdetr: dino(), "dino": lambda dino, sdetr: dino(num_expansion=None),
+    "msda": lambda dino, sdetr: dino(key_aware=False),
+    "h_detr": lambda dino, sdetr: load_config("config/DeformableDETR/h_r50_two_stage.py", {
+        "pretrained_backbone": False, "backbone": "resnet18", "num_classes": 7, "num_queries": 20, "num_select": 20,
+        "enc_layers": 2, "dec_layers": 2, "hidden_dim": 32, "nheads": 2, "dim_feedforward": 64}),
+    "deformable_detr": lambda dino, sdetr: load_config("config/DeformableDETR/r50.py", {
+        "pretrained_backbone": False, "backbone": "resnet18", "num_classes": 7, "num_queries": 20, "num_select": 20,
+        "enc_layers": 2, "dec_layers": 2, "hidden_dim": 32, "nheads": 2, "dim_feedforward": 64}),
+    "detr": lambda dino, sdetr: sdetr("detr_r50"), "sdetr": lambda dino, sdetr: sdetr("sdetr_r50"),
+    "lite_sdetr": lambda dino, sdetr: sdetr("lite_sdetr_r50"),
+}
 
 
 @torch.no_grad()

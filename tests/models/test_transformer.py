@@ -22,7 +22,8 @@ def row_and_column(level, token):
 @pytest.mark.parametrize("valid", [[(2, 2)], [(2, 2), (1, 2), (1, 1)]])
 def test_token_anchors(make_features, valid):
     features = make_features(SHAPES, DIM, valid=valid)
-    anchors, usable = token_anchors(features)
+    anchors, unusable = token_anchors(features)
+    usable = ~unusable
     assert anchors.shape == (len(valid), TOKENS, 4) and usable.shape == (len(valid), TOKENS, 1)
     for image, (rows, columns) in enumerate(valid):
         for level, start in enumerate(features.level_start[:-1]):
@@ -41,14 +42,16 @@ def test_token_anchors(make_features, valid):
 
 def test_anchors_too_close_to_the_border_are_unusable(make_features):
     features = make_features([(1, 100)], DIM)
-    anchors, usable = token_anchors(features)
+    anchors, unusable = token_anchors(features)
+    usable = ~unusable
     assert usable[0, :, 0].tolist() == [False] + [True] * 98 + [False]
     assert (anchors[0, 0] == torch.inf).all()
 
 
 def test_anchors_too_large_are_unusable(make_features):
     """On the sixth level a side would be 1.6 images."""
-    anchors, usable = token_anchors(make_features([(32, 32), (16, 16), (8, 8), (4, 4), (2, 2), (1, 1)], DIM))
+    anchors, unusable = token_anchors(make_features([(32, 32), (16, 16), (8, 8), (4, 4), (2, 2), (1, 1)], DIM))
+    usable = ~unusable
     assert usable[0, -5:, 0].tolist() == [True] * 4 + [False]
     assert not anchors.isnan().any()
 
@@ -57,7 +60,8 @@ def test_selection(make_features):
     """The tokens with the best class, in descending order, with their refined anchors."""
     transformer, memory = make_transformer(), make_features(SHAPES, DIM, valid=[(2, 2), (1, 2)])
     proposals = transformer.select(memory, 10)
-    anchors, usable = token_anchors(memory)
+    anchors, unusable = token_anchors(memory)
+    usable = ~unusable
     content = transformer.enc_output_norm(transformer.enc_output(memory.tokens * usable))
     scores = transformer.enc_out_class_embed(content).max(-1).values
     for image in range(2):

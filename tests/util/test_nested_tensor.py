@@ -27,7 +27,15 @@ def test_sides_are_rounded_up_to_a_multiple(multiple, shape):
 def test_one_image_needs_no_padding():
     image = torch.rand(3, 5, 9)
     batch = NestedTensor.from_list([image])
-    assert torch.equal(batch.tensors[0], image) and not batch.mask.any()
+    assert torch.equal(batch.tensors[0], image) and batch.mask is None
+
+
+def test_images_of_one_size_need_no_padding():
+    images = torch.rand(2, 3, 6, 8)
+    for given in (images, list(images)):
+        batch = NestedTensor.from_list(given, multiple=2)
+        assert torch.equal(batch.tensors, images) and batch.mask is None
+    assert NestedTensor.from_list(images, multiple=4).mask.sum() == 2 * 2 * 8
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
@@ -36,13 +44,13 @@ def test_dtype_is_that_of_the_images(dtype):
 
 
 def test_to_moves_both_parts():
-    batch = NestedTensor.from_list([torch.zeros(3, 2, 4)]).to("meta")
+    batch = NestedTensor.from_list([torch.zeros(3, 2, 4), torch.zeros(3, 1, 4)]).to("meta")
     assert batch.tensors.device.type == batch.mask.device.type == "meta"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs CUDA")
 def test_both_parts_are_pinned():
-    batch = NestedTensor.from_list([torch.zeros(3, 2, 4)]).pin_memory()
+    batch = NestedTensor.from_list([torch.zeros(3, 2, 4), torch.zeros(3, 1, 4)]).pin_memory()
     assert batch.tensors.is_pinned() and batch.mask.is_pinned()
 
 

@@ -103,7 +103,7 @@ def test_an_image_is_prepared_as_in_an_evaluation(backend, tiny_config):
               "area": torch.tensor([100.0])}
     wanted, _ = val_transforms(parse_options(tiny_config).data)(IMAGE, target)
     batch = backend.model_input([prepared(backend)] * 2)
-    assert torch.equal(batch.tensors, normalized(wanted).expand(2, -1, -1, -1)) and not batch.mask.any()
+    assert torch.equal(batch.tensors, normalized(wanted).expand(2, -1, -1, -1)) and batch.mask is None
 
 
 def test_detections_are_those_of_the_postprocessing_in_the_order_of_their_scores(backend):
@@ -168,12 +168,21 @@ def test_images_are_grouped_by_size():
     assert same_size_groups(images) == [[0, 2], [1]] and same_size_groups([]) == []
 
 
-def test_half_precision_is_autocast(backend, files):
-    full, half = Predictor(backend), Predictor(*files(), amp=True)
+@pytest.mark.parametrize("how, dtype", [({"amp": True}, torch.bfloat16), ({"dtype": "bfloat16"}, torch.bfloat16),
+                                        ({"dtype": "float16"}, torch.float16)])
+def test_half_precision_is_that_of_the_weights(backend, files, how, dtype):
+    full, half = Predictor(backend), Predictor(*files(), **how)
     assert isinstance(half.backend, TorchBackend)
-    assert half.backend.dtype == torch.bfloat16 and full.backend.dtype is None
+    assert half.backend.model.half == dtype and full.backend.model.half is None
+    assert half.backend.model.backbone[0].body.conv1.weight.dtype == dtype
     difference = (full(IMAGE, 0).scores - half(IMAGE, 0).scores).abs().max()
     assert 0 < difference < 0.05 and half(IMAGE, 0).scores.dtype == torch.float32
+
+
+def test_full_precision_can_be_demanded(files):
+    assert Predictor(*files(), amp=True, dtype="float32").backend.model.half is None
+    with pytest.raises(UserError, match="dtype='float8' must be one of float32, float16, bfloat16"):
+        Predictor(*files(), dtype="float8")
 
 
 @pytest.mark.slow

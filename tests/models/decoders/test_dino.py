@@ -60,7 +60,7 @@ def test_boxes_are_refined_layer_by_layer(make_features):
             torch.testing.assert_close(seen[:, :, level], boxes * ratios.repeat(1, 2)[:, None])
         torch.testing.assert_close(pos, decoder.ref_point_head(box_sine_embedding(seen[:, :, 0], DIM // 2)))
         assert given_memory is memory and attn_mask is None
-        torch.testing.assert_close(out.hidden[i], decoder.norm(queries.content + i + 1))
+        torch.testing.assert_close(out.hidden[i], queries.content + i + 1)
         boxes = (decoder.bbox_embed[i](queries.content + i + 1) + torch.logit(boxes)).sigmoid()
 
 
