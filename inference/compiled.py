@@ -22,7 +22,8 @@ Run = Callable[[Tensor, Tensor], dict[str, Tensor]]  # images [B, 3, H, W] and m
 
 
 class CompiledDetector:
-    """Runs a detector compiled by `backend` of torch.compile, for all sizes at once: the first call takes a minute.
+    """Runs a detector of models.inference, compiled by `backend` of torch.compile for all sizes at once: the first call
+    takes a minute or more. Images are padded to multiples of STEP, so boxes differ a little from those without.
 
     On a GPU the work for each padded size is recorded as a CUDA graph in its first call (some runs of the detector)
     and replayed from then on; the recordings of the `most` sizes that were used last are kept. The weights must stay as
@@ -30,10 +31,8 @@ class CompiledDetector:
     """
 
     def __init__(self, model: Detector, backend: str = "inductor", most: int = MOST,
-                 record: "Callable[[Run, Tensor, Tensor], Run] | None" = None):
-        parts = _Flat(model)
-        compiled = torch.compile(parts, dynamic=True, fullgraph=True, backend=backend)
-        self.run: Run = compiled  # type: ignore[assignment]
+                 record: Callable[[Run, Tensor, Tensor], Run] | None = None):
+        self.run: Run = torch.compile(_Flat(model), dynamic=True, fullgraph=True, backend=backend)
         self.most = most
         self.record = record or (record_graph if next(model.parameters()).is_cuda else None)
         self._recordings: OrderedDict[tuple, Run] = OrderedDict()

@@ -9,7 +9,8 @@ from torch import Tensor
 from datasets.adapt import adapt_options
 from datasets.transforms import ResizeShorter, eval_limits, normalized
 from inference.backends import Backend, in_order, same_size_groups
-from models import build_detector, compile_parts
+from inference.compiled import CompiledDetector
+from models import build_detector
 from models.detector import Detector
 from models.inference import for_inference
 from models.postprocess import PostProcess
@@ -29,7 +30,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 @dataclass
 class TorchBackend(Backend):
     """model: in evaluation mode, on `device`; see models.inference for what it need not compute. postprocess: of its
-    outputs. options: what it was built from.
+    outputs. options: what it was built from. compiled: the model, compiled, which then finds the objects.
     """
 
     model: Detector
@@ -37,6 +38,7 @@ class TorchBackend(Backend):
     card: ModelCard
     options: Options
     device: torch.device
+    compiled: CompiledDetector | None = None
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
         size, max_size = eval_limits(self.options.data)
@@ -54,7 +56,8 @@ class TorchBackend(Backend):
         found: list[dict[str, Tensor]] = [{}] * len(images)
         raw = replace(self.postprocess, nms_iou_threshold=-1)
         for group in same_size_groups(images):
-            outputs = self.model(self.model_input([images[i] for i in group]))
+            samples = self.model_input([images[i] for i in group])
+            outputs = self.compiled(samples.tensors) if self.compiled else self.model(samples)
             target_sizes = torch.tensor([sizes[i][::-1] for i in group], device=self.device)
             results = raw(outputs, target_sizes)
             rows = torch.stack([torch.cat([r["scores"][:, None], r["labels"][:, None], r["boxes"]], 1)
@@ -72,7 +75,7 @@ def open_backend(weights: str | os.PathLike, device: str | torch.device = "cpu",
     config: a config file, or its content; without one, what the weights carry. options: "KEY=VALUE" each, override its
     keys: num_queries and dec_layers may be fewer than the weights have. With use_ema the averaged weights are loaded.
     Class names come from the weights; if those have none and the model has COCO's number of classes, they are COCO's.
-    amp, dtype: see Predictor. compile: see models.compile_parts. Raises UserError for files that are missing,
+    amp, dtype: see Predictor. compile: see CompiledDetector. Raises UserError for files that are missing,
     unreadable or do not fit each other.
     """
     target = usable_device(device)
@@ -90,13 +93,12 @@ def open_backend(weights: str | os.PathLike, device: str | torch.device = "cpu",
     model, _, postprocessors = build_detector(parsed.replaced(pretrained_backbone=False))
     load_weights(model, content, ema=parsed.training.use_ema, shortened=True)
     model = place(for_inference(model, _precision(dtype, parsed, amp, target)), target)
-    if compile:
-        compile_parts(model, "inductor")
     card = _card(parsed, content)
     fault = card.fault()
     if fault:
         raise UserError(f"{weights}: what it says of its classes does not fit: {fault}")
-    return TorchBackend(model, postprocessors["bbox"], card, parsed, target)
+    return TorchBackend(model, postprocessors["bbox"], card, parsed, target,
+                        CompiledDetector(model) if compile else None)
 
 
 def _precision(dtype: str | None, options: Options, amp: bool, device: torch.device) -> torch.dtype | None:

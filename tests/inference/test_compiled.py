@@ -7,7 +7,7 @@ from models import build_model
 from models.inference import for_inference
 from util.nested_tensor import NestedTensor
 
-SIZES = [(64, 96), (70, 130), (128, 64), (64, 96), (200, 150)]
+SIZES = [(128, 192), (150, 130), (256, 130), (120, 180), (200, 400)]  # for smaller maps torch chooses other kernels
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_on_a_gpu_recordings_find_what_the_detector_finds(detector):
         images = noise(*size).cuda()
         padded = padded_to_steps(images)
         kept.append((compiled(images), detector(padded)))
-    assert len(compiled) == 4
+    assert len(compiled) == 4  # the fourth is padded to the first one's size
     for found, expected in kept:  # what was found stays as it was
         for name in ("pred_logits", "pred_boxes"):
             torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-3)
