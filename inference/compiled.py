@@ -68,8 +68,8 @@ class _Flat(nn.Module):
 
 
 def padded_to_steps(images: Tensor, step: int = STEP) -> NestedTensor:
-    """Images [B, 3, H, W] with zeros below and to the right, up to multiples of `step`, and a mask in any case: with it,
-    all sizes are the same graph."""
+    """Images [B, 3, H, W] with zeros below and to the right, up to multiples of `step`, and always a mask: with it all
+    sizes are the same graph."""
     height, width = images.shape[-2:]
     bottom, right = ceil_div(height, step) * step - height, ceil_div(width, step) * step - width
     mask = F.pad(images.new_zeros(len(images), height, width, dtype=torch.bool), (0, right, 0, bottom), value=True)
