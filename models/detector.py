@@ -32,7 +32,7 @@ class Detector(nn.Module):
         self.aux_loss = aux_loss
         self.one_to_many = one_to_many or OneToMany()
         self.detections_only = False  # see models.inference, which sets these two
-        self.half: torch.dtype | None = None
+        self.half_dtype: torch.dtype | None = None
 
     def forward(self, samples: Images, targets: list[dict[str, Tensor]] | None = None) -> dict:
         """samples: images [3, H, W], normalised; targets (for training only) with "labels" [n], "boxes" [n, 4] cxcywh
@@ -46,8 +46,8 @@ class Detector(nn.Module):
         if not isinstance(samples, NestedTensor):
             samples = NestedTensor.from_list(samples)
         features = self.features(samples)
-        if self.half is not None:
-            features = replace(features, pos=features.pos.to(self.half))
+        if self.half_dtype is not None:
+            features = replace(features, pos=features.pos.to(self.half_dtype))
         return self.detect(features, targets)
 
     @abstractmethod

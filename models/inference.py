@@ -25,8 +25,8 @@ def for_inference(model: Detector, dtype: torch.dtype | None = None) -> Detector
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     fold_batch_norms(ready.backbone)
     ready.detections_only = True
-    if dtype not in (None, torch.float32, ready.half):
-        assert ready.half is None, f"the model is in {ready.half} already"
+    if dtype not in (None, torch.float32, ready.half_dtype):
+        assert ready.half_dtype is None, f"the model is in {ready.half_dtype} already"
         to_half(ready, dtype)
     return ready
 
@@ -34,7 +34,7 @@ def for_inference(model: Detector, dtype: torch.dtype | None = None) -> Detector
 def to_half(model: Detector, dtype: torch.dtype) -> None:
     """Changes a model in place, so that it computes in half precision without autocast: weights and what passes between
     the modules. Coordinates, scores and the softmax over samples stay in float32."""
-    model.half = dtype
+    model.half_dtype = dtype
     for name, module in model.named_modules():
         own = torch.float32 if IN_FLOAT32.intersection(name.split(".")) else dtype
         for parameter in module.parameters(recurse=False):

@@ -102,7 +102,7 @@ def test_layers_of_one_decoder_are_counted():
 def test_half_precision_is_recorded_in_float32(tiny_config, tmp_path):
     detector = Predictor(*save_detector(tiny_config, tmp_path / "model"), amp=True)
     found = inspect(detector.backend, IMAGE, 0.1)
-    assert detector.backend.model.half is not None
+    assert detector.backend.model.half_dtype is not None
     assert {layer.weights.dtype for layer in found.layers} == {layer.locations.dtype for layer in found.layers} == {
         torch.float32}
     torch.testing.assert_close(found.found["boxes"], detector(IMAGE, score=0.1).boxes, rtol=0, atol=0)

@@ -173,14 +173,14 @@ def test_images_are_grouped_by_size():
 def test_half_precision_is_that_of_the_weights(backend, files, how, dtype):
     full, half = Predictor(backend), Predictor(*files(), **how)
     assert isinstance(half.backend, TorchBackend)
-    assert half.backend.model.half == dtype and full.backend.model.half is None
+    assert half.backend.model.half_dtype == dtype and full.backend.model.half_dtype is None
     assert half.backend.model.backbone[0].body.conv1.weight.dtype == dtype
     difference = (full(IMAGE, 0).scores - half(IMAGE, 0).scores).abs().max()
     assert 0 < difference < 0.05 and half(IMAGE, 0).scores.dtype == torch.float32
 
 
 def test_full_precision_can_be_demanded(files):
-    assert Predictor(*files(), amp=True, dtype="float32").backend.model.half is None
+    assert Predictor(*files(), amp=True, dtype="float32").backend.model.half_dtype is None
     with pytest.raises(UserError, match="dtype='float8' must be one of float32, float16, bfloat16"):
         Predictor(*files(), dtype="float8")
 
