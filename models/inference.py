@@ -24,7 +24,7 @@ def for_inference(model: Detector, dtype: torch.dtype | None = None) -> Detector
     """
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     fold_batch_norms(ready.backbone)
-    ready.detections_only = True
+    ready.detections_only = True  # assigned from outside: only here
     if dtype not in (None, torch.float32, ready.half_dtype):
         assert ready.half_dtype is None, f"the model is in {ready.half_dtype} already"
         to_half(ready, dtype)
@@ -34,11 +34,11 @@ def for_inference(model: Detector, dtype: torch.dtype | None = None) -> Detector
 def to_half(model: Detector, dtype: torch.dtype) -> None:
     """Changes a model in place, so that it computes in half precision without autocast: weights and what passes between
     the modules. Coordinates, scores and the softmax over samples stay in float32."""
-    model.half_dtype = dtype
+    model.half_dtype = dtype  # assigned from outside: only here
     for name, module in model.named_modules():
         own = torch.float32 if IN_FLOAT32.intersection(name.split(".")) else dtype
         for parameter in module.parameters(recurse=False):
-            parameter.data = parameter.data.to(own)
+            parameter.data = parameter.data.to(own)  # assigned from outside: as nn.Module.to does
         if isinstance(module, CASTING):
             module.register_forward_pre_hook(_Cast(own), with_kwargs=True)
         if name.endswith("attention_weights"):
@@ -70,8 +70,10 @@ def fold_batch_norms(backbone: Backbone) -> None:
         scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
         shift = (0 if conv.bias is None else conv.bias.double()) - norm.running_mean.double()
         kind = conv.weight.dtype
-        conv.weight.data = (conv.weight.double() * scale[:, None, None, None]).to(kind)
-        conv.bias = nn.Parameter((shift * scale + norm.bias.double()).to(kind), requires_grad=False)
+        weight = (conv.weight.double() * scale[:, None, None, None]).to(kind)
+        bias = nn.Parameter((shift * scale + norm.bias.double()).to(kind), requires_grad=False)
+        conv.weight.data = weight  # assigned from outside: it is no layer of this project
+        conv.bias = bias  # assigned from outside: it is no layer of this project
         parent, _, name = names[norm].rpartition(".")
         setattr(backbone.get_submodule(parent), name, norm.after or nn.Identity().train(norm.training))
 
