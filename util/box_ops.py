@@ -6,7 +6,7 @@ from torch import Tensor
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
     """Logit of x in [0, 1], kept finite by clamping (eps is 1e-3 in DINO, 1e-5 in Deformable DETR)."""
-    return torch.log(x.clamp(eps, 1) / (1 - x).clamp(eps, 1))
+    return torch.log(x.clamp(eps, 1.0) / (1 - x).clamp(eps, 1.0))
 
 
 def apply_box_delta(reference: Tensor, delta: Tensor, eps: float) -> Tensor:

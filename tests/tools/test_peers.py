@@ -17,6 +17,6 @@ def test_every_detector_runs_at_equal_pixels():
     pytest.importorskip("transformers")
     for found in CONTENDERS:
         with torch.no_grad():
-            logits, boxes = found.build().eval()(torch.rand(1, 3, 64, 96))
+            logits, boxes = found.build().eval()(torch.rand(1, 3, 256, 320))
         assert logits.shape[:2] == boxes.shape[:2] and boxes.shape[-1] == 4, found.name
         assert 0 <= boxes.min() and boxes.max() <= 1, found.name
