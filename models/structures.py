@@ -37,12 +37,13 @@ class FlatFeatures:
             lengths = [p.shape[-2] * p.shape[-1] for p in positions]
             pos = pos + torch.cat([e.expand(length, -1) for e, length in zip(level_embed, lengths)])
         masks = [m.mask for m in maps if m.mask is not None] or None  # all maps have one, or none
+        exact = torch.promote_types(pos.dtype, torch.float32)
         return cls(
             tokens=torch.cat([tokens(m.tensors) for m in maps], 1),
             pos=pos,
             padding=None if masks is None else torch.cat([mask.flatten(1) for mask in masks], 1),
             shapes=[(m.tensors.shape[-2], m.tensors.shape[-1]) for m in maps],
-            valid_ratios=None if masks is None else torch.stack([_valid_ratio(m) for m in masks], 1).to(pos.dtype),
+            valid_ratios=None if masks is None else torch.stack([_valid_ratio(m) for m in masks], 1).to(exact),
         )
 
     @property
