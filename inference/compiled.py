@@ -22,8 +22,8 @@ Run = Callable[[Tensor, Tensor], dict[str, Tensor]]  # images [B, 3, H, W] and m
 
 
 class CompiledDetector:
-    """Runs a detector of models.inference, compiled by `backend` of torch.compile for all sizes at once: the first call
-    takes a minute or more. Images are padded to multiples of STEP, so boxes differ a little from those without.
+    """Runs a detector of models.inference, compiled by `backend` of torch.compile for all sizes at once, in the first
+    call. Images are padded to multiples of STEP, so boxes differ a little from those without.
 
     On a GPU the work for each padded size is recorded as a CUDA graph in its first call (some runs of the detector)
     and replayed from then on; the recordings of the `most` sizes that were used last are kept. The weights must stay as

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models import build_detector
 from models.detector import Detector
+from models.inference import for_inference
 from util.config import load_config
 from util.errors import UserError
 from util.nested_tensor import NestedTensor
@@ -28,7 +29,7 @@ class Contender:
 
 
 class Own(nn.Module):
-    """A detector of this project."""
+    """A detector of this project, as Predictor runs it."""
 
     def __init__(self, detector: Detector):
         super().__init__()
@@ -55,7 +56,7 @@ class Peer(nn.Module):
 def own(file: str, **options: Any) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         config = load_config(file, {"pretrained_backbone": False, **options})
-        return Own(build_detector(parse_options(config))[0])
+        return Own(for_inference(build_detector(parse_options(config))[0]))
 
     return build
 
