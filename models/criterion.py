@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_convert
 
 from models.classification import Classification, ClassMatch
 from models.denoising import DenoisingMeta
+from models.heads import Predictions
 from models.matcher import HungarianMatcher, OneToManyMatcher
-from util.box_ops import giou, iou
+from util.box_ops import giou_and_iou
 from util.distributed import all_reduce_mean
 
 
@@ -28,6 +28,25 @@ class LossWeights:
     interm_boxes: bool = True
     enc: float | None = None
     one2many: float | None = None
+
+
+@dataclass
+class MatchedSets:
+    """S prediction sets of one size, by the suffix of their losses, and what each of their queries is matched to."""
+
+    sets: dict[str, Predictions]
+    labels: Tensor  # [T] of the targets of the whole batch
+    boxes: Tensor  # [T, 4]
+    matches: Tensor  # [S, 3, A] as Matching.indices
+    num_boxes: Tensor  # what the losses are divided by
+    non_finite: int = 0  # see Matching
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """The matched boxes of all sets, one set after the other, and the boxes of their targets: each [S * A, 4]."""
+        predicted = torch.stack([s["pred_boxes"] for s in self.sets.values()])
+        batch_idx, query_idx, target_idx = self.matches.unbind(1)
+        index = torch.arange(len(self.sets), device=batch_idx.device)[:, None]
+        return predicted[index, batch_idx, query_idx].flatten(0, 1), self.boxes[target_idx].flatten(0, 1)
 
 
 class SetCriterion(nn.Module):
@@ -81,71 +100,65 @@ class SetCriterion(nn.Module):
         sets.update({f"_{i}": aux for i, aux in enumerate(outputs.get("aux_outputs", []))})
         if "interm_outputs" in outputs:
             sets["_interm"] = outputs["interm_outputs"]
-        losses, non_finite = self._matched_losses(sets, targets, num_boxes)
+        groups = [self._matched(sets, targets, num_boxes)]
 
         meta: DenoisingMeta | None = outputs.get("dn_meta")
         if meta is not None:
             match = _denoising_match(meta, [len(t["labels"]) for t in targets], boxes.device)
             noised = {"_dn" + suffix: predicted for suffix, predicted in outputs["dn_outputs"].items()}
-            losses |= self._losses(noised, labels, boxes, match.expand(len(noised), -1, -1),
-                                   num_boxes * meta.num_groups)
+            groups.append(MatchedSets(noised, labels, boxes, match.expand(len(noised), -1, -1),
+                                      num_boxes * meta.num_groups))
         if "enc_outputs" in outputs:
             objects = [t | {"labels": torch.zeros_like(t["labels"])} for t in targets]
-            enc_losses, count = self._matched_losses({"_enc": outputs["enc_outputs"]}, objects, num_boxes)
-            losses, non_finite = losses | enc_losses, non_finite + count
+            groups.append(self._matched({"_enc": outputs["enc_outputs"]}, objects, num_boxes))
         if "one2many_outputs" in outputs:
-            further, count = self._one_to_many_losses(outputs["one2many_outputs"], targets, num_boxes)
-            losses, non_finite = losses | further, non_finite + count
+            groups += self._one_to_many(outputs["one2many_outputs"], targets, num_boxes)
+        losses = self._losses(groups)
+        losses |= self._diagnostics(outputs, labels, boxes, groups[0].matches[0], num_boxes)
+        losses |= self.classification.diagnostics(outputs["pred_logits"], [len(t["labels"]) for t in targets])
         if self.training:  # a batch without targets has no denoising, yet all processes log the same names
             losses |= {name: boxes.new_zeros(()) for name in self.weight_dict if name not in losses}
-            losses["non_finite_costs"] = boxes.new_full((), non_finite)
+            losses["non_finite_costs"] = boxes.new_full((), sum(group.non_finite for group in groups))
         return losses
 
-    def _matched_losses(self, sets: dict[str, dict[str, Tensor]], targets: list[dict[str, Tensor]],
-                        num_boxes: Tensor) -> tuple[dict[str, Tensor], int]:
-        """Losses of prediction sets by suffix, each set matched to the targets, with the diagnostics of the set ""; and
-        the number of images with non-finite costs.
-        """
+    def _matched(self, sets: dict[str, Predictions], targets: list[dict[str, Tensor]],
+                 num_boxes: Tensor) -> "MatchedSets":
+        """Prediction sets by suffix, each matched to the targets."""
         labels, boxes = _concatenated(targets, next(iter(sets.values()))["pred_boxes"].dtype)
         matching = self.matcher(list(sets.values()), targets)
-        losses = self._losses(sets, labels, boxes, matching.indices, num_boxes)
-        if "" in sets:
-            last, counts = sets[""], [len(t["labels"]) for t in targets]
-            losses |= self._diagnostics(last, labels, boxes, matching.indices[list(sets).index("")], num_boxes)
-            losses |= self.classification.diagnostics(last["pred_logits"], counts)
-        return losses, matching.non_finite
+        return MatchedSets(sets, labels, boxes, matching.indices, num_boxes, matching.non_finite)
 
-    def _one_to_many_losses(self, layers: dict[str, dict[str, Tensor]], targets: list[dict[str, Tensor]],
-                            num_boxes: Tensor) -> tuple[dict[str, Tensor], int]:
-        """As _matched_losses, of the predictions of layers by suffix. As published, the losses of a branch are divided
-        by the number of copies of the boxes, those of further heads by the number of boxes."""
+    def _one_to_many(self, layers: dict[str, Predictions], targets: list[dict[str, Tensor]],
+                     num_boxes: Tensor) -> list["MatchedSets"]:
+        """The predictions of layers by suffix. As published, the losses of a branch are divided by the number of copies
+        of the boxes, those of further heads by the number of boxes."""
         sets = {f"{suffix}_one2many": layer for suffix, layer in layers.items()}
         if self.shared is None:
             repeated = [t | {name: torch.cat([t[name]] * self.copies) for name in ("labels", "boxes")} for t in targets]
-            return self._matched_losses(sets, repeated, num_boxes * self.copies)
+            return [self._matched(sets, repeated, num_boxes * self.copies)]
         labels, boxes = _concatenated(targets, layers[""]["pred_boxes"].dtype)
-        losses: dict[str, Tensor] = {}
-        for suffix, layer in sets.items():  # one by one: their numbers of matches differ
-            losses |= self._losses({suffix: layer}, labels, boxes, self.shared(layer, targets)[None], num_boxes)
-        return losses, 0
+        return [MatchedSets({suffix: layer}, labels, boxes, self.shared(layer, targets)[None], num_boxes)
+                for suffix, layer in sets.items()]  # one by one: their numbers of matches differ
 
-    def _losses(self, sets: dict[str, dict[str, Tensor]], labels: Tensor, boxes: Tensor, matches: Tensor,
-                num_boxes: Tensor) -> dict[str, Tensor]:
-        """Losses of S prediction sets of one size, computed at once: one after another, they would be a thousand small
-        kernels, and a GPU would wait for their launches. labels and boxes of the whole batch; matches [S, 3, A] as in
-        Matching.indices.
-        """
-        logits, predicted = (torch.stack([s[name] for s in sets.values()]) for name in ("pred_logits", "pred_boxes"))
-        batch_idx, query_idx, target_idx = matches.unbind(1)
-        matched = predicted[torch.arange(len(sets), device=batch_idx.device)[:, None], batch_idx, query_idx]
-        targets = boxes[target_idx]
-        corners, target_corners = (box_convert(x, "cxcywh", "xyxy") for x in (matched, targets))
-        loss_giou = 1 - giou(corners, target_corners, self.matcher.giou_eps)
-        match = ClassMatch(batch_idx, query_idx, labels[target_idx], iou(corners.detach(), target_corners))
-        ce = self.classification.loss(logits, match, num_boxes)
-        l1 = (matched - targets).abs()
-        by_name = {"loss_ce": ce, "loss_bbox": l1.sum((1, 2)) / num_boxes, "loss_giou": loss_giou.sum(1) / num_boxes}
-        return {name + suffix: loss for name, losses in by_name.items() for suffix, loss in zip(sets, losses.unbind())}
+    def _losses(self, groups: list["MatchedSets"]) -> dict[str, Tensor]:
+        """The losses of all sets, computed side by side: one after another, they would be a thousand small kernels, and
+        a GPU would wait for their launches."""
+        predicted, targets = (torch.cat(boxes) for boxes in zip(*(group.pairs() for group in groups)))
+        l1 = (predicted - targets).abs().sum(-1)
+        gious, ious = giou_and_iou(predicted, targets, self.matcher.giou_eps)
+        counts = [group.matches[:, 0].numel() for group in groups]
+        losses: dict[str, Tensor] = {}
+        for group, *values in zip(groups, l1.split(counts), (1 - gious).split(counts), ious.split(counts)):
+            shape = len(group.sets), -1 if group.matches.shape[-1] else 0
+            bbox, box_giou, iou = (x.view(shape) for x in values)
+            logits = torch.stack([s["pred_logits"] for s in group.sets.values()])
+            batch_idx, query_idx, target_idx = group.matches.unbind(1)
+            match = ClassMatch(batch_idx, query_idx, group.labels[target_idx], iou)
+            by_name = {"loss_ce": self.classification.loss(logits, match, group.num_boxes),
+                       "loss_bbox": bbox.sum(1) / group.num_boxes, "loss_giou": box_giou.sum(1) / group.num_boxes}
+            losses |= {name + suffix: loss for name, by_set in by_name.items()
+                       for suffix, loss in zip(group.sets, by_set.unbind())}
+        return losses
 
     @staticmethod
     @torch.no_grad()

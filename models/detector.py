@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import Backbone
-from models.heads import Predictions, layer_predictions
+from models.heads import LayerPredictions, each_layer, layer_predictions
 from models.one_to_many import OneToMany
 from models.structures import DecoderOutput, FlatFeatures
 from util.nested_tensor import Images, NestedTensor
@@ -67,16 +67,17 @@ class Detector(nn.Module):
         return {"backbone": ["backbone.0"], "input projection": ["input_proj"], **self.transformer_parts(),
                 "heads": ["class_embed", "bbox_embed"]}
 
-    def predictions(self, decoded: DecoderOutput) -> list[Predictions]:
-        """Of each decoder layer, or without aux_loss of the last only."""
+    def predictions(self, decoded: DecoderOutput) -> LayerPredictions:
+        """Of all decoder layers, or without aux_loss of the last only."""
         return layer_predictions(decoded, self.class_embed, self.bbox_embed,
                                  last_only=self.detections_only or not self.aux_loss)
 
-    def outputs(self, layers: list[Predictions], decoded: DecoderOutput, num_queries: int) -> dict:
+    def outputs(self, layers: LayerPredictions, decoded: DecoderOutput, num_queries: int) -> dict:
         """What `forward` returns of any detector. layers: the predictions from `decoded`, without denoising queries;
         further ones for one-to-many come after the first num_queries."""
         if self.detections_only:
-            return layers[-1]
+            return each_layer(layers)[-1]
         layers, one_to_many = self.one_to_many.divided(layers, decoded, num_queries)
-        outputs = {**layers[-1], "aux_outputs": layers[:-1]}
+        *before, last = each_layer(layers)
+        outputs = {**last, "aux_outputs": before}
         return outputs | ({"one2many_outputs": one_to_many} if one_to_many else {})

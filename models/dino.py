@@ -78,12 +78,12 @@ class DINO(Detector):
         if self.training:  # keeps label_enc in the graph of every batch: DDP wants a gradient for it on every rank
             last = decoded.hidden[-1] + 0 * self.label_enc.weight[0]
             decoded = replace(decoded, hidden=[*decoded.hidden[:-1], last])
-        layers = self.predictions(decoded)
-        noised_layers, matched_layers = split_queries(layers, 0 if meta is None else meta.num_queries)
-        outputs = self.outputs(matched_layers, decoded.without_first(0 if meta is None else meta.num_queries),
-                               self.num_queries)
+        layers, restored = self.predictions(decoded), {}
         if meta is not None:
-            outputs |= {"dn_meta": meta, "dn_outputs": by_suffix(noised_layers)}
+            noised_layers, layers = split_queries(layers, meta.num_queries)
+            restored = {"dn_meta": meta, "dn_outputs": by_suffix(noised_layers)}
+            decoded = decoded.without_first(meta.num_queries)
+        outputs = self.outputs(layers, decoded, self.num_queries) | restored
         if self.detections_only:
             return outputs
         return outputs | {"interm_outputs": {

@@ -16,6 +16,7 @@ from util.box_ops import apply_box_delta
 from util.precision import at_least_float32
 
 Predictions = dict[str, Tensor]  # "pred_logits" [B, Q, K], "pred_boxes" [B, Q, 4] cxcywh in [0, 1]
+LayerPredictions = dict[str, Tensor]  # the same of L layers: [L, B, Q, K] and [L, B, Q, 4]
 
 PRIOR_BIAS = -math.log(99)  # a class's prior probability is 0.01 (focal loss: RetinaNet, section 3.3)
 
@@ -62,8 +63,8 @@ Heads = LayerHeads | SharedHeads
 
 
 def layer_predictions(decoded: DecoderOutput, class_embed: nn.Module, bbox_embed: nn.Module,
-                      last_only: bool = False) -> list[Predictions]:
-    """The predictions of each decoder layer, or of the last only. A head is one for all layers, or an nn.ModuleList
+                      last_only: bool = False) -> LayerPredictions:
+    """The predictions of all decoder layers, or of the last only. A head is one for all layers, or an nn.ModuleList
     with one per layer.
     """
     depth = len(decoded.hidden)
@@ -74,8 +75,8 @@ def layer_predictions(decoded: DecoderOutput, class_embed: nn.Module, bbox_embed
     boxes = _apply(bbox_embed, hidden, layers)
     if decoded.reference is not None:
         boxes = apply_box_delta(_stack([_as_box(x) for x in decoded.reference[layers]]), boxes, decoded.eps)
-    return [{"pred_logits": logits, "pred_boxes": layer_boxes} for logits, layer_boxes in
-            zip(at_least_float32(_apply(class_embed, hidden, layers)), at_least_float32(boxes).sigmoid())]
+    return {"pred_logits": at_least_float32(_apply(class_embed, hidden, layers)),
+            "pred_boxes": at_least_float32(boxes).sigmoid()}
 
 
 def _apply(head: nn.Module, hidden: Tensor, layers: slice) -> Tensor:
@@ -99,12 +100,17 @@ def _stack(tensors: list[Tensor]) -> Tensor:
     return torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
 
 
-def split_queries(layers: list[Predictions], count: int) -> tuple[list[Predictions], list[Predictions]]:
+def split_queries(layers: LayerPredictions, count: int) -> tuple[LayerPredictions, LayerPredictions]:
     """The predictions of the first `count` queries, and those of the others."""
-    return ([{name: x[:, :count] for name, x in layer.items()} for layer in layers],
-            [{name: x[:, count:] for name, x in layer.items()} for layer in layers])
+    parts = {name: x.split([count, x.shape[2] - count], 2) for name, x in layers.items()}
+    return {name: first for name, (first, _) in parts.items()}, {name: others for name, (_, others) in parts.items()}
 
 
-def by_suffix(layers: list[Predictions]) -> dict[str, Predictions]:
+def each_layer(layers: LayerPredictions) -> list[Predictions]:
+    return [dict(zip(layers, values)) for values in zip(*(x.unbind() for x in layers.values()))]
+
+
+def by_suffix(layers: LayerPredictions) -> dict[str, Predictions]:
     """Predictions of the layers under the suffixes of their losses: "_0", "_1" ..., and "" for the last."""
-    return dict(zip([*(f"_{i}" for i in range(len(layers) - 1)), ""], layers))
+    each = each_layer(layers)
+    return dict(zip([*(f"_{i}" for i in range(len(each) - 1)), ""], each))

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torchvision.ops import box_convert
 
 from models.classification import Classification, FocalClassification
 from util.box_ops import pairwise_giou, pairwise_iou
@@ -74,8 +73,7 @@ class HungarianMatcher:
         """Cost [B, S, Q, T] of assigning to each query (logits [B, S, Q, K], boxes [B, S, Q, 4]) each target of its
         image (labels [B, T], target_boxes [B, T, 4]). real [B, T]: False where an image has no further target.
         """
-        corners = box_convert(target_boxes, "cxcywh", "xyxy")[:, None]
-        giou = pairwise_giou(box_convert(boxes, "cxcywh", "xyxy"), corners, self.giou_eps)
+        giou = pairwise_giou(boxes, target_boxes[:, None], self.giou_eps)
         # A cost may depend on the best box of its image: that of another image's target is none.
         giou = giou.masked_fill(~real[:, None, None], -1)
         return (self.cost_class * self.classification.cost(logits, labels, giou)
@@ -104,7 +102,7 @@ class OneToManyMatcher:
             return torch.zeros(3, 0, dtype=torch.int64, device=logits.device)
         padded, real = (x.to(logits.device, non_blocking=True) for x in _padded_targets(counts))
         labels, target_boxes = (torch.cat([target[name] for target in targets])[padded] for name in ("labels", "boxes"))
-        ious = pairwise_iou(*(box_convert(x.to(boxes.dtype), "cxcywh", "xyxy") for x in (boxes, target_boxes)))
+        ious = pairwise_iou(boxes, target_boxes.to(boxes.dtype))
         prob = self.classification.prob(logits[:, None], labels)[:, 0]
         scores = self.prob_weight * prob + (1 - self.prob_weight) * ious  # [B, Q, T]
         scores = scores.masked_fill(~real[:, None], -1)

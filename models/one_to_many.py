@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from models.heads import Heads, Predictions, by_suffix, layer_predictions, split_queries
+from models.heads import Heads, LayerPredictions, Predictions, by_suffix, layer_predictions, split_queries
 from models.structures import DecoderOutput, Queries
 from util.errors import UserError
 from util.options import Options
@@ -45,15 +45,16 @@ class OneToMany(nn.Module):
         content = queries.content
         return replace(queries, attn_mask=self.mask(content.shape[1], content.device, primary))
 
-    def divided(self, layers: list[Predictions], decoded: DecoderOutput, primary: int
-                ) -> tuple[list[Predictions], dict[str, Predictions]]:
-        """The predictions of the first `primary` queries by layer, and those to be matched one-to-many by the suffix of
+    def divided(self, layers: LayerPredictions, decoded: DecoderOutput, primary: int
+                ) -> tuple[LayerPredictions, dict[str, Predictions]]:
+        """The predictions of the first `primary` queries, and those to be matched one-to-many by the suffix of
         their losses. layers: of the decoder's output `decoded`, without denoising queries."""
         if self.further_queries:
             layers, further = split_queries(layers, primary)
             return layers, by_suffix(further)
         if self.has_heads and self.training:
-            return layers, by_suffix(layer_predictions(decoded, self.class_embed, self.bbox_embed)[-len(layers):])
+            further = layer_predictions(decoded, self.class_embed, self.bbox_embed)
+            return layers, by_suffix({name: x[-len(layers[name]):] for name, x in further.items()})
         return layers, {}
 
 

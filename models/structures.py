@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.remembered import remembered
 from util.errors import UserError
 from util.nested_tensor import NestedTensor
+from util.precision import exact
 
 
 @dataclass
@@ -37,13 +38,12 @@ class FlatFeatures:
             lengths = [p.shape[-2] * p.shape[-1] for p in positions]
             pos = pos + torch.cat([e.expand(length, -1) for e, length in zip(level_embed, lengths)])
         masks = [m.mask for m in maps if m.mask is not None] or None  # all maps have one, or none
-        exact = torch.promote_types(pos.dtype, torch.float32)
         return cls(
             tokens=torch.cat([tokens(m.tensors) for m in maps], 1),
             pos=pos,
             padding=None if masks is None else torch.cat([mask.flatten(1) for mask in masks], 1),
             shapes=[(m.tensors.shape[-2], m.tensors.shape[-1]) for m in maps],
-            valid_ratios=None if masks is None else torch.stack([_valid_ratio(m) for m in masks], 1).to(exact),
+            valid_ratios=None if masks is None else torch.stack([_valid_ratio(m, pos.dtype) for m in masks], 1),
         )
 
     @property
@@ -78,7 +78,7 @@ class FlatFeatures:
         """Centre of every token in units of the unpadded image: [B, N, 2] as (x, y)."""
         if self.valid_ratios is None:
             centres = unpadded_centres(tuple(self.shapes), device=self.tokens.device,
-                                       dtype=torch.promote_types(self.tokens.dtype, torch.float32))
+                                       dtype=exact(self.tokens.dtype))
             return centres.expand(self.tokens.shape[0], -1, -1)
         return torch.cat([_centres(height, width, self.valid_ratios[:, level])
                           for level, (height, width) in enumerate(self.shapes)], 1)
@@ -109,9 +109,9 @@ def _centres(height: int, width: int, valid: Tensor) -> Tensor:
     return torch.stack(torch.broadcast_tensors(x, y), -1).flatten(1, 2)
 
 
-def _valid_ratio(mask: Tensor) -> Tensor:
-    valid = ~mask
-    return torch.stack([valid[:, 0, :].float().mean(1), valid[:, :, 0].float().mean(1)], -1)
+def _valid_ratio(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    valid = (~mask).to(exact(dtype))
+    return torch.stack([valid[:, 0, :].mean(1), valid[:, :, 0].mean(1)], -1)
 
 
 @dataclass

@@ -9,9 +9,14 @@ from util.options import TrainingOptions
 Model = TypeVar("Model", bound=nn.Module)
 
 
+def exact(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precision, float32 and float64 for themselves."""
+    return torch.float32 if dtype.itemsize < 4 else dtype
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """x itself in float32 or float64, a float32 copy of half precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(exact(x.dtype))
 
 
 def amp_dtype(options: TrainingOptions, flag: bool, device: torch.device) -> torch.dtype | None:

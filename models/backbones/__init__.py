@@ -4,14 +4,17 @@ An entry is `builder(options: BackboneOptions) -> nn.Module`. What it builds map
 feature maps, one for each of `return_interm_indices` (0 to 3, strides 4 to 32), and has `num_channels`, a list with the
 channels of each. An entry "prefix:NAME" builds all backbones whose name has that prefix.
 """
+import contextlib
 from collections.abc import Callable
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from models.backbones.convnext import CONVNEXTS, build_convnext
 from models.backbones.resnet import build_resnet
 from models.backbones.swin import SWINS, build_swin
+from models.layers.normed_conv import join_batch_norms, prepared
 from models.layers.position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine
 from models.registry import choose
 from util.errors import UserError
@@ -45,7 +48,9 @@ class Backbone(nn.Sequential):
 
     def forward(self, samples: NestedTensor) -> tuple[list[NestedTensor], list[Tensor]]:
         """One padded map per level, finest first, and their position encodings [B, C, H, W]."""
-        maps = [NestedTensor(x, resize_mask(samples.mask, x.shape[-2:])) for x in self[0](samples.tensors)]
+        compiled = torch.compiler.is_compiling() or self[0]._compiled_call_impl is not None
+        with contextlib.nullcontext() if compiled else prepared(self[0]):  # a graph holds the kernels' computation
+            maps = [NestedTensor(x, resize_mask(samples.mask, x.shape[-2:])) for x in self[0](samples.tensors)]
         return maps, [self.position(m) for m in maps]
 
 
@@ -56,6 +61,8 @@ def build_backbone(options: BackboneOptions, position: PositionOptions, hidden_d
     if not indices or indices != sorted(set(indices)) or not set(indices) <= {0, 1, 2, 3}:
         raise UserError(f"return_interm_indices={indices} must be ascending and from 0 to 3 (strides 4 to 32)")
     features = build(options)
+    if not options.use_checkpoint:  # each stage would compute the kernels again
+        join_batch_norms(features)
     for name, parameter in features.named_parameters():
         if not train or any(keyword in name for keyword in options.backbone_freeze_keywords or []):
             parameter.requires_grad_(False)

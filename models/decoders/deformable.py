@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.heads import Heads, LayerHeads
 from models.layers.activations import ACTIVATIONS
+from models.layers.attention import MultiheadAttention, additive
 from models.layers.deform_attn import make_attention
 from models.layers.initialise import initialise_matrices
 from models.layers.recompute import recomputed
@@ -25,7 +26,7 @@ class DeformableDecoderLayer(nn.Module):
         super().__init__()
         self.cross_attn = cross_attn
         self.norm1 = nn.LayerNorm(dim)
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, dim_feedforward)
         self.linear2 = nn.Linear(dim_feedforward, dim)
@@ -78,6 +79,7 @@ class DeformableDecoder(nn.Module):
         content, boxes = queries.content, queries.require("box_logits").sigmoid()
         hidden: list[Tensor] = []
         reference = [boxes]
+        mask = None if queries.attn_mask is None else additive(queries.attn_mask, content.dtype)
         for i, layer in enumerate(self.layers):
             if i and self.bbox_embed is not None:
                 refined = apply_box_delta(boxes, self.bbox_embed[i - 1](content), self.EPS).sigmoid()
@@ -87,7 +89,7 @@ class DeformableDecoder(nn.Module):
                 reference.append(boxes)
             level_reference = memory.on_levels(boxes)
             pos = self.position(queries, level_reference)
-            content = recomputed(layer, content, pos, level_reference, memory, queries.attn_mask,
+            content = recomputed(layer, content, pos, level_reference, memory, mask,
                                  enabled=self.use_checkpoint)
             hidden.append(content)
         return DecoderOutput(hidden, reference, self.EPS, self.norm)

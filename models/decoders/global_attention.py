@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from models.heads import Heads
+from models.layers.attention import MultiheadAttention, additive
 from models.layers.global_attention import GlobalAttentionLayer
 from models.layers.initialise import initialise_matrices
 from models.layers.recompute import recomputed
@@ -22,7 +23,7 @@ class GlobalDecoderLayer(GlobalAttentionLayer):
     def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float,
                  activation: Callable[[Tensor], Tensor], pre_norm: bool):
         super().__init__(dim, num_heads, dim_feedforward, dropout, activation, pre_norm)
-        self.multihead_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.multihead_attn = MultiheadAttention(dim, num_heads, dropout)
         self.norm3 = nn.LayerNorm(dim)
         initialise_matrices(self)
 
@@ -51,8 +52,9 @@ class GlobalDecoder(nn.Module):
     def forward(self, queries: Queries, memory: FlatFeatures) -> DecoderOutput:
         """Queries need `pos`. Their boxes, if they have any, enter every layer as they are."""
         content, pos, hidden = queries.content, queries.require("pos"), []
+        mask = None if queries.attn_mask is None else additive(queries.attn_mask, content.dtype)
         for layer in self.layers:
-            content = recomputed(layer, content, pos, memory, queries.attn_mask, enabled=self.use_checkpoint)
+            content = recomputed(layer, content, pos, memory, mask, enabled=self.use_checkpoint)
             hidden.append(self.norm(content))
         reference = None if queries.box_logits is None else [queries.box_logits.sigmoid()] * len(hidden)
         return DecoderOutput(hidden, reference)

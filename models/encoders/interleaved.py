@@ -30,8 +30,9 @@ class CrossScaleLayer(DeformableEncoderLayer):
     def forward(self, tokens: Tensor, pos: Tensor, reference: Tensor, memory: Tensor, features: FlatFeatures,
                 num_low: int = 0) -> Tensor:
         """See DeformableEncoderLayer; tokens[:, :num_low] are the low-level ones."""
-        tokens = self._attend(tokens, pos, reference, memory, features)
-        return torch.cat([self._small_feed_forward(tokens[:, :num_low]), self._feed_forward(tokens[:, num_low:])], 1)
+        low, high = self._attend(tokens, pos, reference, memory, features).split(
+            [num_low, tokens.shape[1] - num_low], 1)
+        return torch.cat([self._small_feed_forward(low), self._feed_forward(high)], 1)
 
     def _small_feed_forward(self, tokens: Tensor) -> Tensor:
         hidden = self.dropout(self.activation(self.linear12(tokens)))
@@ -61,13 +62,17 @@ class InterleavedEncoder(nn.Module):
         """features with the tokens [B, N, C] updated."""
         tokens, pos, reference = features.tokens, features.pos, features.reference_points()
         num_low = features.level_start[len(features.shapes) - self.enc_scale]
+        parts: dict[int, tuple[Tensor, Tensor]] = {}  # positions and references by the first token that is updated
         for i, layer in enumerate(self.layers):
             first = self._first_updated(i, features, num_low)
-            args: tuple = (tokens[:, first:], pos[:, first:], reference[:, first:], tokens, features)
+            if first not in parts:
+                parts[first] = pos[:, first:], reference[:, first:]
+            kept, old = tokens.split([first, tokens.shape[1] - first], 1) if first else (None, tokens)
+            args: tuple = (old, *parts[first], tokens, features)
             if isinstance(layer, CrossScaleLayer):
                 args = (*args, max(num_low - first, 0))
             updated = recomputed(layer, *args, enabled=self.use_checkpoint)
-            tokens = torch.cat([tokens[:, :first], updated], 1) if first else updated
+            tokens = updated if kept is None else torch.cat([kept, updated], 1)
         return features.with_tokens(tokens)
 
     def _first_updated(self, index: int, features: FlatFeatures, num_low: int) -> int:

@@ -29,7 +29,7 @@ class _Normalize(torch.autograd.Function):
 
 class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
     """torchvision's in one kernel, in the map's dtype. `after` follows it: the norm layers of some backbones hold their
-    activation."""
+    activation. A norm that is `joined` leaves its work to the NormedConv2d before it."""
 
     weight: Tensor
     bias: Tensor
@@ -39,11 +39,13 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
     def __init__(self, num_features: int, eps: float = 1e-5, after: nn.Module | None = None):
         super().__init__(num_features, eps)
         self.after = after
+        self.joined = False
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W]."""
-        normalize = _Normalize.apply if torch.is_grad_enabled() and x.requires_grad else _normalize
-        x = normalize(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
+        if not self.joined:
+            normalize = _Normalize.apply if torch.is_grad_enabled() and x.requires_grad else _normalize
+            x = normalize(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
         return x if self.after is None else self.after(x)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from models.layers.activations import ACTIVATIONS
+from models.layers.attention import MultiheadAttention
 from models.layers.initialise import initialise_matrices
 from util.errors import UserError
 from util.options import TransformerOptions
@@ -22,7 +23,7 @@ class GlobalAttentionLayer(nn.Module):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise UserError(f"hidden_dim={dim} is not a multiple of the {num_heads} heads of the {self.PART}")
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
         self.linear1 = nn.Linear(dim, dim_feedforward)
         self.linear2 = nn.Linear(dim_feedforward, dim)
         self.norm1 = nn.LayerNorm(dim)
@@ -45,7 +46,7 @@ class GlobalAttentionLayer(nn.Module):
     def _attend_self(self, x: Tensor, pos: Tensor, padding: Tensor | None = None,
                      attn_mask: Tensor | None = None) -> Tensor:
         """x and pos [B, N, C]; padding [B, N] is True on tokens that no one may attend to, attn_mask [N, N] where a
-        token may not attend to another.
+        token may not attend to another, or is what is added to its logits.
         """
         with_pos = x + pos
         return self.self_attn(with_pos, with_pos, x, key_padding_mask=padding, attn_mask=attn_mask,

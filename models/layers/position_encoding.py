@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from models.remembered import remembered
 from util.nested_tensor import NestedTensor
+from util.precision import exact
 
 
 class PositionEmbeddingSine(nn.Module):
@@ -22,7 +23,7 @@ class PositionEmbeddingSine(nn.Module):
         self.shift = 0.5 if centres else 0.0
 
     def forward(self, x: NestedTensor) -> Tensor:
-        dtype = torch.promote_types(x.tensors.dtype, torch.float32)  # half precision cannot count to W
+        dtype = exact(x.tensors.dtype)  # half precision cannot count to W
         temperatures = self.temperature_h, self.temperature_w
         if x.mask is None:
             batch, _, height, width = x.tensors.shape

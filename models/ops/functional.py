@@ -149,7 +149,7 @@ def _check(value: Tensor, spatial_shapes: list[tuple[int, int]], locations: Tens
                          f"for value {tuple(value.shape)} and {len(spatial_shapes)} maps")
     if locations.device != value.device:
         raise ValueError(f"sampling_locations are on {locations.device}, value is on {value.device}")
-    return locations.to(torch.promote_types(value.dtype, torch.float32))
+    return locations.to(torch.float32 if value.dtype.itemsize < 4 else value.dtype)
 
 
 def _is_size(shape: object) -> bool:
