@@ -101,8 +101,10 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 
 
 def split_queries(layers: LayerPredictions, count: int) -> tuple[LayerPredictions, LayerPredictions]:
-    """The predictions of the first `count` queries, and those of the others."""
-    parts = {name: x.split([count, x.shape[2] - count], 2) for name, x in layers.items()}
+    """The predictions of the first `count` queries, of all if there are fewer, and those of the others."""
+    queries = layers["pred_boxes"].shape[2]
+    count = min(count, queries)
+    parts = {name: x.split([count, queries - count], 2) for name, x in layers.items()}
     return {name: first for name, (first, _) in parts.items()}, {name: others for name, (_, others) in parts.items()}
 
 

@@ -2,8 +2,6 @@
 
 B batch, Q queries, N keys, C channels, M heads, D = C / M channels per head.
 """
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,19 +15,20 @@ class MultiheadAttention(nn.MultiheadAttention):
         super().__init__(dim, num_heads, dropout=dropout, batch_first=True)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
-                need_weights: bool = True, attn_mask: Tensor | None = None, **further: Any
-                ) -> tuple[Tensor, Tensor | None]:
+                need_weights: bool = True, attn_mask: Tensor | None = None, average_attn_weights: bool = True,
+                is_causal: bool = False) -> tuple[Tensor, Tensor | None]:
         """query [B, Q, C]; key and value [B, N, C]; key_padding_mask [B, N], True for keys that no query sees;
         attn_mask [Q, N], True where a query does not see a key, or what is added to its logit. Returns [B, Q, C], and
-        the weights with need_weights (see PyTorch's for `further`)."""
-        if need_weights:
-            return super().forward(query, key, value, key_padding_mask, need_weights, attn_mask, **further)
-        heads = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in self._projected(query, key, value))
+        the weights with need_weights; the other two are PyTorch's."""
+        if need_weights or is_causal:
+            return super().forward(query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights,
+                                   is_causal)
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in self._projected(query, key, value))
         mask = None if attn_mask is None else additive(attn_mask, query.dtype)
         if key_padding_mask is not None:
             unseen = additive(key_padding_mask, query.dtype)[:, None, None]
             mask = unseen if mask is None else mask + unseen
-        attended = F.scaled_dot_product_attention(*heads, mask, self.dropout if self.training else 0.0)
+        attended = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(attended.transpose(1, 2).flatten(2)), None
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:

@@ -19,8 +19,7 @@ class NormedConv2d(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm2d):
-        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-                         conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode, device="meta")
+        super().__init__(**_arguments(conv))
         self.weight, self.bias = conv.weight, conv.bias
         self.norms = (norm,)  # a tuple: its buffers have names elsewhere
         self.kernel: Kernel | None = None  # see `prepared`
@@ -48,8 +47,8 @@ def normed_kernels(convs: Sequence[NormedConv2d]) -> list[Kernel]:
 def prepared(features: nn.Module) -> Iterator[None]:
     """Computes the kernels of all NormedConv2d of a model at once, for the forward pass inside this context."""
     convs = [module for module in features.modules() if isinstance(module, NormedConv2d)]
-    trained = [conv for conv in convs if conv.weight.requires_grad]
-    frozen = [conv for conv in convs if not conv.weight.requires_grad]  # all that is made at once has a gradient or none
+    trained = [conv for conv in convs if conv.weight.requires_grad]  # apart: what is made at once has one graph
+    frozen = [conv for conv in convs if not conv.weight.requires_grad]
     try:
         for group in (trained, frozen):
             for conv, kernel in zip(group, normed_kernels(group) if group else []):
@@ -93,9 +92,7 @@ def separate_batch_norms(features: nn.Module) -> None:
     for name, module in list(features.named_modules()):
         if isinstance(module, NormedConv2d):
             module.norms[0].joined = False  # assigned from outside: only here
-            conv = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, module.stride,
-                             module.padding, module.dilation, module.groups, module.bias is not None,
-                             module.padding_mode, device="meta").train(module.training)
+            conv = nn.Conv2d(**_arguments(module)).train(module.training)
             conv.weight, conv.bias = module.weight, module.bias  # assigned from outside: it is no layer of this project
             _replace(features, name, conv)
 
@@ -131,6 +128,12 @@ class _Calls(TorchDispatchMode):
                  for x in (arg if isinstance(arg, (list, tuple)) else [arg]) if isinstance(x, Tensor)]
         self.noted.append((str(function.overloadpacket), given, result[0] if isinstance(result, tuple) else result))
         return result
+
+
+def _arguments(conv: nn.Conv2d) -> dict[str, Any]:
+    """Of nn.Conv2d, for one of the same shape that gets its parameters later."""
+    same = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {name: getattr(conv, name) for name in same} | {"bias": conv.bias is not None, "device": "meta"}
 
 
 def _replace(features: nn.Module, name: str, module: nn.Module) -> None:

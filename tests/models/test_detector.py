@@ -59,6 +59,8 @@ def test_auxiliary_outputs(build_sdetr, aux_loss, layers):
     model = build_sdetr("detr_r50", aux_loss=aux_loss)[0]
     decoded = DecoderOutput([torch.randn(1, 2, 32) for _ in range(3)])
     predictions = model.predictions(decoded)
-    assert len(predictions) == layers
+    assert len(predictions["pred_boxes"]) == layers
     outputs = model.outputs(predictions, decoded, 2)
-    assert outputs["aux_outputs"] == predictions[:-1] and outputs["pred_boxes"] is predictions[-1]["pred_boxes"]
+    for name, values in predictions.items():
+        found = [layer[name] for layer in [*outputs["aux_outputs"], outputs]]
+        assert all(torch.equal(x, value) for x, value in zip(found, values, strict=True))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.heads import LayerHeads, SharedHeads, by_suffix, layer_predictions, split_queries
+from models.heads import LayerHeads, SharedHeads, by_suffix, each_layer, layer_predictions, split_queries
 from models.layers.mlp import MLP
 from models.structures import DecoderOutput
 
@@ -49,7 +49,7 @@ def test_predictions_relative_to_the_references(coordinates, shared):
     for head in heads.bbox_embed:
         nn.init.normal_(head.output.weight)
     decoded = make_output(coordinates)
-    layers = layer_predictions(decoded, heads.class_embed, heads.bbox_embed)
+    layers = each_layer(layer_predictions(decoded, heads.class_embed, heads.bbox_embed))
     assert len(layers) == LAYERS
     for i, layer in enumerate(layers):
         torch.testing.assert_close(layer["pred_logits"], heads.class_embed[i](decoded.hidden[i]))
@@ -60,7 +60,7 @@ def test_predictions_relative_to_the_references(coordinates, shared):
 
 def test_predictions_without_references():
     heads, hidden = SharedHeads(DIM, CLASSES, focal=True), make_output().hidden
-    layers = layer_predictions(DecoderOutput(hidden), heads.class_embed, heads.bbox_embed)
+    layers = each_layer(layer_predictions(DecoderOutput(hidden), heads.class_embed, heads.bbox_embed))
     for layer, state in zip(layers, hidden, strict=True):
         torch.testing.assert_close(layer["pred_boxes"], heads.bbox_embed(state).sigmoid())
         torch.testing.assert_close(layer["pred_logits"], heads.class_embed(state))
@@ -70,20 +70,32 @@ def test_the_inverse_sigmoid_is_the_decoders():
     heads = LayerHeads(DIM, CLASSES, 1)
     for eps in (1e-3, 1e-5):
         decoded = DecoderOutput([torch.zeros(1, 1, DIM)], [torch.zeros(1, 1, 4)], eps)
-        layer, = layer_predictions(decoded, heads.class_embed, heads.bbox_embed)
+        layer, = each_layer(layer_predictions(decoded, heads.class_embed, heads.bbox_embed))
         torch.testing.assert_close(layer["pred_boxes"], torch.full((1, 1, 4), eps), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("last_only", [False, True])
+def test_of_all_layers_or_the_last(last_only):
+    heads, decoded = SharedHeads(DIM, CLASSES, focal=True), make_output()
+    layers = layer_predictions(decoded, heads.class_embed, heads.bbox_embed, last_only)
+    depth = 1 if last_only else LAYERS
+    assert layers["pred_logits"].shape == (depth, 2, 6, CLASSES) and layers["pred_boxes"].shape == (depth, 2, 6, 4)
+    torch.testing.assert_close(layers["pred_logits"][-1], heads.class_embed(decoded.hidden[-1]))
 
 
 @pytest.mark.parametrize("count", [0, 2, 6, 9])
 def test_split_queries(count):
-    layers = [{"pred_logits": torch.randn(1, 6, 3), "pred_boxes": torch.rand(1, 6, 4)} for _ in range(2)]
+    layers = {"pred_logits": torch.randn(2, 1, 6, 3), "pred_boxes": torch.rand(2, 1, 6, 4)}
     first, others = split_queries(layers, count)
-    for whole, a, b in zip(layers, first, others, strict=True):
-        assert a["pred_boxes"].shape[1] == min(count, 6)
-        assert all(torch.equal(torch.cat([a[name], b[name]], 1), whole[name]) for name in whole)
+    for name, whole in layers.items():
+        assert first[name].shape[2] == min(count, 6)
+        assert torch.equal(torch.cat([first[name], others[name]], 2), whole)
 
 
 def test_suffixes_of_the_losses():
-    layers = [{"layer": torch.tensor(i)} for i in range(3)]
-    assert by_suffix(layers) == {"_0": layers[0], "_1": layers[1], "": layers[2]}
-    assert by_suffix(layers[:1]) == {"": layers[0]}
+    layers = {"pred_logits": torch.randn(3, 1, 6, 2)}
+    assert each_layer(layers)[1].keys() == layers.keys()
+    of = {suffix: layer["pred_logits"] for suffix, layer in by_suffix(layers).items()}
+    assert list(of) == ["_0", "_1", ""]
+    assert all(torch.equal(found, wanted) for found, wanted in zip(of.values(), layers["pred_logits"], strict=True))
+    assert list(by_suffix({"pred_logits": layers["pred_logits"][:1]})) == [""]

@@ -4,13 +4,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import build_model
-from models.backbones import Backbone
-from models.inference import fold_batch_norms, foldable_pairs, for_inference, to_half
+from models.inference import for_inference, to_half
 from models.layers.frozen_batch_norm import FrozenBatchNorm2d
+from models.layers.normed_conv import fold_batch_norms
 from tests.inference.detectors import CONFIGS
 from util.config import load_config
 
@@ -25,99 +24,10 @@ def model(tiny_config):
     return model
 
 
-def test_folded_batch_norms_are_gone_and_change_nothing(model):
-    images = torch.rand(1, 3, 64, 96)
-    wanted = model.backbone[0](images)
-    fold_batch_norms(model.backbone)
-    assert not any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
-    for found, expected in zip(model.backbone[0](images), wanted):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-
-
-class Apart(nn.Module):
-    """A norm that does not follow a convolution."""
-    num_channels = [4]
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 4, 1), FrozenBatchNorm2d(4)
-
-    def forward(self, x):
-        return [self.norm(self.conv(x).relu())]
-
-
-class ReadTwice(Apart):
-    def forward(self, x):
-        x = self.conv(x)
-        return [self.norm(x) + x]
-
-
-class Returned(Apart):
-    """The convolution's output is a map too."""
-
-    def forward(self, x):
-        x = self.conv(x)
-        return [x, self.norm(x)]
-
-
-class RunTwice(Apart):
-    """A convolution with and without a norm."""
-
-    def forward(self, x):
-        return [self.norm(self.conv(x)), self.conv(2 * x)]
-
-
-class SharedNorm(Apart):
-    def forward(self, x):
-        return [self.norm(self.norm(self.conv(x)))]
-
-
-class Standardised(nn.Conv2d):
-    """As timm's StdConv2d: what it holds is not what it computes with."""
-
-    def forward(self, x):
-        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
-
-
-class OfAnotherKind(Apart):
-    def __init__(self):
-        super().__init__()
-        self.conv = Standardised(3, 4, 1)
-
-    def forward(self, x):
-        return [self.norm(self.conv(x))]
-
-
-@pytest.mark.parametrize("kind", [Apart, ReadTwice, Returned, RunTwice, SharedNorm, OfAnotherKind])
-def test_other_batch_norms_stay(kind):
-    backbone = Backbone(kind(), nn.Identity()).eval()
-    fold_batch_norms(backbone)
-    assert isinstance(backbone[0].norm, FrozenBatchNorm2d)
-
-
-@pytest.mark.parametrize("name, pairs", [("resnet50", 53), ("timm:tf_efficientnet_lite0", None),
-                                         ("timm:resnetv2_50x1_bit", 0)])
-def test_backbones_with_folded_norms_make_the_same_maps(tiny_dino, name, pairs):
-    if name.startswith("timm"):
-        pytest.importorskip("timm")
-    backbone = build_model(tiny_dino(backbone=name))[0].backbone.eval()
-    norms = [module for module in backbone.modules() if isinstance(module, FrozenBatchNorm2d)]
-    with torch.no_grad():
-        for norm in norms:
-            norm.running_mean.uniform_(-0.2, 0.2)
-            norm.running_var.uniform_(0.8, 1.2)
-        assert len(foldable_pairs(backbone)) == (len(norms) if pairs is None else pairs)
-        images = torch.rand(1, 3, 65, 96)
-        wanted = backbone[0](images)
-        fold_batch_norms(backbone)
-        for found, expected in zip(backbone[0](images), wanted, strict=True):
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_computes_coordinates_and_scores_in_float32(model, dtype):
     half = copy.deepcopy(model)
-    fold_batch_norms(half.backbone)
+    fold_batch_norms(half.backbone[0])
     to_half(half, dtype)
     kinds = {name: parameter.dtype for name, parameter in half.named_parameters()}
     heads = [name for name in kinds if "class_embed" in name or "bbox_embed" in name]

@@ -3,9 +3,9 @@ import math
 
 import pytest
 import torch
-from torchvision.ops import generalized_box_iou
+from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
-from util.box_ops import giou, inverse_sigmoid, pairwise_giou
+from util.box_ops import corners, giou, giou_and_iou, inverse_sigmoid, iou, pairwise_giou, pairwise_iou
 
 
 def test_it_inverts_the_sigmoid():
@@ -38,36 +38,62 @@ def test_dtype_and_input_stay(dtype):
 
 
 def random_boxes(*size):
-    corners = torch.rand(*size, 2, 2, dtype=torch.float64)
-    return torch.cat([corners.amin(-2), corners.amax(-2)], -1)
+    upper_left, lower_right = torch.rand(*size, 2, 2, dtype=torch.float64).sort(-2).values.unbind(-2)
+    return torch.cat([(upper_left + lower_right) / 2, lower_right - upper_left], -1)
 
 
-def test_pairwise_giou_is_that_of_each_image():
+def as_xyxy(boxes):
+    return box_convert(boxes, "cxcywh", "xyxy")
+
+
+def test_corners():
+    boxes = random_boxes(3, 7)
+    torch.testing.assert_close(torch.cat(corners(boxes), -1), as_xyxy(boxes))
+
+
+@pytest.mark.parametrize("found, wanted", [(pairwise_giou, generalized_box_iou), (pairwise_iou, box_iou)])
+def test_pairs_are_those_of_each_image(found, wanted):
+    """Of random boxes: apart, overlapping and one inside the other."""
     torch.manual_seed(0)
-    a, b = random_boxes(2, 3, 5), random_boxes(2, 1, 4)
-    found = pairwise_giou(a, b)
-    assert found.shape == (2, 3, 5, 4)
+    a, b = random_boxes(2, 3, 40), random_boxes(2, 1, 30)
+    values = found(a, b)
+    assert values.shape == (2, 3, 40, 30)
     for image in range(2):
         for s in range(3):
-            torch.testing.assert_close(found[image, s], generalized_box_iou(a[image, s], b[image, 0]))
+            torch.testing.assert_close(values[image, s], wanted(as_xyxy(a[image, s]), as_xyxy(b[image, 0])))
 
 
-def test_pairwise_giou_of_boxes_that_touch_and_of_tiny_ones():
-    boxes = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 1], [0.5, 0.5, 0.5001, 0.5001]], dtype=torch.float64)
-    torch.testing.assert_close(pairwise_giou(boxes, boxes), generalized_box_iou(boxes, boxes))
+def test_both_at_once():
+    """As one by one; only the GIoU has a gradient, that of torchvision's."""
+    torch.manual_seed(0)
+    a, b = random_boxes(50).requires_grad_(), random_boxes(50)
+    gious, ious = giou_and_iou(a, b, 1e-6)
+    torch.testing.assert_close(gious, giou(a, b, 1e-6))
+    torch.testing.assert_close(ious, iou(a, b))
+    assert not ious.requires_grad
+    found, = torch.autograd.grad(giou(a, b).sum(), a)
+    wanted, = torch.autograd.grad(generalized_box_iou(as_xyxy(a), as_xyxy(b)).diag().sum(), a)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_boxes_that_touch_and_tiny_ones():
+    boxes = torch.tensor([[0.5, 0.5, 1, 1], [1.5, 0.5, 1, 1], [0.50005, 0.50005, 1e-4, 1e-4]], dtype=torch.float64)
+    torch.testing.assert_close(pairwise_giou(boxes, boxes), generalized_box_iou(as_xyxy(boxes), as_xyxy(boxes)))
     assert pairwise_giou(boxes, boxes[:0]).shape == (3, 0)
+    assert pairwise_iou(boxes, boxes[:0]).shape == (3, 0)
 
 
 def test_giou_with_a_constant():
     """Boxes of 2 x 2 px in an image of 800 x 800, the second 1 px to the right: union 6 px, hull 6 px, common 2 px."""
-    a = torch.tensor([10, 10, 12, 12], dtype=torch.float64) / 800
-    b = torch.tensor([11, 10, 13, 12], dtype=torch.float64) / 800
+    a = torch.tensor([11, 11, 2, 2], dtype=torch.float64) / 800
+    b = torch.tensor([12, 11, 2, 2], dtype=torch.float64) / 800
     pixel = 1 / 800**2
     assert giou(a, b).item() == pytest.approx(2 / 6)
     assert giou(a, b, 1e-6).item() == pytest.approx(2 * pixel / (6 * pixel + 1e-6)) == pytest.approx(0.3012, abs=1e-4)
-    apart = b + torch.tensor([2, 0, 2, 0]) / 800  # union 8 px, hull 10 px, nothing in common
+    apart = b + torch.tensor([2, 0, 0, 0]) / 800  # union 8 px, hull 10 px, nothing in common
     assert giou(a, apart, 1e-6).item() == pytest.approx(-2 * pixel / (10 * pixel + 1e-6))
     assert giou(a, a, 1e-6).item() == pytest.approx(4 * pixel / (4 * pixel + 1e-6))
     torch.testing.assert_close(pairwise_giou(a[None], b[None], 1e-6)[0, 0], giou(a, b, 1e-6))
     empty = torch.zeros(4, dtype=torch.float64)
     assert giou(empty, empty).isnan() and giou(empty, empty, 1e-6) == 0
+    assert iou(empty, empty) == 0

@@ -81,9 +81,11 @@ def test_gradient_between_the_layers_boxes(make_features, detach):
 
 def test_attention_mask_reaches_every_layer(make_features):
     decoder, queries = make_decoder([Record(), Record()]), make_queries()
-    queries.attn_mask = torch.zeros(5, 5, dtype=torch.bool)
+    queries.attn_mask = torch.eye(5, dtype=torch.bool)
     decoder(queries, make_features(SHAPES, DIM, valid=[SHAPES[-1]] * 2))
-    assert all(layer.args[4] is queries.attn_mask for layer in decoder.layers)
+    masks = [layer.args[4] for layer in decoder.layers]
+    assert masks[0] is masks[1]  # made additive once
+    assert torch.equal(masks[0], torch.zeros(5, 5).masked_fill(queries.attn_mask, -torch.inf))
 
 
 def test_layer(make_features):
