@@ -85,7 +85,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--find_batch_size", action="store_true",
         help="split batch_size * grad_accum_steps into the largest batches that fit into memory")
     add("--compile", nargs="?", const="inductor", metavar="BACKEND",
-        help="torch.compile backbone, encoder and decoder; slow at the start and at every new image size")
+        help="torch.compile backbone, encoder and decoder for a training, slow at the start; with --benchmark: measure "
+             "detection compiled, too")
     add("--debug", action="store_true",
         help=f"stop every epoch and evaluation after {DEBUG_BATCHES} batches")
     add("--find_unused_params", action="store_true", help="let DDP tolerate parameters without gradient")
@@ -212,7 +213,7 @@ def run_benchmark(run: RunOptions, options: Options, data: DetectionData | None,
     else:
         generator = torch.Generator().manual_seed(run.seed)
         images = [torch.randn(3, *(run.benchmark_size or (800, 1066)), generator=generator)]
-    print(benchmark(model, images, device, amp_dtype(options.training, run.amp, device)), flush=True)
+    print(benchmark(model, images, device, amp_dtype(options.training, run.amp, device), run.compile), flush=True)
 
 
 def run_test(run: RunOptions, options: Options, data: DetectionData, model: nn.Module, postprocess: PostProcess,

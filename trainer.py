@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.amp import GradScaler
-from torch.nn.parallel import DistributedDataParallel
 
 from datasets.augmentation import Augmentation
 from datasets.coco import CocoDetection, check_num_classes
@@ -29,7 +28,7 @@ from models.criterion import SetCriterion
 from models.postprocess import PostProcess
 from util.checkpoint import checksum, copy_checkpoint, load_weights, read_checkpoint, write_checkpoint
 from util.class_names import disagreement
-from util.distributed import all_gather, barrier, is_main, rank, world_size
+from util.distributed import all_gather, barrier, data_parallel, is_main, rank, world_size
 from util.errors import UserError
 from util.files import remove_unfinished
 from util.finished_epoch import AP, FinishedEpoch, best_epochs, logged_ap
@@ -76,9 +75,8 @@ class Trainer:
         state = self._build_state(model)
         wrapped: nn.Module = model
         if torch.distributed.is_initialized():
-            device_ids = [self.device.index] if self.device.type == "cuda" else None
-            wrapped = DistributedDataParallel(model, device_ids=device_ids,
-                                              find_unused_parameters=self.run_options.find_unused_params)
+            wrapped = data_parallel(model, self.device, self.run_options.find_unused_params,
+                                    self.options.training.ddp_bf16)
         self._open_logs(model, state)
         finished = False
         try:

@@ -2,16 +2,18 @@
 import contextlib
 import copy
 import logging
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from measure import speed
 from measure.memory import peak_memory
+from measure.speed import measure_speed
+from models.compiled import CompiledDetector
 from models.detector import Detector
+from models.inference import for_inference
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +26,7 @@ def _grid_sample_flops(input_shape: tuple, grid_shape: tuple, *args, out_shape: 
 # Counted besides torch's own (convolutions, matrix products, attention); in FLOPs, two per multiply-add.
 FORMULAS = {torch.ops.aten.grid_sampler_2d: _grid_sample_flops}
 
-SECONDS = 10.0  # for which a speed is measured
-
-
-@dataclass
-class Speed:
-    """Images per second at a batch size."""
-
-    batch: int
-    fps: float
+BATCHES = 1, 4, 8  # images in a batch whose speed is measured
 
 
 def count_flops(model: Detector, size: tuple[int, int]) -> dict[str, float]:
@@ -94,51 +88,36 @@ def mean_flops(model: Detector, sizes: Iterable[tuple[int, int]]) -> dict[str, f
     return {part: sum(row[part] for row in rows) / len(rows) for part in rows[0]}
 
 
-@torch.no_grad()
-def measure_speed(model: nn.Module, images: list[Tensor], batch: int, device: torch.device,
-                  amp_dtype: torch.dtype | None, seconds: float | None = None) -> Speed:
-    """Times at least 3 forward passes on batches of `images` (cycled), for about `seconds`, after one to warm up.
-
-    SECONDS is the default.
-    """
-    model.eval()
-
-    def run(first: int) -> float:
-        inputs = [images[(first + i) % len(images)].to(device) for i in range(batch)]
-        start = time.perf_counter()
-        with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
-            model(inputs)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    run(0)
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < (SECONDS if seconds is None else seconds):
-        times.append(run(len(times) * batch))
-    return Speed(batch, len(times) * batch / sum(times))
-
-
-def benchmark(model: Detector, images: list[Tensor], device: torch.device, amp_dtype: torch.dtype | None) -> str:
-    """The table that --benchmark prints, for images [3, H, W]."""
+def benchmark(model: Detector, images: list[Tensor], device: torch.device, amp_dtype: torch.dtype | None,
+              compiler: str | None = None) -> str:
+    """The table that --benchmark prints, for images [3, H, W]. amp_dtype: of the weights, see for_inference.
+    compiler: a backend of torch.compile, whose speed is then measured too."""
     image_sizes = [(image.shape[1], image.shape[2]) for image in images]
     flops = mean_flops(model, image_sizes)
     total, trained = count_parameters(model)
-    logger.info("%.1f GFLOPs, %.2f M parameters; timing batches of 1 and 4, each for %d s or three passes",
-                flops["total"], total / 1e6, SECONDS)
+    detector = for_inference(model, amp_dtype)
+    programs: dict[str, Callable[[list[Tensor]], object]] = {"eager": detector}
+    if compiler is not None:
+        programs["compiled"] = CompiledDetector(detector, compiler)
+    logger.info("%.1f GFLOPs, %.2f M parameters; timing batches of %s images, each for %d s or three passes",
+                flops["total"], total / 1e6, ", ".join(map(str, BATCHES)), speed.SECONDS)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    speeds = [measure_speed(model, images, batch, device, amp_dtype) for batch in (1, 4)]
+    speeds = {(name, batch): measure_speed(detect, images, batch, device)
+              for name, detect in programs.items() for batch in BATCHES}
     (height, width), *others = set(image_sizes)
     inputs = f"mean of {len(images)} images" if others else f"one image of {height}x{width} px"
     rows = [("parameters (M)", f"{total / 1e6:.2f}"), ("  of these trained (M)", f"{trained / 1e6:.2f}"),
             ("GFLOPs", f"{flops.pop('total'):.1f}")]
     rows += [(f"  {part}", f"{value:.1f}") for part, value in flops.items() if part != "other" or value >= 0.05]
-    rows += [(f"images/s, batch {speed.batch}", f"{speed.fps:.2f}") for speed in speeds]
     rows += [("peak memory (MB)", f"{peak_memory(device):.0f}")]
-    dtype = "float32" if amp_dtype is None else f"autocast {str(amp_dtype).removeprefix('torch.')}"
+    dtype = "float32" if amp_dtype is None else str(amp_dtype).removeprefix("torch.")
     heading = f"{inputs}; {device_name(device)}, {dtype}"
-    return "\n".join([heading, "-" * len(heading), *(f"{name:<28}{value:>12}" for name, value in rows)])
+    lines = [f"{name:<28}{value:>12}" for name, value in rows]
+    lines += ["", f"{'detection':<28}{'images/s':>12}{'ms, p50':>12}{'ms, p95':>12}"]
+    lines += [f"{f'{name}, batch {batch}':<28}" + "".join(f"{value:>12.2f}" for value in (
+        found.fps, found.percentile(50), found.percentile(95))) for (name, batch), found in speeds.items()]
+    return "\n".join([heading, "-" * len(heading), *lines])
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

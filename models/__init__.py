@@ -1,8 +1,7 @@
 """Detectors by name."""
 from collections.abc import Callable
 
-import torch
-
+from models.compiled import require_compiler
 from models.deformable_detr import build_deformable_detr
 from models.detector import Detector
 from models.detr import build_detr
@@ -11,7 +10,6 @@ from models.parts import Built
 from models.registry import choose
 from models.sdetr import build_lite_sdetr, build_sdetr
 from util.config import Config
-from util.errors import UserError, nearest
 from util.options import Options, parse_options
 
 MODELS: dict[str, Callable[[Options], Built]] = {
@@ -40,9 +38,7 @@ def compile_parts(model: Detector, backend: str) -> None:
     """Compiles backbone, encoders and decoders in place, for images of any size. Raises UserError for a backend that
     torch does not have.
     """
-    backends = torch.compiler.list_backends(exclude_tags=())
-    if backend not in backends:
-        raise UserError(f"--compile {backend}: torch has no such backend.{nearest(backend, backends)}")
+    require_compiler(backend)
     for part, paths in model.parts().items():
         if part.startswith(("backbone", "encoder", "decoder")):
             for path in paths:

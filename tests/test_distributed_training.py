@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch.nn.parallel import DistributedDataParallel
 
 from models import build_model
 from models.criterion import weighted_sum
+from util.distributed import data_parallel
 
 
 def batch(counts):
@@ -20,11 +20,11 @@ def batch(counts):
     return images, targets
 
 
-def gradients(config, images, targets, parallel=False):
+def gradients(config, images, targets, parallel=False, bf16=False):
     torch.manual_seed(0)
     model, criterion, _ = build_model(config)
     model.double().train(), criterion.double().train()
-    wrapped = DistributedDataParallel(model) if parallel else model
+    wrapped = data_parallel(model, torch.device("cpu"), bf16=bf16) if parallel else model
     losses = criterion(wrapped(images, targets), targets)
     weighted_sum(losses, criterion.weight_dict).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
@@ -54,6 +54,8 @@ def worker(rank, cases, address, results):
     for name, (config, counts) in cases.items():
         images, targets = batch(counts)
         found[name] = gradients(config, images[rank:rank + 1], targets[rank:rank + 1], parallel=True)
+        if name == "denoising":
+            found["bfloat16"] = gradients(config, images[rank:rank + 1], targets[rank:rank + 1], True, bf16=True)
     torch.save(found, f"{results}/{rank}.pth")
     dist.destroy_process_group()
 
@@ -85,3 +87,14 @@ def test_one_process_without_boxes_still_gives_every_parameter_a_gradient(found)
     assert_equal_gradients(first, second)
     assert all(gradient is not None for gradient in first.values())
     assert first["label_enc.weight"].abs().sum() > 0
+
+
+def test_gradients_in_bfloat16_are_those_rounded(found):
+    """Each addend and their mean keep 8 binary digits; the processes have the same."""
+    exact, rounded = found[0]["denoising"], found[0]["bfloat16"]
+    assert_equal_gradients(rounded, found[1]["bfloat16"])
+    differing = 0
+    for name, gradient in exact.items():
+        differing += not torch.equal(rounded[name], gradient)
+        assert (rounded[name] - gradient).norm() <= 2 ** -6 * gradient.norm() + 1e-10, name
+    assert differing > len(exact) / 2

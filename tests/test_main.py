@@ -62,7 +62,7 @@ def test_train_writes_log_checkpoints_config_and_scalars(trained):
 
 
 def test_each_annotation_file_is_read_and_the_config_parsed_once(call, tmp_path, coco_root, monkeypatch):
-    monkeypatch.setattr("measure.model_cost.SECONDS", 0.0)
+    monkeypatch.setattr("measure.speed.SECONDS", 0.0)
     data = shutil.copytree(coco_root, tmp_path / "data")
     shutil.copytree(data / "val2017", data / "test2017")
     shutil.copy(data / "annotations/instances_val2017.json", data / "annotations/image_info_test-dev2017.json")
@@ -404,6 +404,7 @@ def test_fine_tuning_keeps_the_classes_that_both_sets_have(call, trained_auto, t
     (["--eval", "--resume", "auto"], "--resume auto"),
     (["--pretrain_model_path", "a.pth", "--resume", "b.pth"], "choose"),
     (["--eval", "--resume", "a.pth", "--note", "x"], "--note"),
+    (["--eval", "--resume", "a.pth", "--compile"], "--compile"),
     (["--test", "--resume", "a.pth", "--per_class"], "--per_class"),
     (["--rank", "1"], "--world_size"),
     (["--world_size", "2"], "--dist_url"),
@@ -465,12 +466,26 @@ def test_a_released_checkpoint_cannot_be_resumed_as_a_training(call, trained, tm
 
 
 def test_benchmark_needs_no_data(call, capsys, monkeypatch):
-    monkeypatch.setattr("measure.model_cost.SECONDS", 0.1)
+    monkeypatch.setattr("measure.speed.SECONDS", 0.1)
     assert call("--benchmark", "--benchmark_only", "--benchmark_size", 64, 96, data=None) == 0
     table = capsys.readouterr().out
     for row in ("64x96", "parameters (M)", "GFLOPs", "backbone", "input projection", "encoder", "query selection",
-                "decoder", "heads", "images/s, batch 1", "images/s, batch 4", "peak memory", "float32"):
+                "decoder", "heads", "eager, batch 1", "eager, batch 4", "eager, batch 8", "p50", "p95", "images/s",
+                "peak memory", "float32"):
         assert row in table
+    assert "compiled" not in table
+
+
+def test_benchmark_of_the_compiled_detector(call, capsys, monkeypatch):
+    monkeypatch.setattr("measure.speed.SECONDS", 0.0)
+    assert call("--benchmark", "--benchmark_only", "--benchmark_size", 64, 96, "--compile", "eager", "--amp",
+                data=None) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if ", batch " in line]
+    assert [" ".join(line[:3]) for line in lines] == [
+        f"{name}, batch {batch}" for name in ("eager", "compiled") for batch in (1, 4, 8)]
+    for line in lines:
+        fps, p50, p95 = map(float, line[3:])
+        assert fps > 0 and 0 < p50 <= p95
 
 
 def test_sigterm_ends_with_a_checkpoint_and_the_resumed_run_equals_one_never_stopped(call, config_file, coco_root,
@@ -524,7 +539,7 @@ def test_the_published_sdetr_command(tiny_sdetr, coco_root, tmp_path, free_port)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdetr_r50", "detr_r50", "lite_sdetr_r50"])
 def test_models_of_config_sdetr_train_evaluate_resume_and_benchmark(call, tiny_sdetr, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("measure.model_cost.SECONDS", 0.0)
+    monkeypatch.setattr("measure.speed.SECONDS", 0.0)
     config, out = tmp_path / "small.py", tmp_path / "run"
     tiny_sdetr(name, lr=1e-3, lr_drop=100).dump(config)
     assert call("-c", config, "--output_dir", out, options=["epochs=1"]) == 0

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from common import add_options_flag, add_size_flag, run_tool, tool_parser
 from measure.memory import measure_memory
-from measure.model_cost import measure_speed
+from measure.speed import measure_speed
 from measuring import (
     DTYPES,
     IMPLEMENTATIONS,
@@ -50,10 +51,11 @@ def infer(setting: Setting, names: list[str], seconds: float, rounds: int) -> di
     own = model if setting.device.type == "cuda" else None  # another process builds its own
     memory = {name: isolated_on_cpu(setting.device, inference_memory, setting, name, own) for name in names}
     fps: dict[str, list[float]] = {name: [] for name in names}
+    detect = partial(forward, setting, model)
     for _ in range(rounds):
         for name in names:
             with implementation(name):
-                speed = measure_speed(model, images, setting.batch, setting.device, setting.amp_dtype, seconds)
+                speed = measure_speed(detect, images, setting.batch, setting.device, seconds)
                 fps[name].append(speed.fps)
     return {name: {"images_per_s": max(fps[name]), "ms_per_image": 1e3 / max(fps[name]), **memory[name]}
             for name in names}
@@ -61,17 +63,17 @@ def infer(setting: Setting, names: list[str], seconds: float, rounds: int) -> di
 
 def inference_memory(setting: Setting, name: str, model: nn.Module | None) -> dict[str, float | None]:
     """Peak of one batch in MB: total ("mb": the process on a CPU, the allocations on CUDA) and beyond the weights."""
-    model, images = model or setting.build()[0], setting.images()
-
-    @torch.no_grad()
-    def forward(inputs: list[Tensor]) -> None:
-        with torch.autocast(setting.device.type, setting.amp_dtype, enabled=setting.amp_dtype is not None):
-            model(inputs)
-
+    images, detect = setting.images(), partial(forward, setting, model or setting.build()[0])
     with implementation(name):
-        forward([image[:, :128, :128] for image in images[:1]])  # loads libraries; too small to raise the peak
-        extra, peak = measure_memory(lambda: forward(images), setting.device)
+        detect([image[:, :128, :128] for image in images[:1]])  # loads libraries; too small to raise the peak
+        extra, peak = measure_memory(lambda: detect(images), setting.device)
     return {"mb": peak, "mb_extra": extra}
+
+
+@torch.no_grad()
+def forward(setting: Setting, model: nn.Module, images: list[Tensor]) -> None:
+    with torch.autocast(setting.device.type, setting.amp_dtype, enabled=setting.amp_dtype is not None):
+        model(images)
 
 
 def train(setting: Setting, name: str, steps: int) -> dict:

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from util.devices import usable_device
 from util.errors import LostProcess, UserError
@@ -52,6 +54,20 @@ def init_distributed(device: str, world_size: int, rank: int, local_rank: int, d
         dist.init_process_group("nccl" if target.type == "cuda" else "gloo", store=store, world_size=world_size,
                                 rank=rank, timeout=timeout)
     return target
+
+
+def data_parallel(model: nn.Module, device: torch.device, find_unused: bool = False, bf16: bool = False
+                  ) -> DistributedDataParallel:
+    """The model whose backward pass means the gradients over all processes. They are views of the buckets in which they
+    travel; bf16: they travel in bfloat16. Buffers are sent once: no module of a detector changes its own. (A static
+    graph would gain nothing: DDP looks at the graph with find_unused only, where it may change.)
+    """
+    parallel = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None,
+                                       find_unused_parameters=find_unused, gradient_as_bucket_view=True,
+                                       broadcast_buffers=False)
+    if bf16:
+        parallel.register_comm_hook(None, bf16_compress_hook)
+    return parallel
 
 
 @contextmanager

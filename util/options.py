@@ -233,6 +233,7 @@ class TrainingOptions:
     weight_decay: float = key(1e-4, "AdamW weight decay", least=0)
     clip_max_norm: float = key(0.1, "maximum gradient norm; 0: no clipping")
     grad_accum_steps: int = key(1, "batches per optimizer step", least=1)
+    ddp_bf16: bool = key(False, "several processes exchange gradients in bfloat16: half the traffic, rounded sums")
     epochs: int = key(12, "training epochs", least=1)
     epoch_steps: int | None = key(None, "optimizer steps per epoch, whatever the size of the data set; None: one pass "
                                         "over the images", least=1)

@@ -145,9 +145,10 @@ def _check(args: argparse.Namespace, kind: RunKind) -> None:
         ((args.eval or args.test) and not args.resume and not benchmark_only, "--eval and --test need --resume FILE"),
         (args.resume == "auto" and not trains, "--resume auto is for training; name the checkpoint"),
         (args.per_class and (args.test or benchmark_only), "--per_class needs annotations to evaluate with"),
-        ((args.find_unused_params or args.note or args.strict_data or args.compile or args.find_batch_size
-          or args.logger) and not trains,
-         "--find_unused_params, --note, --strict_data, --compile, --find_batch_size and --logger are for training"),
+        ((args.find_unused_params or args.note or args.strict_data or args.find_batch_size or args.logger)
+         and not trains,
+         "--find_unused_params, --note, --strict_data, --find_batch_size and --logger are for training"),
+        (args.compile and not trains and not args.benchmark, "--compile is for training and --benchmark"),
         (args.rank and args.world_size == 1 and "RANK" not in os.environ, "--rank needs --world_size"),
     ]
     for wrong, message in mistakes:

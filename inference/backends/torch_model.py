@@ -9,8 +9,8 @@ from torch import Tensor
 from datasets.adapt import adapt_options
 from datasets.transforms import ResizeShorter, eval_limits, normalized
 from inference.backends import Backend, in_order, same_size_groups
-from inference.compiled import CompiledDetector
 from models import build_detector
+from models.compiled import CompiledDetector
 from models.detector import Detector
 from models.inference import for_inference
 from models.postprocess import PostProcess

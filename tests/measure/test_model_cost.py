@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from measure.model_cost import FORMULAS, count_flops, count_parameters, count_part_parameters, mean_flops, measure_speed
+from measure.model_cost import FORMULAS, count_flops, count_parameters, count_part_parameters, mean_flops
 from models import build_model
 from util.config import load_config
 
@@ -65,14 +65,6 @@ def test_counting_leaves_the_model_as_it_is():
     count_flops(model, (4, 4))
     assert model.training and not model.first._forward_hooks and next(model.parameters()).device.type == "cpu"
     assert all(p.requires_grad for p in model.parameters())
-
-
-def test_speed_runs_batches_of_the_images(monkeypatch):
-    monkeypatch.setattr("measure.model_cost.SECONDS", 0.0)
-    model, sizes = TwoParts(), []
-    model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    speed = measure_speed(model, [torch.zeros(3, 8, 8)] * 3, 4, torch.device("cpu"), torch.bfloat16)
-    assert speed.batch == 4 and speed.fps > 0 and set(sizes) == {4} and len(sizes) == 4
 
 
 def test_count_parameters():

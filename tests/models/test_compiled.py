@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from inference.compiled import CompiledDetector, padded_to_steps
 from models import build_model
+from models.compiled import CompiledDetector, padded_to_steps
 from models.inference import for_inference
+from util.errors import UserError
 from util.nested_tensor import NestedTensor
 
 SIZES = [(128, 192), (150, 130), (256, 130), (120, 180), (200, 400)]  # for smaller maps torch chooses other kernels
@@ -25,6 +26,15 @@ def test_sides_become_multiples_and_the_mask_says_what_is_image():
     assert samples.tensors.shape == (2, 3, 128, 128) and samples.mask.shape == (2, 128, 128)
     assert torch.equal(samples.tensors[:, 0] == 1, ~samples.mask) and (~samples.mask).sum() == 2 * 65 * 128
     assert not padded_to_steps(torch.ones(1, 3, 64, 64)).mask.any()
+    samples = padded_to_steps([torch.ones(3, 65, 128), torch.ones(3, 30, 20)])
+    assert samples.tensors.shape == (2, 3, 128, 128)
+    assert torch.equal(samples.tensors[:, 0] == 1, ~samples.mask)
+    assert (~samples.mask).sum((1, 2)).tolist() == [65 * 128, 30 * 20]
+
+
+def test_a_backend_that_torch_does_not_have(detector):
+    with pytest.raises(UserError, match="inductor"):
+        CompiledDetector(detector, backend="inducter")
 
 
 @torch.inference_mode()

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.detector import Detector
-from util.integers import ceil_div
+from util.errors import UserError, nearest
 from util.nested_tensor import NestedTensor
 
 STEP = 64  # px: sides are padded to multiples of it, so that few sizes occur
@@ -23,7 +22,8 @@ Run = Callable[[Tensor, Tensor], dict[str, Tensor]]  # images [B, 3, H, W] and m
 
 class CompiledDetector:
     """Runs a detector of models.inference, compiled by `backend` of torch.compile for all sizes at once, in the first
-    call. Images are padded to multiples of STEP, so boxes differ a little from those without.
+    call. Images are padded to multiples of STEP, so boxes differ a little from those without. Raises UserError for a
+    backend that torch does not have.
 
     On a GPU the work for each padded size is recorded as a CUDA graph in its first call (some runs of the detector)
     and replayed from then on; the recordings of the `most` sizes that were used last are kept. The weights must stay as
@@ -32,6 +32,7 @@ class CompiledDetector:
 
     def __init__(self, model: Detector, backend: str = "inductor", most: int = MOST,
                  record: Callable[[Run, Tensor, Tensor], Run] | None = None):
+        require_compiler(backend)
         self.run: Run = torch.compile(_Flat(model), dynamic=True, fullgraph=True, backend=backend)
         self.most = most
         self.record = record or (record_graph if next(model.parameters()).is_cuda else None)
@@ -41,8 +42,8 @@ class CompiledDetector:
         """Recordings that are kept."""
         return len(self._recordings)
 
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """The detector's outputs for normalised images [B, 3, H, W] of one size."""
+    def __call__(self, images: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        """The detector's outputs for normalised images [B, 3, H, W] of one size, or [3, H_i, W_i] of any."""
         samples = padded_to_steps(images)
         assert samples.mask is not None
         if self.record is None:
@@ -67,13 +68,19 @@ class _Flat(nn.Module):
         return self.model(NestedTensor(images, mask))
 
 
-def padded_to_steps(images: Tensor, step: int = STEP) -> NestedTensor:
-    """Images [B, 3, H, W] with zeros below and to the right, up to multiples of `step`, and always a mask: with it all
-    sizes are the same graph."""
-    height, width = images.shape[-2:]
-    bottom, right = ceil_div(height, step) * step - height, ceil_div(width, step) * step - width
-    mask = F.pad(images.new_zeros(len(images), height, width, dtype=torch.bool), (0, right, 0, bottom), value=True)
-    return NestedTensor(F.pad(images, (0, right, 0, bottom)), mask)
+def require_compiler(backend: str) -> None:
+    """Raises UserError where torch.compile has no such backend."""
+    backends = torch.compiler.list_backends(exclude_tags=())
+    if backend not in backends:
+        raise UserError(f"torch.compile has no backend {backend!r}.{nearest(backend, backends)}")
+
+
+def padded_to_steps(images: Tensor | list[Tensor], step: int = STEP) -> NestedTensor:
+    """Images with zeros below and to the right, up to multiples of `step`, and always a mask: with it all sizes are the
+    same graph."""
+    samples = NestedTensor.from_list(images, step)
+    mask = samples.tensors.new_zeros(samples.tensors[:, 0].shape, dtype=torch.bool)
+    return NestedTensor(samples.tensors, mask if samples.mask is None else samples.mask)
 
 
 def record_graph(run: Run, images: Tensor, mask: Tensor) -> Run:
