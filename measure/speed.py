@@ -9,7 +9,7 @@ from torch import Tensor
 
 from measure.clock import wait_for
 
-SECONDS = 10.0  # for which a speed is measured
+SECONDS = 4.0  # for which a speed is measured
 
 
 @dataclass

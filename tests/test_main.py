@@ -568,7 +568,7 @@ def test_a_user_error_is_one_line_and_exit_code_2(config_file, tmp_path):
 
 @pytest.mark.parametrize("flags, words", [
     (["--start_epoch", "2"], "--start_epoch 2 leaves none of the 2 epochs"),
-    (["--compile", "inductr"], "--compile inductr: torch has no such backend. Did you mean 'inductor'?"),
+    (["--compile", "inductr"], "torch.compile has no backend 'inductr'. Did you mean 'inductor'?"),
     (["--device", "gpu"], "--device 'gpu': pass cpu, cuda or cuda:N"),
 ])
 def test_values_that_no_run_can_have(call, flags, words, tmp_path):

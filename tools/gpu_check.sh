@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds, tests and measures the compiled operators on a CUDA machine, in less than 8 minutes and without network:
+# Builds, tests and measures the compiled operators on a CUDA machine, in less than 10 minutes and without network:
 #
 #     tools/gpu_check.sh OUT_DIR           exit code 0: all steps passed, 1: some failed, 2: nothing to run on
 #     tools/gpu_check.sh OUT_DIR --cpu     rehearsal of this script without CUDA and operators: tiny sizes
@@ -19,7 +19,7 @@ python=${PYTHON:-python3}
 [ "${python#*/}" = "$python" ] || python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
-budget=470  # s, for all steps together
+budget=570  # s, for all steps together
 parts=$(mktemp -d)
 trap 'rm -rf "$parts"' EXIT
 : > "$parts/steps.tsv"
@@ -68,6 +68,11 @@ models() {  # NAME FILE LIMIT_S ARGUMENTS...
         --json "$out/$2.json" --markdown "$parts/$2.md" "${@:4}"
 }
 
+detection() {  # DTYPE LIMIT_S ARGUMENTS...
+    step "detection, $1" "$2" bash -o pipefail -c '"${@:2}" | tee "$1"' - "$parts/detection_$1.txt" \
+        "$python" main.py --device $device --benchmark --benchmark_only "${@:3}"
+}
+
 levers() {  # DTYPE LIMIT_S ARGUMENTS...
     step "training levers, $1" "$2" "$python" tools/benchmark_training.py --device $device --dtype "$1" \
         --json "$out/levers_$1.json" --markdown "$parts/levers_$1.md" "${@:3}"
@@ -110,15 +115,21 @@ if [ $device = cuda ]; then
     wait
     ops float32 60 --repeat 5
     ops bfloat16 60 --repeat 5 --picture "$out/ops_bfloat16.png"
-    models "inference" inference 120 --dtype float32 bfloat16 --batch 1 8 --seconds 0.3 --rounds 2
+    models "inference" inference 120 --dtype float32 bfloat16 --batch 1 8 --seconds 0.3 --rounds 2 \
+        --models config/LiteDINO/r50_h3l1_2p1x3.py "config/DINO/DINO_4scale.py num_expansion=None"
     models "training, 60 steps" training 90 --models --dtype bfloat16 --train 60 --impl native
-    levers float32 120 --batch 2 --steps 24
+    lite=(-c config/LiteDINO/r50_h3l1_2p1x3.py --compile --options pretrained_backbone=False)
+    detection float32 130 "${lite[@]}"
+    detection bfloat16 130 --amp "${lite[@]}"
+    levers float32 120 --batch 2 --steps 12
 else
     tiny=(backbone=resnet18 hidden_dim=32 nheads=2 dim_feedforward=64 enc_layers=3 dec_layers=1 num_queries=20
           dn_number=4 num_select=20)
     ops float32 60 --sizes tiny --ops kda --repeat 1 --only torch --picture "$out/ops_float32.png"
     models "training, 2 steps" training 60 --models --train 2 --train_batch 1 --size 64 64 --impl torch \
         --options "${tiny[@]}"
+    detection float32 150 -c config/LiteDINO/r50_h3l1_2p1x3.py --compile eager --benchmark_size 64 64 \
+        --options pretrained_backbone=False "${tiny[@]}"
     levers float32 60 --size 64 64 --batch 1 --steps 1 --levers --num_workers 0 --impl torch --options "${tiny[@]}"
 fi
 "$python" tools/gpu_report.py report "$out" "$parts"

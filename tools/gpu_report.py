@@ -3,7 +3,7 @@
     python tools/gpu_report.py machine OUT_DIR          prints the machine and which packages are missing
     python tools/gpu_report.py report OUT_DIR PARTS     adds the steps and writes report.md; exit code 1 if one failed
 
-PARTS holds steps.tsv (result, seconds and name of each step) and the tables of the steps as Markdown files. Machine and
+PARTS holds steps.tsv (result, seconds and name of each step) and the tables of the steps, Markdown or text. Machine and
 steps are in OUT_DIR/check.json too.
 """
 import json
@@ -61,8 +61,9 @@ def write_report(out: Path, parts: Path) -> int:
     verdict = f"{failed} of {len(steps)} steps failed" if failed else f"{len(steps)} steps, none failed"
     text = [f"# GPU check: {verdict}", "## Machine", "\n".join(f"- {key}: {value}" for key, value in machine.items()),
             "## Steps", "\n".join(f"- {s['result']} {s['name']} ({s['seconds']} s)" for s in steps)]
-    for part in sorted(parts.glob("*.md"), key=lambda path: path.stat().st_mtime):
-        text += [f"## {part.stem.replace('_', ', ')}", part.read_text(encoding="utf-8").strip()]
+    for part in sorted([*parts.glob("*.md"), *parts.glob("*.txt")], key=lambda path: path.stat().st_mtime):
+        table = part.read_text(encoding="utf-8").strip()
+        text += [f"## {part.stem.replace('_', ', ')}", table if part.suffix == ".md" else f"```\n{table}\n```"]
     write_text(out / "report.md", "\n\n".join(text) + "\n")
     print(f"{verdict}; {out / 'report.md'}")
     return 1 if failed else 0

@@ -61,25 +61,26 @@ class InterleavedEncoder(nn.Module):
     def forward(self, features: FlatFeatures) -> FlatFeatures:
         """features with the tokens [B, N, C] updated."""
         tokens, pos, reference = features.tokens, features.pos, features.reference_points()
-        num_low = features.level_start[len(features.shapes) - self.enc_scale]
-        parts: dict[int, tuple[Tensor, Tensor]] = {}  # positions and references by the first token that is updated
+        starts, high = features.level_start, len(features.shapes) - self.enc_scale
+        parts: dict[int, tuple[Tensor, Tensor]] = {}  # positions and references of the tokens from a level on
         for i, layer in enumerate(self.layers):
-            first = self._first_updated(i, features, num_low)
-            if first not in parts:
-                parts[first] = pos[:, first:], reference[:, first:]
-            kept, old = tokens.split([first, tokens.shape[1] - first], 1) if first else (None, tokens)
-            args: tuple = (old, *parts[first], tokens, features)
+            level = self._finest_updated(i, high)
+            first = starts[level]
+            if level not in parts:
+                parts[level] = pos[:, first:], reference[:, first:]
+            kept, old = tokens.split([first, tokens.shape[1] - first], 1) if level else (None, tokens)
+            args: tuple = (old, *parts[level], tokens, features)
             if isinstance(layer, CrossScaleLayer):
-                args = (*args, max(num_low - first, 0))
+                args = (*args, starts[max(high, level)] - first)
             updated = recomputed(layer, *args, enabled=self.use_checkpoint)
             tokens = updated if kept is None else torch.cat([kept, updated], 1)
         return features.with_tokens(tokens)
 
-    def _first_updated(self, index: int, features: FlatFeatures, num_low: int) -> int:
-        """The first token that layer `index` updates; it updates all after it."""
+    def _finest_updated(self, index: int, high: int) -> int:
+        """The finest level that layer `index` updates; it updates all coarser ones. high: the finest high level."""
         if index + 1 == len(self.layers):
-            return features.level_start[self.finest_read]
-        return 0 if (index + 1) % self.block_length == 0 else num_low
+            return self.finest_read
+        return 0 if (index + 1) % self.block_length == 0 else high
 
 
 def build_interleaved_encoder(options: Options) -> InterleavedEncoder:

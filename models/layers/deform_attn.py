@@ -136,8 +136,9 @@ class KeyAwareDeformAttn(DeformableAttention):
 @remembered
 def level_sizes(shapes: tuple[tuple[int, int], ...], *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(W, H) of each level, [L, 1, 2]."""
-    sizes = torch.tensor([(w, h) for h, w in shapes], dtype=dtype)
-    return sizes.to(device, non_blocking=True)[:, None]  # made on the GPU, it would wait for it
+    # fills, since a copy from the host cannot be part of a CUDA graph
+    sides = [torch.full((), side, dtype=dtype, device=device) for h, w in shapes for side in (w, h)]
+    return torch.stack(sides).view(len(shapes), 1, 2)
 
 
 def make_attention(options: TransformerOptions, num_points: int, same_loc: bool = False,

@@ -34,14 +34,14 @@ def test_rehearsal_writes_report_and_numbers(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "check.json").read_text())
     assert results["machine"]["torch"] == torch.__version__
-    assert [step["result"] for step in results["steps"]] == ["PASS"] * 3
+    assert [step["result"] for step in results["steps"]] == ["PASS"] * 4
     assert json.loads((tmp_path / "ops_float32.json").read_text())["cases"]
     assert json.loads((tmp_path / "training.json").read_text())["training"][0]["torch"]["finite"]
     assert json.loads((tmp_path / "levers_float32.json").read_text())["levers"][0]["name"] == "base"
     report = (tmp_path / "report.md").read_text()
-    assert report.startswith("# GPU check: 3 steps, none failed")
+    assert report.startswith("# GPU check: 4 steps, none failed")
     assert "- PASS operators, float32 (" in report and "| KDA " in report and "s/step" in report
-    assert "| backward " in report
+    assert "| backward " in report and "```\none image of 64x64 px" in report and "\ncompiled, batch 8 " in report
     assert "tools/benchmark_ops.py" in (tmp_path / "log.txt").read_text()
 
 
@@ -50,7 +50,7 @@ def test_a_failing_step_leaves_the_others_running(tmp_path):
     python.write_text(f"""#!/bin/sh
 case "$*" in
     *benchmark_ops*) echo broken; exit 3 ;;
-    *benchmark_models*|*benchmark_training*) echo fine; exit 0 ;;
+    *benchmark_models*|*benchmark_training*|*main.py*) echo fine; exit 0 ;;
 esac
 exec {sys.executable} "$@"
 """)
@@ -60,5 +60,5 @@ exec {sys.executable} "$@"
     results = json.loads((tmp_path / "out/check.json").read_text())
     assert [(step["result"], step["name"]) for step in results["steps"]] == [
         ("FAIL", "operators, float32: exit code 3"), ("PASS", "training, 2 steps"),
-        ("PASS", "training levers, float32")]
-    assert (tmp_path / "out/report.md").read_text().startswith("# GPU check: 1 of 3 steps failed")
+        ("PASS", "detection, float32"), ("PASS", "training levers, float32")]
+    assert (tmp_path / "out/report.md").read_text().startswith("# GPU check: 1 of 4 steps failed")
