@@ -34,7 +34,7 @@ class Speed:
 @torch.inference_mode()
 def measure_speed(detect: Callable[[list[Tensor]], object], images: list[Tensor], batch: int, device: torch.device,
                   seconds: float | None = None) -> Speed:
-    """Times at least 3 calls of `detect` on batches of `images` (cycled), for about `seconds`, after two to
+    """Times at least 3 calls of `detect` on batches of `images` (cycled), for about `seconds`, after one to
     warm up. SECONDS is the default.
     """
     def run(first: int) -> float:
@@ -45,8 +45,7 @@ def measure_speed(detect: Callable[[list[Tensor]], object], images: list[Tensor]
         wait_for(device)
         return time.perf_counter() - start
 
-    for _ in range(2):
-        run(0)
+    run(0)
     times: list[float] = []
     while len(times) < 3 or sum(times) < (SECONDS if seconds is None else seconds):
         times.append(run(len(times) * batch))

@@ -41,7 +41,8 @@ def test_rehearsal_writes_report_and_numbers(tmp_path):
     report = (tmp_path / "report.md").read_text()
     assert report.startswith("# GPU check: 4 steps, none failed")
     assert "- PASS operators, float32 (" in report and "| KDA " in report and "s/step" in report
-    assert "| backward " in report and "```" in report and "\none image of 64x64 px" in report and "\ncompiled, batch 8 " in report
+    assert "| backward " in report and "```" in report
+    assert "\none image of 64x64 px" in report and "\ncompiled, batch 8 " in report
     assert "tools/benchmark_ops.py" in (tmp_path / "log.txt").read_text()
 
 
