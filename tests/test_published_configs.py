@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-import measure.model_cost
+import measure.speed
 from models import build_detector
 from models.criterion import weighted_sum
 from tests.conftest import calling
@@ -87,7 +87,7 @@ def test_values(published):
 
 @pytest.mark.parametrize("name", EACH)
 def test_benchmark(name, published, coco_root, monkeypatch, capsys):
-    monkeypatch.setattr(measure.model_cost, "SECONDS", 0.0)
+    monkeypatch.setattr(measure.speed, "SECONDS", 0.0)
     with calling(published(name), coco_root) as call:
         assert call("--benchmark", "--benchmark_only", "--benchmark_size", 64, 64, data=None,
                     options=[*SCRIPT, "pretrained_backbone=False"]) == 0
