@@ -48,8 +48,9 @@ class Backbone(nn.Sequential):
 
     def forward(self, samples: NestedTensor) -> tuple[list[NestedTensor], list[Tensor]]:
         """One padded map per level, finest first, and their position encodings [B, C, H, W]."""
-        compiled = torch.compiler.is_compiling() or self[0]._compiled_call_impl is not None
-        with contextlib.nullcontext() if compiled else prepared(self[0]):  # a graph holds the kernels' computation
+        graph = (torch.compiler.is_compiling() or torch.jit.is_tracing()
+                 or self[0]._compiled_call_impl is not None)  # has its own way with the norms
+        with contextlib.nullcontext() if graph else prepared(self[0]):
             maps = [NestedTensor(x, resize_mask(samples.mask, x.shape[-2:])) for x in self[0](samples.tensors)]
         return maps, [self.position(m) for m in maps]
 

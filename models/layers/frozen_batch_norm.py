@@ -44,9 +44,13 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W]."""
         if not self.joined:
-            normalize = _Normalize.apply if torch.is_grad_enabled() and x.requires_grad else _normalize
-            x = normalize(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
+            x = self.normalized(x)
         return x if self.after is None else self.after(x)
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """x as the norm changes it, without `after`."""
+        normalize = _Normalize.apply if torch.is_grad_enabled() and x.requires_grad else _normalize
+        return normalize(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
 
 
 def freeze_batch_norm(module: nn.Module) -> None:

@@ -26,8 +26,9 @@ class NormedConv2d(nn.Conv2d):
         self.train(conv.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.kernel or normed_kernels([self])[0]
-        return self._conv_forward(x, weight, bias)
+        if self.kernel is None:  # as in a graph that is exported or compiled, which needs no fewer operators
+            return self.norms[0].normalized(super().forward(x))
+        return self._conv_forward(x, *self.kernel)
 
 
 def normed_kernels(convs: Sequence[NormedConv2d]) -> list[Kernel]:
