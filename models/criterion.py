@@ -122,14 +122,14 @@ class SetCriterion(nn.Module):
         return losses
 
     def _matched(self, sets: dict[str, Predictions], targets: list[dict[str, Tensor]],
-                 num_boxes: Tensor) -> "MatchedSets":
+                 num_boxes: Tensor) -> MatchedSets:
         """Prediction sets by suffix, each matched to the targets."""
         labels, boxes = _concatenated(targets, next(iter(sets.values()))["pred_boxes"].dtype)
         matching = self.matcher(list(sets.values()), targets)
         return MatchedSets(sets, labels, boxes, matching.indices, num_boxes, matching.non_finite)
 
     def _one_to_many(self, layers: dict[str, Predictions], targets: list[dict[str, Tensor]],
-                     num_boxes: Tensor) -> list["MatchedSets"]:
+                     num_boxes: Tensor) -> list[MatchedSets]:
         """The predictions of layers by suffix. As published, the losses of a branch are divided by the number of copies
         of the boxes, those of further heads by the number of boxes."""
         sets = {f"{suffix}_one2many": layer for suffix, layer in layers.items()}
@@ -140,7 +140,7 @@ class SetCriterion(nn.Module):
         return [MatchedSets({suffix: layer}, labels, boxes, self.shared(layer, targets)[None], num_boxes)
                 for suffix, layer in sets.items()]  # one by one: their numbers of matches differ
 
-    def _losses(self, groups: list["MatchedSets"]) -> dict[str, Tensor]:
+    def _losses(self, groups: list[MatchedSets]) -> dict[str, Tensor]:
         """The losses of all sets, computed side by side: one after another, they would be a thousand small kernels, and
         a GPU would wait for their launches."""
         predicted, targets = (torch.cat(boxes) for boxes in zip(*(group.pairs() for group in groups)))
