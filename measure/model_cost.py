@@ -95,7 +95,7 @@ def benchmark(model: Detector, images: list[Tensor], device: torch.device, amp_d
     image_sizes = [(image.shape[1], image.shape[2]) for image in images]
     flops = mean_flops(model, image_sizes)
     total, trained = count_parameters(model)
-    detector = for_inference(model, amp_dtype)
+    detector = for_inference(model, amp_dtype, device)
     programs: dict[str, Callable[[list[Tensor]], object]] = {"eager": detector}
     if compiler is not None:
         programs["compiled"] = CompiledDetector(detector, compiler)

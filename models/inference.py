@@ -6,27 +6,34 @@ import torch
 from torch import Tensor, nn
 
 from models.detector import Detector
+from models.layers.fused_conv import fuse_convolutions
 from models.layers.normed_conv import fold_batch_norms
+from util.precision import place
 
 # What ends in coordinates or scores: the box and class heads, and Deformable DETR's reference points.
 IN_FLOAT32 = {"class_embed", "bbox_embed", "enc_out_class_embed", "enc_out_bbox_embed", "reference_points"}
 CASTING = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention)
 
 
-def for_inference(model: Detector, dtype: torch.dtype | None = None) -> Detector:
+def for_inference(model: Detector, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Detector:
     """A copy of the model in evaluation mode that finds the same objects with less work: frozen batch norms are part of
     the convolutions before them, and of the outputs only "pred_logits" and "pred_boxes" are computed.
 
-    dtype: a half precision for the weights and what passes between the modules, without autocast; see `to_half`. The
-    copy cannot be trained, evaluated with losses, or saved as weights of the model. One of a copy is the same again.
+    dtype: a half precision for the weights and what passes between the modules, without autocast; see `to_half`.
+    device: where it shall be; on a CPU its convolutions are fused with what follows them. Without one it stays where
+    the model is, with plain convolutions.
+
+    The copy cannot be trained, evaluated with losses, or saved as weights of the model. A copy of it is the same again.
     """
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     fold_batch_norms(ready.backbone[0])
+    if device is not None and device.type == "cpu":
+        ready.backbone[0] = fuse_convolutions(ready.backbone[0])
     ready.detections_only = True  # assigned from outside: only here
     if dtype not in (None, torch.float32, ready.half_dtype):
         assert ready.half_dtype is None, f"the model is in {ready.half_dtype} already"
         to_half(ready, dtype)
-    return ready
+    return ready if device is None else place(ready, device)
 
 
 def to_half(model: Detector, dtype: torch.dtype) -> None:

@@ -86,7 +86,8 @@ def random_detector(config_file: str) -> TorchBackend:
     torch.manual_seed(0)
     model, _, postprocessors = build_detector(options)
     card = ModelCard(options.to_dict(), {})
-    return TorchBackend(for_inference(model), postprocessors["bbox"], card, options, torch.device("cpu"))
+    device = torch.device("cpu")
+    return TorchBackend(for_inference(model, device=device), postprocessors["bbox"], card, options, device)
 
 
 def random_batch(setting: Setting, num_classes: int, seed: int, boxes: tuple[int, int] = (1, 20)

@@ -56,7 +56,7 @@ class Peer(nn.Module):
 def own(file: str, **options: Any) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         config = load_config(file, {"pretrained_backbone": False, **options})
-        return Own(for_inference(build_detector(parse_options(config))[0]))
+        return Own(for_inference(build_detector(parse_options(config))[0], device=torch.device("cpu")))
 
     return build
 

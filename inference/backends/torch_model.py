@@ -22,7 +22,7 @@ from util.errors import UserError
 from util.model_card import ModelCard
 from util.nested_tensor import NestedTensor
 from util.options import Options, parse_options
-from util.precision import amp_dtype, place
+from util.precision import amp_dtype
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -92,7 +92,7 @@ def open_backend(weights: str | os.PathLike, device: str | torch.device = "cpu",
     parsed = adapt_options(parse_options(Config(keys)), None, "val", content)
     model, _, postprocessors = build_detector(parsed.replaced(pretrained_backbone=False))
     load_weights(model, content, ema=parsed.training.use_ema, shortened=True)
-    model = place(for_inference(model, _precision(dtype, parsed, amp, target)), target)
+    model = for_inference(model, _precision(dtype, parsed, amp, target), target)
     card = _card(parsed, content)
     fault = card.fault()
     if fault:
