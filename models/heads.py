@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers.linear import Linear
 from models.layers.mlp import MLP
 from models.structures import DecoderOutput
 from util.box_ops import apply_box_delta
@@ -32,7 +33,7 @@ class LayerHeads:
         def one_per_layer(head: nn.Module, share: bool) -> nn.ModuleList:
             return nn.ModuleList(head if share else copy.deepcopy(head) for _ in range(num_layers))
 
-        bbox, classes = MLP(dim, dim, 4, 3), nn.Linear(dim, num_classes)
+        bbox, classes = MLP(dim, dim, 4, 3), Linear(dim, num_classes)
         nn.init.zeros_(bbox.output.weight)
         nn.init.zeros_(bbox.output.bias)
         nn.init.constant_(classes.bias, PRIOR_BIAS)
@@ -53,7 +54,7 @@ class SharedHeads:
     """
 
     def __init__(self, dim: int, num_logits: int, focal: bool):
-        self.class_embed = nn.Linear(dim, num_logits)
+        self.class_embed = Linear(dim, num_logits)
         self.bbox_embed = MLP(dim, dim, 4, 3)
         if focal:
             nn.init.constant_(self.class_embed.bias, PRIOR_BIAS)

@@ -28,7 +28,7 @@ def for_inference(model: Detector, dtype: torch.dtype | None = None, device: tor
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     fold_batch_norms(ready.backbone[0])
     if device is not None and device.type == "cpu":
-        ready.backbone[0] = fuse_convolutions(ready.backbone[0])
+        ready.backbone[0] = fuse_convolutions(ready.backbone[0])  # assigned from outside: only here
     ready.detections_only = True  # assigned from outside: only here
     if dtype not in (None, torch.float32, ready.half_dtype):
         assert ready.half_dtype is None, f"the model is in {ready.half_dtype} already"

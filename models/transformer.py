@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.initialise import initialise_matrices
+from models.layers.linear import Linear
 from models.layers.position_encoding import coordinate_sine_embedding
 from models.remembered import remembered
 from models.structures import FlatFeatures, Proposals, Queries, TokenScores, unpadded_centres
@@ -53,7 +54,7 @@ class DINOTransformer(TwoStageTransformer):
                  embed_init_tgt: bool, class_head: nn.Module, bbox_head: nn.Module):
         super().__init__(encoder, decoder, dim, num_levels)
         self.tgt_embed = nn.Embedding(num_queries, dim) if embed_init_tgt else None
-        self.enc_output = nn.Linear(dim, dim)
+        self.enc_output = Linear(dim, dim)
         self.enc_output_norm = nn.LayerNorm(dim)
         initialise_matrices(self.enc_output)
         self.enc_out_bbox_embed = bbox_head
@@ -108,9 +109,9 @@ class TwoStageDeformableDETRTransformer(TwoStageTransformer):
     def __init__(self, encoder: nn.Module, decoder: nn.Module, dim: int, num_levels: int, class_head: nn.Module,
                  bbox_head: nn.Module):
         super().__init__(encoder, decoder, dim, num_levels)
-        self.enc_output = nn.Linear(dim, dim)
+        self.enc_output = Linear(dim, dim)
         self.enc_output_norm = nn.LayerNorm(dim)
-        self.pos_trans = nn.Linear(2 * dim, 2 * dim)
+        self.pos_trans = Linear(2 * dim, 2 * dim)
         self.pos_trans_norm = nn.LayerNorm(2 * dim)
         initialise_matrices(self.enc_output)
         initialise_matrices(self.pos_trans)

@@ -11,6 +11,7 @@ from models.layers.activations import ACTIVATIONS
 from models.layers.attention import MultiheadAttention, additive
 from models.layers.deform_attn import make_attention
 from models.layers.initialise import initialise_matrices
+from models.layers.linear import Linear
 from models.layers.recompute import recomputed
 from models.structures import DecoderOutput, FlatFeatures, Queries
 from util.box_ops import apply_box_delta
@@ -28,11 +29,10 @@ class DeformableDecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.self_attn = MultiheadAttention(dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.linear1 = Linear(dim, dim_feedforward, activation)
+        self.linear2 = Linear(dim_feedforward, dim)
         self.norm3 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
-        self.activation = activation
         initialise_matrices(self)
 
     def forward(self, content: Tensor, pos: Tensor, reference: Tensor, memory: FlatFeatures,
@@ -45,7 +45,7 @@ class DeformableDecoderLayer(nn.Module):
         content = self.norm2(content + self.dropout(attended))
         attended = self.cross_attn(content + pos, reference, memory.tokens, memory.shapes, memory.padding)
         content = self.norm1(content + self.dropout(attended))
-        hidden = self.dropout(self.activation(self.linear1(content)))
+        hidden = self.dropout(self.linear1(content))
         return self.norm3(content + self.dropout(self.linear2(hidden)))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models.layers.activations import ACTIVATIONS
 from models.layers.deform_attn import make_attention
 from models.layers.initialise import initialise_matrices
+from models.layers.linear import Linear
 from models.layers.recompute import recomputed
 from models.structures import FlatFeatures
 from util.errors import UserError
@@ -23,11 +24,10 @@ class DeformableEncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = self_attn
         self.norm1 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.linear1 = Linear(dim, dim_feedforward, activation)
+        self.linear2 = Linear(dim_feedforward, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
-        self.activation = activation
         initialise_matrices(self)
 
     def forward(self, tokens: Tensor, pos: Tensor, reference: Tensor, memory: Tensor, features: FlatFeatures) -> Tensor:
@@ -39,7 +39,7 @@ class DeformableEncoderLayer(nn.Module):
         return self.norm1(tokens + self.dropout(attended))
 
     def _feed_forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.dropout(self.activation(self.linear1(tokens)))
+        hidden = self.dropout(self.linear1(tokens))
         return self.norm2(tokens + self.dropout(self.linear2(hidden)))
 
 

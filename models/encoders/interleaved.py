@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.encoders.deformable import DeformableEncoderLayer, make_layer
 from models.layers.initialise import initialise_matrices
+from models.layers.linear import Linear
 from models.layers.recompute import recomputed
 from models.structures import FlatFeatures
 from util.errors import UserError
@@ -22,8 +23,8 @@ class CrossScaleLayer(DeformableEncoderLayer):
     def __init__(self, self_attn: nn.Module, dim: int, dim_feedforward: int, dropout: float,
                  activation: Callable[[Tensor], Tensor]):
         super().__init__(self_attn, dim, dim_feedforward, dropout, activation)
-        self.linear12 = nn.Linear(dim, dim)  # the published names of the small feed-forward
-        self.linear22 = nn.Linear(dim, dim)
+        self.linear12 = Linear(dim, dim, activation)  # the published names of the small feed-forward
+        self.linear22 = Linear(dim, dim)
         self.norm22 = nn.LayerNorm(dim)
         initialise_matrices(self)
 
@@ -35,7 +36,7 @@ class CrossScaleLayer(DeformableEncoderLayer):
         return torch.cat([self._small_feed_forward(low), self._feed_forward(high)], 1)
 
     def _small_feed_forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.dropout(self.activation(self.linear12(tokens)))
+        hidden = self.dropout(self.linear12(tokens))
         return self.norm22(tokens + self.dropout(self.linear22(hidden)))
 
 

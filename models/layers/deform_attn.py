@@ -8,6 +8,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from models.layers.linear import Linear
 from models.ops import key_aware_deform_attn, ms_deform_attn
 from models.ops.reference import key_aware_weights, sample
 from models.remembered import remembered
@@ -27,9 +28,9 @@ class DeformableAttention(nn.Module):
             raise UserError(f"hidden_dim {dim} is not a multiple of nheads {num_heads}")
         self.num_levels, self.num_heads, self.num_points = num_levels, num_heads, num_points
         self.offset_levels = 1 if same_loc else num_levels
-        self.sampling_offsets = nn.Linear(dim, num_heads * self.offset_levels * num_points * 2)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = Linear(dim, num_heads * self.offset_levels * num_points * 2)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
 
     def reset_parameters(self) -> None:
         """Xavier projections; each head samples in a direction of its own, point p at distance p + 1 pixels."""
@@ -83,7 +84,7 @@ class MSDeformAttn(DeformableAttention):
 
     def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int, same_loc: bool = False):
         super().__init__(dim, num_levels, num_heads, num_points, same_loc)
-        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
+        self.attention_weights = Linear(dim, num_heads * num_levels * num_points)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -113,8 +114,8 @@ class KeyAwareDeformAttn(DeformableAttention):
     def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int, same_loc: bool = False,
                  proj_key: bool = False):
         super().__init__(dim, num_levels, num_heads, num_points, same_loc)
-        self.query_proj = nn.Linear(dim, dim)
-        self.key_proj = nn.Linear(dim, dim) if proj_key else None
+        self.query_proj = Linear(dim, dim)
+        self.key_proj = Linear(dim, dim) if proj_key else None
         self.reset_parameters()
 
     def forward(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: list[tuple[int, int]],

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from models.layers.onednn import fusable
+
 # Activations as oneDNN knows them: name and numbers.
 KNOWN: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.Identity: ("none", []), nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0]), nn.SiLU: ("swish", []),
@@ -31,7 +33,7 @@ class FusedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """x [B, C, H, W]; added as the result, [B, C', H', W']."""
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if not fusable(x):
             result = super().forward(x)
             return self.activation(result if added is None else result + added)
         name, numbers = KNOWN[type(self.activation)]
@@ -55,8 +57,6 @@ class _Tracer(fx.Tracer):
 def fuse_convolutions(features: nn.Module) -> nn.Module:
     """A backbone with the modules of the given one, but for its plain convolutions, which are FusedConv2d. One that
     torch.fx cannot trace, since its steps depend on the image's size, is returned as it is."""
-    if not torch.backends.mkldnn.is_available():
-        return features
     try:
         traced = fx.GraphModule(features, _Tracer().trace(features))
     except (fx.proxy.TraceError, TypeError):
@@ -92,7 +92,7 @@ def _fuse(traced: fx.GraphModule, node: fx.Node, conv: nn.Conv2d) -> None:
     traced.set_submodule(name, FusedConv2d(conv, activation or nn.Identity(), overwrites))
     with traced.graph.inserting_before(parts[-1]):
         whole = traced.graph.call_module(name, node.args if added is None else (*node.args, added))
-    whole.meta = parts[-1].meta  # the shape, for a later addition
+    whole.meta = parts[-1].meta  # assigned from outside: it is no layer; the shape, for a later addition
     parts[-1].replace_all_uses_with(whole)
     for part in reversed(parts):
         traced.graph.erase_node(part)

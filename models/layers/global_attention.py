@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models.layers.activations import ACTIVATIONS
 from models.layers.attention import MultiheadAttention
 from models.layers.initialise import initialise_matrices
+from models.layers.linear import Linear
 from util.errors import UserError
 from util.options import TransformerOptions
 
@@ -24,12 +25,11 @@ class GlobalAttentionLayer(nn.Module):
         if num_heads < 1 or dim % num_heads:
             raise UserError(f"hidden_dim={dim} is not a multiple of the {num_heads} heads of the {self.PART}")
         self.self_attn = MultiheadAttention(dim, num_heads, dropout)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.linear1 = Linear(dim, dim_feedforward, activation)
+        self.linear2 = Linear(dim_feedforward, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
-        self.activation = activation
         self.pre_norm = pre_norm
         initialise_matrices(self)
 
@@ -53,4 +53,4 @@ class GlobalAttentionLayer(nn.Module):
                               need_weights=False)[0]
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(self.activation(self.linear1(x))))
+        return self.linear2(self.dropout(self.linear1(x)))

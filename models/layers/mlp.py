@@ -1,7 +1,10 @@
 """Multi-layer perceptron of the box heads."""
 from typing import cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.layers.linear import Linear
 
 
 class MLP(nn.Module):
@@ -10,7 +13,8 @@ class MLP(nn.Module):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int):
         super().__init__()
         dims = [in_dim] + [hidden_dim] * (num_layers - 1) + [out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims, dims[1:]))
+        activations = [F.relu] * (num_layers - 1) + [None]
+        self.layers = nn.ModuleList(map(Linear, dims, dims[1:], activations))
 
     @property
     def output(self) -> nn.Linear:
@@ -18,6 +22,6 @@ class MLP(nn.Module):
         return cast(nn.Linear, self.layers[-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = layer(x).relu()
-        return self.layers[-1](x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
