@@ -36,9 +36,10 @@ class Predictor:
     .xml, .pt2), or a Backend.
     config: a config file; without one, what the weights carry. options: "KEY=VALUE" each, override its keys;
     num_queries and dec_layers may be fewer than the weights have. dtype: "float32", "float16" or "bfloat16", in which
-    weights are kept and computed with, except for what becomes coordinates and scores. amp: the half precision that
-    suits the device, where dtype is not given. compile: torch.compile, see CompiledDetector. Raises UserError for
-    files that are missing, unreadable or do not fit each other, and for arguments that an exported file cannot follow.
+    weights are kept and computed with, except for what becomes coordinates and scores; "auto": bfloat16 where this
+    device is clearly faster in it, else float32. amp: the half precision that suits the device, where dtype is not
+    given. compile: torch.compile, see CompiledDetector. Raises UserError for files that are missing, unreadable or do
+    not fit each other, and for arguments that an exported file cannot follow.
 
     card: what is known of the detector. class_names: of its category ids.
     """

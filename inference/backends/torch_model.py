@@ -22,7 +22,7 @@ from util.errors import UserError
 from util.model_card import ModelCard
 from util.nested_tensor import NestedTensor
 from util.options import Options, parse_options
-from util.precision import amp_dtype
+from util.precision import amp_dtype, fastest_dtype
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -105,8 +105,10 @@ def _precision(dtype: str | None, options: Options, amp: bool, device: torch.dev
     """Of the weights. None: float32."""
     if dtype is None:
         return amp_dtype(options.training, amp, device)
+    if dtype == "auto":
+        return fastest_dtype(device)
     if dtype not in DTYPES:
-        raise UserError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
+        raise UserError(f"dtype={dtype!r} must be one of auto, {', '.join(DTYPES)}")
     return None if dtype == "float32" else getattr(torch, dtype)
 
 

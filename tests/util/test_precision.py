@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch import nn
 
+from util import precision
 from util.options import TrainingOptions
-from util.precision import amp_dtype, at_least_float32, place
+from util.precision import amp_dtype, at_least_float32, fastest_dtype, place
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -28,6 +29,20 @@ def test_bfloat16_where_the_gpu_computes_with_it(monkeypatch, capability, wanted
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert amp_dtype(TrainingOptions(), True, GPU) == wanted
     assert amp_dtype(TrainingOptions(), True, CPU) == torch.bfloat16
+
+
+@pytest.mark.parametrize("half_ms, wanted", [(4, torch.bfloat16), (7.9, torch.bfloat16), (8.1, None), (20, None)])
+def test_bfloat16_where_it_is_clearly_faster(monkeypatch, caplog, half_ms, wanted):
+    milliseconds = {torch.float32: 10, torch.bfloat16: half_ms}
+    monkeypatch.setattr(precision, "_product_seconds", lambda device, dtype: milliseconds[dtype] / 1e3)
+    with caplog.at_level("INFO"):
+        assert fastest_dtype(CPU) == wanted
+    assert f"10.00 ms in float32 and {half_ms:.2f} ms in bfloat16; detection in " in caplog.text
+
+
+def test_the_precisions_are_measured():
+    assert fastest_dtype(CPU) in (None, torch.bfloat16)
+    assert 0 < precision._product_seconds(CPU, torch.float32) < 1
 
 
 class Convolution(nn.Module):

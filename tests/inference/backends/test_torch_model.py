@@ -7,7 +7,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from datasets.transforms import normalized, val_transforms
-from inference.backends import in_order, same_size_groups
+from inference.backends import in_order, same_size_groups, torch_model
 from inference.backends.torch_model import TorchBackend, open_backend
 from inference.predictor import Predictor
 from models import build_model
@@ -179,9 +179,15 @@ def test_half_precision_is_that_of_the_weights(backend, files, how, dtype):
     assert 0 < difference < 0.05 and half(IMAGE, 0).scores.dtype == torch.float32
 
 
+@pytest.mark.parametrize("fastest", [torch.bfloat16, None])
+def test_the_fastest_precision_is_found_out(files, monkeypatch, fastest):
+    monkeypatch.setattr(torch_model, "fastest_dtype", lambda device: fastest)
+    assert Predictor(*files(), dtype="auto").backend.model.half_dtype == fastest
+
+
 def test_full_precision_can_be_demanded(files):
     assert Predictor(*files(), amp=True, dtype="float32").backend.model.half_dtype is None
-    with pytest.raises(UserError, match="dtype='float8' must be one of float32, float16, bfloat16"):
+    with pytest.raises(UserError, match="dtype='float8' must be one of auto, float32, float16, bfloat16"):
         Predictor(*files(), dtype="float8")
 
 

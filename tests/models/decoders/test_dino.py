@@ -102,7 +102,8 @@ def test_layer(make_features):
     attended = (q @ k.mT / math.sqrt(DIM // 2)).softmax(-1) @ v
     x = layer.norm2(content + layer.self_attn.out_proj(attended.transpose(1, 2).flatten(2)))
     x = layer.norm1(x + 3 * (x + pos))
-    torch.testing.assert_close(updated, layer.norm3(x + layer.linear2(torch.tanh(layer.linear1(x)))))
+    hidden = torch.tanh(x @ layer.linear1.weight.T + layer.linear1.bias)
+    torch.testing.assert_close(updated, layer.norm3(x + layer.linear2(hidden)))
     assert layer.cross_attn.args[1:] == (reference, memory.tokens, SHAPES, memory.padding)
 
 
