@@ -89,7 +89,7 @@ def _fuse(traced: fx.GraphModule, node: fx.Node, conv: nn.Conv2d) -> None:
         parts.append(user)
     overwrites = added is not None and isinstance(_module(traced, added), nn.Conv2d) and _read_before(added, parts[-1])
     name = str(node.target)
-    traced.set_submodule(name, FusedConv2d(conv, activation or nn.Identity(), overwrites))
+    traced.add_submodule(name, FusedConv2d(conv, activation or nn.Identity(), overwrites))
     with traced.graph.inserting_before(parts[-1]):
         whole = traced.graph.call_module(name, node.args if added is None else (*node.args, added))
     whole.meta = parts[-1].meta  # assigned from outside: it is no layer; the shape, for a later addition
